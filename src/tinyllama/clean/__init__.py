@@ -1,0 +1,1 @@
+"""From raw documents to training documents, every drop with its reason."""

@@ -1,0 +1,36 @@
+"""The form of every part's settings: pydantic models that refuse unknown keys and never change once made.
+
+A field is declared with `setting(default, "one sentence")`. A field that says only *how* a result is reached (threads,
+intervals, retention) says `changes_result=False`; all others enter the fingerprints of the phases that read them.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Config(BaseModel):
+    """Base of every section of a recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
+
+    def result_values(self) -> dict[str, Any]:
+        """The values that change the result, by name: what a fingerprint is made of."""
+        return {name: value for name, value in self.model_dump().items() if name not in self.how_only_names()}
+
+    @classmethod
+    def how_only_names(cls) -> set[str]:
+        """Names of the fields that say only how the result is reached."""
+        return {
+            name
+            for name, field in cls.model_fields.items()
+            if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("changes_result") is False
+        }
+
+
+def setting(default: Any, description: str, *, changes_result: bool = True, **limits: Any) -> Any:
+    """A recipe field: its default, one sentence about it, whether it changes the result, pydantic limits (ge, le ...)."""
+    extra = {"changes_result": changes_result}
+    if isinstance(default, list):
+        return Field(default_factory=lambda: list(default), description=description, json_schema_extra=extra, **limits)
+    return Field(default=default, description=description, json_schema_extra=extra, **limits)

@@ -1,0 +1,1 @@
+"""The network. Imports nothing of the project."""

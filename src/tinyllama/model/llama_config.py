@@ -1,0 +1,119 @@
+"""Shapes of the network: presets, and the arithmetic of parameters."""
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """A Llama network. Letters: D dim, G n_kv_heads, H n_heads, K head_dim, F ffn_dim, V vocab_size, T seq_len, L n_layers.
+
+    `embedding_dim` (0: the same as dim) is the width of the input and output embeddings; when it differs from dim, two
+    projections without bias join them to the network.
+    """
+
+    vocab_size: int = 32_000
+    seq_len: int = 2048
+    dim: int = 2048
+    n_layers: int = 22
+    n_heads: int = 32
+    n_kv_heads: int = 4
+    head_dim: int = 0  # 0: dim / n_heads
+    ffn_dim: int = 5632
+    embedding_dim: int = 0  # 0: dim
+    tied_head: bool = False
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-5
+    dropout: float = 0.0  # embedding and residual
+    attention_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "seq_len", "dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} must be at least 1")
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(f"n_kv_heads: {self.n_kv_heads} does not divide n_heads {self.n_heads}")
+        if not self.head_dim:
+            if self.dim % self.n_heads:
+                raise ValueError(f"n_heads: {self.n_heads} does not divide dim {self.dim}; give head_dim")
+            object.__setattr__(self, "head_dim", self.dim // self.n_heads)
+        if self.head_dim % 2:
+            raise ValueError(f"head_dim: {self.head_dim} must be even, rotary embedding turns pairs")
+        if not self.embedding_dim:
+            object.__setattr__(self, "embedding_dim", self.dim)
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is not in [0, 1)")
+
+    @property
+    def has_projections(self) -> bool:
+        """Whether the embeddings are of another width than the network."""
+        return self.embedding_dim != self.dim
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Number of parameters by part; their sum is the network's."""
+        D, E = self.dim, self.embedding_dim
+        attention = D * self.head_dim * (2 * self.n_heads + 2 * self.n_kv_heads)
+        return {
+            "embedding": self.vocab_size * E,
+            "projections": 2 * D * E if self.has_projections else 0,
+            "attention": self.n_layers * attention,
+            "feed_forward": self.n_layers * 3 * D * self.ffn_dim,
+            "norms": self.n_layers * 2 * D + D,
+            "head": 0 if self.tied_head else self.vocab_size * E,
+        }
+
+    @property
+    def n_parameters(self) -> int:
+        """All parameters; a tied head counts once."""
+        return sum(self.parameter_counts().values())
+
+    @property
+    def n_matmul_parameters(self) -> int:
+        """Parameters that take part in a matrix product: the head included (also when tied), the input embedding not."""
+        counts = self.parameter_counts()
+        head = self.vocab_size * self.embedding_dim
+        return counts["projections"] + counts["attention"] + counts["feed_forward"] + head
+
+    def flops_per_token(self, convention: str = "causal", seq_len: int | None = None) -> int:
+        """Floating-point operations of training for one token, forward and backward.
+
+        `palm`: 6N + 12 L H K T (PaLM, Chowdhery et al. 2022, appendix B); `causal`: 6N + 6 L H K T, because a causal
+        mask leaves half of the score matrix. H K is the width of attention, equal to D in most networks.
+        """
+        attention_factor = {"palm": 12, "causal": 6}[convention]
+        width = self.n_heads * self.head_dim
+        return 6 * self.n_matmul_parameters + attention_factor * self.n_layers * width * (seq_len or self.seq_len)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "LlamaConfig":
+        """The inverse of `to_dict`. Raises ValueError for an unknown name."""
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise ValueError(f"unknown model value {sorted(unknown)[0]!r}")
+        return cls(**values)
+
+
+# Each preset in full; the recipe's own keys override single values.
+PRESETS: dict[str, LlamaConfig] = {
+    "tinyllama-1.1b": LlamaConfig(),
+    "article-1.1b": LlamaConfig(dim=3072, n_layers=24, n_heads=16, n_kv_heads=4, ffn_dim=1920, embedding_dim=1536),
+    "small-120m": LlamaConfig(dim=768, n_layers=12, n_heads=12, n_kv_heads=4, ffn_dim=2048, seq_len=1024),
+    "tiny-4m": LlamaConfig(
+        vocab_size=4096, seq_len=256, dim=256, n_layers=4, n_heads=4, n_kv_heads=2, ffn_dim=704, tied_head=True
+    ),
+}
+
+
+def preset(name: str, **overrides: Any) -> LlamaConfig:
+    """A preset with single values replaced. Raises KeyError for an unknown name."""
+    base = PRESETS[name]
+    if overrides.keys() & {"dim", "n_heads"} and "head_dim" not in overrides:
+        overrides["head_dim"] = 0  # follows from dim and n_heads again
+    if "dim" in overrides and "embedding_dim" not in overrides and not base.has_projections:
+        overrides["embedding_dim"] = 0
+    return replace(base, **overrides)

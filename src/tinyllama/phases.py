@@ -1,0 +1,173 @@
+"""Runs one phase of the system so that nothing half-done is taken for done, and nothing done is done again.
+
+A phase reads folders and writes one place: a folder, or a single JSON file. When it is finished it gets a manifest
+(`manifest.json` in the folder, `NAME.manifest.json` beside the file) with its fingerprint, written last. A phase whose
+fingerprint matches its manifest does nothing. While it works, `unfinished.json` holds the fingerprint it works for, so a
+killed phase goes on only with its own leavings.
+"""
+
+import platform
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tinyllama import files, log
+from tinyllama.errors import InputError
+
+MANIFEST = "manifest.json"
+UNFINISHED = "unfinished.json"
+RECORDED_LIBRARIES = ("torch", "numpy", "daft", "scrapy", "sentencepiece", "tokenizers", "safetensors", "gigatoken")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One command's work.
+
+    `config` holds the recipe keys that the phase reads and that change its result. `inputs` are earlier phases' outputs
+    or the user's own files. `run(out)` does the work, resuming from what a killed run left in `out`, and returns the
+    summary (JSON values) that people and `--json` see. `keeps_changed` is for results too dear to be made anew: a changed
+    fingerprint is then an error that lists what changed.
+    """
+
+    name: str
+    format_version: int
+    config: dict[str, Any]
+    inputs: tuple[Path, ...]
+    out: Path
+    run: Callable[[Path], dict[str, Any]]
+    keeps_changed: bool = False
+
+    @property
+    def manifest_path(self) -> Path:
+        """Where the finished phase's manifest is."""
+        return self._beside(MANIFEST)
+
+    @property
+    def unfinished_path(self) -> Path:
+        """Where a working phase's marker is."""
+        return self._beside(UNFINISHED)
+
+    def _beside(self, name: str) -> Path:
+        return self.out.with_suffix(f".{name}") if self.out.suffix == ".json" else self.out / name
+
+    def fingerprint(self) -> str:
+        """sha256 of the phase's name and format version, its config, and its inputs' manifests."""
+        inputs = [input_digest(path) for path in self.inputs]
+        return files.sha256_json([self.name, self.format_version, self.config, inputs])
+
+
+def input_digest(path: Path) -> str:
+    """What identifies an input: a phase's fingerprint and file hashes, else names, sizes and times of the user's files.
+
+    Raises InputError when the path is missing or is a phase that has not finished.
+    """
+    manifest_path = path.with_suffix(f".{MANIFEST}") if path.suffix == ".json" else path / MANIFEST
+    if manifest_path.exists():
+        manifest = files.read_json(manifest_path)
+        return files.sha256_json([manifest.get("fingerprint"), manifest.get("files")])
+    if (path / UNFINISHED).exists():
+        raise InputError(f"{path}: this phase has not finished; run it again to its end first")
+    if path.is_file():
+        found = [path]
+    elif path.is_dir():
+        found = sorted(file for file in path.rglob("*") if file.is_file())
+    else:
+        raise InputError(f"{path}: no such file or folder")
+    rows = [[str(file.relative_to(path.parent)), file.stat().st_size, file.stat().st_mtime_ns] for file in found]
+    return files.sha256_json(rows)
+
+
+def run_phase(phase: Phase) -> dict[str, Any]:
+    """Run `phase` unless its result is already there; return its summary.
+
+    Raises InputError when `out` holds something that is not this phase's, or a result too dear to be made anew.
+    """
+    fingerprint = phase.fingerprint()
+    if phase.manifest_path.exists():
+        manifest = files.read_json(phase.manifest_path)
+        if manifest.get("fingerprint") == fingerprint:
+            log.info(f"{phase.name}: already done, {phase.out}")
+            return manifest["summary"]
+        _make_room(phase, manifest)
+    elif phase.unfinished_path.exists():
+        marker = files.read_json(phase.unfinished_path)
+        if marker.get("fingerprint") == fingerprint:
+            log.info(f"{phase.name}: going on where it stopped, {phase.out}")
+        else:
+            _make_room(phase, marker)
+    elif phase.out.is_dir() and any(phase.out.iterdir()):
+        raise InputError(f"{phase.out}: not empty and not a result of `{phase.name}`; choose another folder")
+
+    stamp = {"phase": phase.name, "format_version": phase.format_version, "fingerprint": fingerprint, "config": phase.config}
+    files.write_json(phase.unfinished_path, stamp)
+    started = time.monotonic()
+    summary = phase.run(phase.out)
+    summary.setdefault("seconds", round(time.monotonic() - started, 3))
+    files.write_json(phase.manifest_path, {**stamp, **_record(phase), "summary": summary})
+    phase.unfinished_path.unlink()
+    return summary
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process and its ended children since it started, imports included."""
+    own, children = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return round(own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime, 3)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, this package and the libraries that shape results; recorded, never compared."""
+    found = {"python": platform.python_version()}
+    for name in ("tinyllama-pretrain", *RECORDED_LIBRARIES):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _make_room(phase: Phase, previous: dict[str, Any]) -> None:
+    """Remove another fingerprint's result, or refuse when it is too dear or not this phase's."""
+    if previous.get("phase") != phase.name:
+        raise InputError(f"{phase.out}: holds a result of `{previous.get('phase')}`; choose another folder")
+    changes = differences(previous.get("config", {}), phase.config) or ["its inputs changed"]
+    if phase.keeps_changed:
+        raise InputError(
+            f"{phase.out}: made with another recipe ({'; '.join(changes)}); "
+            "go back to it, choose another --run-dir, or remove the folder"
+        )
+    log.info(f"{phase.name}: made anew, {'; '.join(changes)}")
+    if phase.out.is_dir():
+        shutil.rmtree(phase.out)
+    else:
+        phase.out.unlink(missing_ok=True)
+        phase.manifest_path.unlink(missing_ok=True)
+
+
+def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
+    """Each value that differs, as `key: before -> after`; nested tables by dotted key."""
+    lines = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key}: {old!r} -> {new!r}")
+    return lines
+
+
+def _record(phase: Phase) -> dict[str, Any]:
+    if phase.out.suffix == ".json":
+        found = [phase.out]
+        base = phase.out.parent
+    else:
+        found = sorted(file for file in phase.out.rglob("*") if file.is_file() and file.name != UNFINISHED)
+        base = phase.out
+    hashes = {
+        str(file.relative_to(base)): {"bytes": file.stat().st_size, "sha256": files.sha256_file(file)} for file in found
+    }
+    return {"inputs": [str(path) for path in phase.inputs], "files": hashes, "versions": versions()}

@@ -1,0 +1,1 @@
+"""What a run will need: time, memory, cost. Imports no torch."""

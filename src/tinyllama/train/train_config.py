@@ -1,0 +1,62 @@
+"""Settings of pre-training."""
+
+from typing import Literal, Self
+
+from pydantic import model_validator
+
+from tinyllama.config_base import Config, setting
+
+
+class TrainConfig(Config):
+    """`[train]`: how long, in what portions, with which optimizer. Defaults are TinyLlama's."""
+
+    tokens: int = setting(3_000_000_000_000, "Training tokens; the number of steps follows.", ge=1)
+    steps: int = setting(0, "Optimizer updates; when given, wins over tokens.", ge=0)
+    tokens_per_step: int = setting(2_097_152, "Tokens of one update, over all micro-batches and devices.", ge=1)
+    micro_batch_size: int = setting(16, "Sequences that one device computes at once.", ge=1)
+    seq_len: int = setting(2048, "Tokens that the model sees at once.", ge=2)
+    precision: Literal["fp32", "bf16"] = setting("bf16", "Number format of the computation; weights stay fp32.")
+    optimizer: Literal["adamw"] = setting("adamw", "Update rule.")
+    beta1: float = setting(0.9, "AdamW's decay of the first moment.", ge=0, lt=1)
+    beta2: float = setting(0.95, "AdamW's decay of the second moment.", ge=0, lt=1)
+    adam_eps: float = setting(1e-8, "AdamW's epsilon.", gt=0)
+    lr_schedule: Literal["cosine", "wsd"] = setting("cosine", "Cosine, or warmup-stable-decay.")
+    peak_lr: float = setting(4e-4, "Learning rate at the end of warmup.", gt=0)
+    min_lr: float = setting(4e-5, "Learning rate at the end of the schedule, before cooldown.", ge=0)
+    warmup_steps: int = setting(2000, "Linear rise from 0; cut to a tenth of a shorter run, with a warning.", ge=0)
+    cooldown_steps: int = setting(0, "Final linear fall to 0 over so many steps.", ge=0)
+    weight_decay: float = setting(0.1, "Decoupled decay of matrices; not of norms and embeddings.", ge=0)
+    max_grad_norm: float = setting(1.0, "Gradients are scaled down to this global norm; 0: never.", ge=0)
+    z_loss: float = setting(0.0, "Weight of the squared log-partition term.", ge=0)
+    seed: int = setting(42, "Seed of initialisation, data order and dropout.")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "Where to compute; auto: a GPU if there is one.", changes_result=False)
+    compile: Literal["auto", "on", "off"] = setting(
+        "auto", "torch.compile of each layer; auto: on a GPU.", changes_result=False
+    )
+    save_every_steps: int = setting(1000, "A checkpoint every so many steps, and at the end.", changes_result=False, ge=1)
+    keep_checkpoints: int = setting(2, "How many of the latest checkpoints stay.", changes_result=False, ge=1)
+    validate_every_steps: int = setting(1000, "Validation every so many steps, and at the end.", changes_result=False, ge=1)
+    validation_tokens: int = setting(2_097_152, "Validation tokens of one measurement; at the end, all.", changes_result=False, ge=1)
+
+    @model_validator(mode="after")
+    def _portions_fit(self) -> Self:
+        micro_batch_tokens = self.micro_batch_size * self.seq_len
+        if self.tokens_per_step % micro_batch_tokens:
+            below = max(1, self.tokens_per_step // micro_batch_tokens) * micro_batch_tokens
+            raise ValueError(
+                f"tokens_per_step: {self.tokens_per_step} is not a multiple of micro_batch_size x seq_len = "
+                f"{self.micro_batch_size} x {self.seq_len} = {micro_batch_tokens}; {below} would be"
+            )
+        if self.min_lr > self.peak_lr:
+            raise ValueError(f"min_lr: {self.min_lr} is above peak_lr {self.peak_lr}")
+        return self
+
+    @property
+    def total_steps(self) -> int:
+        """Updates of the whole run: `steps`, or enough for `tokens`."""
+        return self.steps or -(-self.tokens // self.tokens_per_step)
+
+    @property
+    def micro_batches_per_step(self) -> int:
+        """Micro-batches that make one update on one device."""
+        return self.tokens_per_step // (self.micro_batch_size * self.seq_len)
