@@ -1,0 +1,217 @@
+"""The network: Llama 2 (Touvron et al. 2023), on one page.
+
+RMSNorm before each block, rotary position embedding, SwiGLU, grouped-query attention, no biases. Letters: B batch,
+T tokens, D dim, H heads, G key and value heads, K head_dim, F ffn_dim, V vocab_size, E embedding_dim (D unless projected).
+
+Parameter names here are canonical: checkpoints and every other part use them.
+"""
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tinyllama.model.attention import attend, attend_reference
+from tinyllama.model.dropout import ATTENTION_RESIDUAL, EMBEDDING, FEED_FORWARD_RESIDUAL, DropoutKey, dropout
+from tinyllama.model.llama_config import LlamaConfig
+
+
+class Cache(Protocol):
+    """Keys and values of the tokens seen so far; `update` stores a layer's new ones and returns all of them."""
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight (Zhang and Sennrich 2019); the statistic in fp32 at least."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.empty(dim))
+
+    def forward(self, x: Tensor) -> Tensor:  # (..., D) -> (..., D)
+        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps)
+
+
+def rotary_table(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """cos and sin of each position's angles, shape (B or 1, 1, T, K) (Su et al. 2021, halves turned together as in Llama).
+
+    The angles are computed in fp32 at least: bf16 cannot tell neighbouring positions apart.
+    """
+    exact = torch.promote_types(dtype, torch.float32)
+    pairs = torch.arange(0, head_dim, 2, device=positions.device, dtype=exact) / head_dim
+    angles = positions.to(exact)[:, None, :, None] * theta ** -pairs  # (B or 1, 1, T, K / 2)
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # (B, H, T, K) -> (B, H, T, K)
+    """Turn each pair (i, i + K/2) of a head by its position's angle."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class Attention(nn.Module):
+    """Grouped-query attention (Ainslie et al. 2023)."""
+
+    def __init__(self, config: LlamaConfig, layer: int) -> None:
+        super().__init__()
+        D, H, G, K = config.dim, config.n_heads, config.n_kv_heads, config.head_dim
+        self.layer, self.head_dim, self.dropout = layer, K, config.attention_dropout
+        self.q = nn.Linear(D, H * K, bias=False)
+        self.k = nn.Linear(D, G * K, bias=False)
+        self.v = nn.Linear(D, G * K, bias=False)
+        self.o = nn.Linear(H * K, D, bias=False)
+
+    def forward(
+        self,
+        x: Tensor,  # (B, T, D)
+        rotary: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        cache: Cache | None,
+        key: DropoutKey | None,
+    ) -> Tensor:
+        B, T, _ = x.shape
+        q = self.q(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, H, T, K)
+        k = self.k(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, G, T, K)
+        v = self.v(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, G, T, K)
+        q, k = rotate(q, *rotary), rotate(k, *rotary)
+        if cache is not None:
+            k, v = cache.update(self.layer, k, v)  # (B, G, S, K)
+        if key is not None and self.dropout > 0:  # the fused kernel's own dropout cannot be keyed by sample
+            out = attend_reference(q, k, v, mask, self.dropout, key, self.layer)
+        else:
+            out = attend(q, k, v, mask)
+        return self.o(out.transpose(1, 2).reshape(B, T, -1))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020): down(silu(gate(x)) * up(x))."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.gate = nn.Linear(config.dim, config.ffn_dim, bias=False)
+        self.up = nn.Linear(config.dim, config.ffn_dim, bias=False)
+        self.down = nn.Linear(config.ffn_dim, config.dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, T, D) -> (B, T, D)
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Layer(nn.Module):
+    """Attention and feed-forward, each normalised before and added after."""
+
+    def __init__(self, config: LlamaConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.dropout = layer, config.dropout
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.attention = Attention(config, layer)
+        self.feed_forward_norm = RMSNorm(config.dim, config.norm_eps)
+        self.feed_forward = FeedForward(config)
+
+    def forward(
+        self,
+        x: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        mask: Tensor | None = None,
+        cache: Cache | None = None,
+        key: DropoutKey | None = None,
+    ) -> Tensor:  # (B, T, D) -> (B, T, D)
+        attended = self.attention(self.attention_norm(x), rotary, mask, cache, key)
+        x = x + dropout(attended, self.dropout, key, self.layer, ATTENTION_RESIDUAL)
+        fed = self.feed_forward(self.feed_forward_norm(x))
+        return x + dropout(fed, self.dropout, key, self.layer, FEED_FORWARD_RESIDUAL)
+
+
+class Llama(nn.Module):
+    """The network. Make it on the meta device to know its shapes only; call `init_weights` before training."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.config = config
+        D, E, V = config.dim, config.embedding_dim, config.vocab_size
+        self.embedding = nn.Embedding(V, E)
+        self.embedding_projection = nn.Linear(E, D, bias=False) if config.has_projections else None
+        self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.n_layers))
+        self.norm = RMSNorm(D, config.norm_eps)
+        self.head_projection = nn.Linear(D, E, bias=False) if config.has_projections else None
+        self.head = None if config.tied_head else nn.Linear(E, V, bias=False)
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: Cache | None = None,
+        key: DropoutKey | None = None,
+    ) -> Tensor:
+        """Token ids (B, T) to the normalised last layer (B, T, E), ready for `logits`.
+
+        `positions` (B, T): default 0 to T-1. `mask` (B or 1, 1, T, S), True where a query sees a key: default causal.
+        """
+        if positions is None:
+            positions = torch.arange(tokens.shape[1], device=tokens.device)[None, :]
+        x = self.embedding(tokens)  # (B, T, E)
+        x = dropout(x, self.config.dropout, key, -1, EMBEDDING)
+        if self.embedding_projection is not None:
+            x = self.embedding_projection(x)  # (B, T, D)
+        rotary = rotary_table(positions, self.config.head_dim, self.config.rope_theta, self._compute_dtype(x))
+        for layer in self.layers:
+            x = layer(x, rotary, mask, cache, key)
+        x = self.norm(x)
+        return x if self.head_projection is None else self.head_projection(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:  # (..., E) -> (..., V)
+        """Scores of the next token."""
+        return F.linear(hidden, self.output_weight)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
+        cache: Cache | None = None,
+        key: DropoutKey | None = None,
+    ) -> Tensor:  # (B, T) -> (B, T, V)
+        return self.logits(self.hidden(tokens, positions, mask, cache, key))
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The head's matrix, shape (V, E): its own, or the embedding's when tied."""
+        return self.embedding.weight if self.head is None else self.head.weight
+
+    @staticmethod
+    def _compute_dtype(x: Tensor) -> torch.dtype:
+        """The number format that products have here: autocast's when it is on."""
+        if torch.is_autocast_enabled(x.device.type):
+            return torch.get_autocast_dtype(x.device.type)
+        return x.dtype
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> None:
+        """Fill every parameter, drawn on the CPU in the order of names, so that every device starts the same.
+
+        | parameter                      | distribution                         |
+        |--------------------------------|--------------------------------------|
+        | embedding, head                | normal, std sqrt(2 / (5 E))          |
+        | q k v, gate up, projections    | normal, std sqrt(2 / (5 fan_in))     |
+        | o, down                        | normal, std 1 / (sqrt(D) n_layers)   |
+        | norms                          | 1                                    |
+
+        These are TinyLlama's values (after GPT-NeoX: "small init" and "wang init").
+        """
+        generator = torch.Generator().manual_seed(seed)
+        small = math.sqrt(2 / 5)
+        for name, parameter in sorted(self.named_parameters()):
+            if parameter.dim() == 1:
+                parameter.fill_(1.0)
+                continue
+            if name.endswith(("attention.o.weight", "feed_forward.down.weight")):
+                std = 1 / (math.sqrt(self.config.dim) * self.config.n_layers)
+            else:
+                std = small / math.sqrt(parameter.shape[1])
+            values = torch.empty(parameter.shape, dtype=torch.float32).normal_(0.0, std, generator=generator)
+            parameter.copy_(values)
