@@ -1,0 +1,172 @@
+"""Micro-batches of training: from a step's number straight to its tokens, with no state that could be lost.
+
+Shapes: B sequences of a micro-batch, T = seq_len.
+"""
+
+import queue
+import threading
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tinyllama.errors import InputError, RecipeError
+from tinyllama.shards.shard_format import map_shard, open_split, outside_vocabulary, verify_split
+from tinyllama.shards.window_order import WindowOrder
+
+MAX_MAPPED_FILES = 64  # each map holds a file descriptor
+
+
+class MicroBatch(NamedTuple):
+    """Model input: targets are the inputs one token later; `sample_indices` number the run's samples from 0."""
+
+    inputs: np.ndarray  # (B, T) int64
+    targets: np.ndarray  # (B, T) int64
+    sample_indices: np.ndarray  # (B,) int64
+
+
+class TokenShards:
+    """A split's token ids as one long sequence, memory-mapped file by file."""
+
+    def __init__(self, split: Path) -> None:
+        """Open a split folder; headers and sizes are checked at once. Raises InputError that names the file."""
+        self.split = Path(split)
+        self.index = open_split(self.split)
+        self.n_tokens = self.index.tokens
+        self._starts = [0, *accumulate(shard.tokens for shard in self.index.shards)]
+        self._ids = lru_cache(MAX_MAPPED_FILES)(
+            lambda number: map_shard(self.split, self.index.shards[number], self.index.vocab_size)
+        )
+
+    def tokens(self, start: int, stop: int) -> np.ndarray:
+        """Ids [start, stop) of the whole sequence, across files: shape (stop - start,), dtype of the files.
+
+        Raises IndexError outside the sequence, InputError when an id is outside the vocabulary (a damaged file).
+        """
+        if not 0 <= start <= stop <= self.n_tokens:
+            raise IndexError(f"tokens [{start}, {stop}) outside [0, {self.n_tokens})")
+        parts = []
+        number = bisect_right(self._starts, start) - 1
+        while start < stop:
+            first = self._starts[number]
+            part = self._ids(number)[start - first : stop - first]
+            if part.max() >= self.index.vocab_size:
+                path = self.split / f"{self.index.shards[number].name}.bin"
+                raise InputError(outside_vocabulary(path, int(part.max()), self.index.vocab_size))
+            parts.append(part)
+            start += len(part)
+            number += 1
+        return np.concatenate(parts) if parts else np.empty(0, np.dtype(self.index.dtype))
+
+    def n_windows(self, seq_len: int) -> int:
+        """Windows of seq_len + 1 tokens that fit; the last few tokens that fill none are not read."""
+        return self.n_tokens // (seq_len + 1)
+
+    def verify(self) -> None:
+        """Compare every file with its sha256 and every id with the vocabulary: reads all. Raises InputError."""
+        verify_split(self.split)
+
+
+def window_at(index: int, seq_len: int, shards: TokenShards) -> np.ndarray:
+    """Token ids of training window `index`: shape (seq_len + 1,), dtype of the shards.
+
+    Windows tile the shards without gap or overlap, so `index` alone fixes the tokens (no loader state).
+    Raises IndexError past the last window.
+    """
+    if not 0 <= index < shards.n_windows(seq_len):
+        raise IndexError(f"window {index} outside range({shards.n_windows(seq_len)})")
+    start = index * (seq_len + 1)
+    return shards.tokens(start, start + seq_len + 1)
+
+
+class Batches:
+    """The training batches of a run: a pure function of (shards, seq_len, sequences_per_step, seed, quarantine).
+
+    Step s (from 0) trains on samples s * sequences_per_step and on; ranks and micro-batches take slices of them, so the
+    step's batch is the same at every world size.
+    """
+
+    def __init__(
+        self,
+        shards: TokenShards,
+        seq_len: int,
+        sequences_per_step: int,
+        seed: int,
+        quarantine: Iterable[int] = (),
+    ) -> None:
+        """Raises RecipeError when the shards hold no window of seq_len + 1 tokens that is not quarantined."""
+        windows = shards.n_windows(seq_len)
+        quarantined = set(quarantine)
+        if windows <= len(quarantined):
+            raise RecipeError(
+                f"train.seq_len = {seq_len}: {shards.split} holds {shards.n_tokens} tokens, "
+                f"a window needs {seq_len + 1}"
+                + (f" and {len(quarantined)} windows are quarantined" if quarantined else "")
+                + "; lower train.seq_len or give more text"
+            )
+        self.shards = shards
+        self.seq_len = seq_len
+        self.sequences_per_step = sequences_per_step
+        self.order = WindowOrder(windows, seed, quarantine=quarantined)
+
+    @property
+    def sequences_per_epoch(self) -> int:
+        """Samples after which every window has been read once more."""
+        return self.order.windows_per_epoch
+
+    def windows(self, step: int, start: int, count: int) -> list[int]:
+        """Window numbers of sequences [start, start + count) of a step: what a quarantine list is made of."""
+        if start < 0 or count < 0 or start + count > self.sequences_per_step:
+            raise IndexError(f"sequences [{start}, {start + count}) outside the step's {self.sequences_per_step}")
+        first = step * self.sequences_per_step + start
+        return [self.order.window(first + i) for i in range(count)]
+
+    def micro_batch(self, step: int, start: int, count: int) -> MicroBatch:
+        """Sequences [start, start + count) of step `step`; their samples are step * sequences_per_step + start + i."""
+        rows = [window_at(window, self.seq_len, self.shards) for window in self.windows(step, start, count)]
+        ids = np.array(rows, dtype=np.int64).reshape(count, self.seq_len + 1)  # (B, T + 1)
+        first = step * self.sequences_per_step + start
+        samples = np.arange(first, first + count, dtype=np.int64)
+        return MicroBatch(np.ascontiguousarray(ids[:, :-1]), np.ascontiguousarray(ids[:, 1:]), samples)
+
+
+def prefetch(batches: Batches, slices: Iterable[tuple[int, int, int]], ready: int = 2) -> Iterator[MicroBatch]:
+    """The micro-batch of each (step, start, count), in order, read ahead by a thread that keeps `ready` of them.
+
+    An error in the thread is raised here, at its place in the order. Closing the iterator ends the thread.
+    """
+    waiting: queue.Queue[MicroBatch | BaseException | None] = queue.Queue(ready)
+    closed = threading.Event()
+
+    def put(item: MicroBatch | BaseException | None) -> bool:
+        while not closed.is_set():
+            try:
+                waiting.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def read_ahead() -> None:
+        try:
+            for step, start, count in slices:
+                if not put(batches.micro_batch(step, start, count)):
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=read_ahead, name="prefetch", daemon=True)
+    thread.start()
+    try:
+        while (item := waiting.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        closed.set()
+        thread.join()

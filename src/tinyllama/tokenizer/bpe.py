@@ -1,0 +1,151 @@
+"""Text to token ids and back, with any tokenizer of Llama's kind: `tokenizer.model`, or `tokenizer.json` alone."""
+
+import hashlib
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyllama import log
+from tinyllama.errors import InputError
+from tinyllama.files import read_json
+from tinyllama.tokenizer.encoders import (
+    UNKNOWN_BYTES,
+    Encoder,
+    GigatokenEncoder,
+    HuggingFaceEncoder,
+    SentencePieceEncoder,
+    hard_texts,
+)
+
+MODEL_FILE = "tokenizer.model"
+JSON_FILE = "tokenizer.json"
+
+
+class Tokenizer:
+    """A loaded tokenizer. Make one with `Tokenizer.load`.
+
+    `decode(encode(text)) == text` for every valid Unicode text without U+2581, blanks and control characters included
+    (U+2581 comes back as a blank). No text makes a special token: BOS and EOS are added by whoever needs them.
+    """
+
+    def __init__(self, reference: SentencePieceEncoder | HuggingFaceEncoder, fingerprint: str) -> None:
+        self._reference = reference
+        self._vocabulary = reference.vocabulary()
+        self.fingerprint = fingerprint  # sha256 of the file it was loaded from
+        self.bos_id = self._vocabulary.bos_id  # None where the vocabulary has none
+        self.eos_id = self._vocabulary.eos_id
+        self.unk_id = self._vocabulary.unk_id
+        self.vocab_size = len(self._vocabulary.pieces)
+
+    @classmethod
+    def load(cls, path: Path) -> "Tokenizer":
+        """Load from a folder with `tokenizer.model` or `tokenizer.json` (the first wins), or from such a file.
+
+        Raises InputError when there is none or it is damaged.
+        """
+        file = _tokenizer_file(Path(path))
+        data = file.read_bytes()
+        try:
+            if file.name.endswith(".json"):
+                reference = HuggingFaceEncoder(data.decode(), _special_names(file.parent))
+            else:
+                reference = SentencePieceEncoder(data)
+            return cls(reference, hashlib.sha256(data).hexdigest())
+        except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            reason = str(error).split("\n", 1)[0][:200]
+            raise InputError(f"{file}: not a readable tokenizer, or a damaged one ({reason})") from None
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, without BOS or EOS. Raises InputError for a lone surrogate (not valid Unicode)."""
+        _check_unicode(text)
+        return self._reference.encode(text)
+
+    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        """Token ids of each text, int32, the same as `encode` gives, by the fastest encoder that is known to agree."""
+        for text in texts:
+            _check_unicode(text)
+        return self._batch_encoder.encode_batch(texts) if texts else []
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of `ids`; never fails.
+
+        BOS, EOS and other special tokens have no text. The unknown token, ids outside the vocabulary and bytes that are
+        not UTF-8 become U+FFFD (one for each maximal part of a broken sequence). The blank that encoding writes before a
+        text is taken away.
+        """
+        table, control = self._vocabulary.piece_bytes, self._vocabulary.control
+        kept = [i for i in map(int, ids) if i not in control]
+        found = b"".join(table[i] if 0 <= i < len(table) else UNKNOWN_BYTES for i in kept)
+        # A byte piece 0x20 is a blank of the text; only a piece that is written with a blank carries the prefix.
+        if self._vocabulary.dummy_prefix and kept and found[:1] == b" " and self.piece(kept[0])[:1] == "▁":
+            found = found[1:]
+        return found.decode("utf-8", errors="replace")
+
+    def piece(self, token_id: int) -> str:
+        """The piece as the vocabulary writes it, for example `▁the` or `<0x0A>`. Raises IndexError outside of it."""
+        if not 0 <= token_id < self.vocab_size:
+            raise IndexError(f"token id {token_id} outside the vocabulary of {self.vocab_size}")
+        return self._vocabulary.pieces[token_id]
+
+    def token_bytes(self, token_id: int) -> int:
+        """Bytes of UTF-8 text that the token stands for; 0 for special tokens.
+
+        Over `encode(text)` they sum to the text's bytes plus 1 for the blank written before it (0 without such a blank).
+        """
+        self.piece(token_id)
+        return len(self._vocabulary.piece_bytes[token_id])
+
+    @cached_property
+    def _batch_encoder(self) -> Encoder:
+        try:
+            fast = GigatokenEncoder(self._reference.without_special_tokens())
+            texts = hard_texts(self._vocabulary.pieces)
+            agrees = all(fast.encode(text) == self._reference.encode(text) for text in texts)
+        except ImportError:
+            log.info(f"tokenizer: encoding with {self._reference.name} (gigatoken is faster; it is not installed)")
+            return self._reference
+        except Exception as error:  # it refuses forms that it does not know in many ways; the reference remains
+            log.info(f"tokenizer: encoding with {self._reference.name} (gigatoken refused: {error})")
+            return self._reference
+        if not agrees:
+            log.info(f"tokenizer: encoding with {self._reference.name} (gigatoken gave other ids on the self-check)")
+            return self._reference
+        log.info(f"tokenizer: encoding with gigatoken (same ids as {self._reference.name} on {len(texts)} hard texts)")
+        return fast
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        raise InputError(f"text: lone surrogate U+{code:04X} at character {error.start} is not valid Unicode") from None
+
+
+def _tokenizer_file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise InputError(f"{path}: no such file or folder")
+    for name in (MODEL_FILE, JSON_FILE):
+        if (path / name).is_file():
+            return path / name
+    raise InputError(f"{path}: no {MODEL_FILE} or {JSON_FILE} in this folder")
+
+
+def _special_names(folder: Path) -> dict[str, str]:
+    """`bos_token` and so on as Hugging Face's `tokenizer_config.json` names them, where there is one."""
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        return {}
+    settings = read_json(path)
+    names: dict[str, str] = {}
+    for key in ("bos_token", "eos_token", "unk_token"):
+        value: Any = settings.get(key) if isinstance(settings, dict) else None
+        content = value.get("content") if isinstance(value, dict) else value
+        if isinstance(content, str):
+            names[key] = content
+    return names

@@ -1,0 +1,227 @@
+"""Trains byte pair encoding with byte fallback, as Llama 2's tokenizer has it, with sentencepiece."""
+
+import hashlib
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+
+from tinyllama import log
+from tinyllama.errors import InputError, RecipeError, TinyllamaError
+from tinyllama.files import atomic_file
+from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE, Tokenizer
+from tinyllama.tokenizer.document_text import read_documents, split_files
+from tinyllama.tokenizer.tokenizer_config import TokenizerConfig
+from tinyllama.tokenizer.tokenizer_json import to_tokenizer_json
+
+MAX_SENTENCE_BYTES = 4_096  # sentencepiece leaves longer ones out
+SAMPLE_BYTES = 2_000_000  # of text, for the figures of the summary
+FIXED_OPTIONS: dict[str, Any] = {
+    "model_type": "bpe",
+    "byte_fallback": True,
+    "split_digits": True,
+    "add_dummy_prefix": True,
+    "remove_extra_whitespaces": False,
+    "normalization_rule_name": "identity",
+    "allow_whitespace_only_pieces": True,
+    "unk_id": 0,
+    "bos_id": 1,
+    "eos_id": 2,
+    "pad_id": -1,
+    "minloglevel": 3,  # what goes wrong comes back as an exception
+    "max_sentence_length": MAX_SENTENCE_BYTES,
+}
+
+
+def train_tokenizer(config: TokenizerConfig, inputs: list[Path], out: Path) -> dict[str, Any]:
+    """Train on the documents of `inputs`; write `out/tokenizer.model` and `out/tokenizer.json`; return the summary.
+
+    The result depends on the documents alone, not on their files, order or the number of threads. Raises InputError when
+    there is no text, RecipeError when tokenizer.vocab_size does not suit it.
+    """
+    text = TrainingText(split_files(inputs, "train"), config.max_training_bytes)
+    if not text.bytes:
+        raise InputError(f"{', '.join(map(str, inputs))}: no text to train a tokenizer on ({text.documents} documents)")
+    log.info(f"tokenizer: training {config.vocab_size:,} pieces on {text.documents:,} documents, {text.note}")
+    model = _train(config, text)
+    processor = SentencePieceProcessor(model_proto=model)
+    with atomic_file(out / MODEL_FILE) as file:
+        file.write(model)
+    with atomic_file(out / JSON_FILE, "w") as file:
+        file.write(to_tokenizer_json(processor))
+    return {
+        "vocab_size": processor.get_piece_size(),
+        "documents": text.documents,
+        "text_bytes": text.bytes,
+        **_figures(Tokenizer.load(out), processor, text),
+    }
+
+
+class TrainingText:
+    """The documents that training reads. More than `max_bytes` is sampled down by the hash of each text.
+
+    So a document is in or out whatever file it comes from. Two passes over the files: one to measure, one to read.
+    """
+
+    def __init__(self, paths: list[Path], max_bytes: int) -> None:
+        self._paths = paths
+        self.documents = self.bytes = 0
+        for text in self._all():
+            self.documents += 1
+            self.bytes += len(text.encode())
+        self._kept_share = min(1.0, max_bytes / max(self.bytes, 1))
+        self.note = f"{self.bytes / 1e6:,.1f} MB" + (
+            f", a sample of {self._kept_share:.1%}" if self._kept_share < 1 else ""
+        )
+
+    def texts(self) -> Iterator[str]:
+        """Text of each document that is kept."""
+        for text in self._all():
+            if self._kept_share == 1 or _hash_share(text) < self._kept_share:
+                yield text
+
+    def sentences(self) -> Iterator[str]:
+        """Lines of the kept documents, none longer than sentencepiece takes."""
+        for text in self.texts():
+            for line in text.split("\n"):
+                yield from cut_line(line)
+
+    def _all(self) -> Iterator[str]:
+        for path in self._paths:
+            for document in read_documents(path):
+                yield document.text
+
+
+def cut_line(line: str, max_bytes: int = MAX_SENTENCE_BYTES) -> Iterator[str]:
+    """`line` in parts of at most `max_bytes` of UTF-8, cut at a blank where there is one; empty ones are left out.
+
+    The blank at a cut goes: the trainer writes one before each sentence, so the words stay what they were.
+    """
+    max_characters = max_bytes // 4  # at most 4 bytes a character
+    while line.strip("\x00") and len(line.encode()) > max_bytes:
+        cut = line.rfind(" ", 1, max_characters)
+        if cut > 0:
+            yield line[:cut]
+            line = line[cut + 1 :]
+        else:
+            yield line[:max_characters]
+            line = line[max_characters:]
+    if line:
+        yield line
+
+
+def _train(config: TokenizerConfig, text: TrainingText) -> bytes:
+    """sentencepiece's model file. An error in reading the documents is raised as it is."""
+    reading_error: list[TinyllamaError] = []
+
+    def sentences() -> Iterator[str]:
+        try:
+            yield from text.sentences()
+        except TinyllamaError as error:  # sentencepiece would wrap it
+            reading_error.append(error)
+
+    model = io.BytesIO()
+    threads = {"num_threads": config.threads} if config.threads else {}
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=sentences(),
+            model_writer=model,
+            vocab_size=config.vocab_size,
+            character_coverage=config.character_coverage,
+            **threads,
+            **FIXED_OPTIONS,
+        )
+    except RuntimeError as error:
+        raise _recipe_error(config.vocab_size, str(error)) from None
+    if reading_error:
+        raise reading_error[0]
+    return without_thread_count(model.getvalue())
+
+
+def _recipe_error(vocab_size: int, message: str) -> TinyllamaError:
+    if found := re.search(r"too high \(\d+\)\D*(\d+)", message):
+        return RecipeError(
+            f"tokenizer.vocab_size = {vocab_size}: the text allows at most {found[1]} pieces; "
+            f"set it to {found[1]} or less, or give more text"
+        )
+    if found := re.search(r"smaller than required_chars\. (\d+) vs (\d+)", message):
+        return RecipeError(
+            f"tokenizer.vocab_size = {vocab_size}: the text's characters, bytes and special tokens alone need "
+            f"{found[2]}; set it higher, or lower tokenizer.character_coverage"
+        )
+    return InputError(f"the text cannot be trained on ({message.strip()})")
+
+
+def without_thread_count(model: bytes) -> bytes:
+    """A sentencepiece model less the note of how many threads trained it, the only thing in it that they change.
+
+    Protocol buffers: field 2 of the model is the trainer's settings, field 16 of those the number of threads.
+    """
+    parts = []
+    for number, whole, payload in _fields(model):
+        if number == 2:
+            settings = b"".join(field for inner, field, _ in _fields(payload) if inner != 16)
+            whole = b"\x12" + _varint(len(settings)) + settings
+        parts.append(whole)
+    return b"".join(parts)
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """Each field of a protocol buffer: its number, its bytes with tag, and its content where it has a length."""
+    at = 0
+    while at < len(message):
+        start = at
+        tag, at = _read_varint(message, at)
+        content = b""
+        if tag & 7 == 0:
+            _, at = _read_varint(message, at)
+        elif tag & 7 == 2:
+            length, at = _read_varint(message, at)
+            content = message[at : at + length]
+            at += length
+        else:
+            at += {1: 8, 5: 4}[tag & 7]
+        yield tag >> 3, message[start:at], content
+
+
+def _read_varint(message: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = message[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+
+
+def _varint(value: int) -> bytes:
+    found = bytearray()
+    while value > 0x7F:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*found, value])
+
+
+def _figures(tokenizer: Tokenizer, processor: SentencePieceProcessor, text: TrainingText) -> dict[str, Any]:
+    """How well the tokenizer fits, on the first documents that it was trained on."""
+    sample, sample_bytes = [], 0
+    for document in text.texts():
+        sample.append(document)
+        sample_bytes += len(document.encode())
+        if sample_bytes >= SAMPLE_BYTES:
+            break
+    ids = [i for found in tokenizer.encode_batch(sample) for i in found.tolist()]
+    fallback = sum(processor.is_byte(i) for i in ids)
+    longest = sorted((tokenizer.piece(i) for i in range(259, tokenizer.vocab_size)), key=lambda p: (-len(p), p))
+    return {
+        "bytes_per_token": round(sample_bytes / max(len(ids), 1), 4),
+        "byte_fallback_share": round(fallback / max(len(ids), 1), 6),
+        "longest_pieces": longest[:10],
+    }
+
+
+def _hash_share(text: str) -> float:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64

@@ -1,0 +1,133 @@
+"""Reads documents' texts from parquet and JSON Lines files, in bounded memory and always in the same order."""
+
+import gzip
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
+
+from tinyllama.errors import InputError
+from tinyllama.files import input_files
+
+SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst")
+MAX_LINE_BYTES = 256 * 2**20  # a longer line of JSON is taken for a damaged or hostile file
+ROWS_PER_READ = 256
+
+
+class DocumentText(NamedTuple):
+    """One document as the tokenizer and the shards need it; `row` counts from 0 within its file."""
+
+    row: int
+    id: str
+    kind: str
+    text: str
+
+
+def split_files(inputs: list[Path], split: str) -> list[Path]:
+    """Files of one split, in reading order: of a folder that has `train/`, the subfolder `split`; of anything else, all.
+
+    A validation folder may be missing or empty. Raises InputError when a path does not exist or holds no documents' file.
+    """
+    found: list[Path] = []
+    for path in inputs:
+        if not has_splits(path):
+            found += input_files([path], SUFFIXES)
+        elif split == "train" or any((path / split).glob("*")):
+            found += input_files([path / split], SUFFIXES)
+    return found
+
+
+def has_splits(path: Path) -> bool:
+    """Whether `path` is a folder that is already divided (it has a subfolder `train/`)."""
+    return (path / "train").is_dir()
+
+
+def read_documents(path: Path, first_row: int = 0) -> Iterator[DocumentText]:
+    """Documents of one file from row `first_row` on.
+
+    A document without `id` gets the first 16 hex digits of sha256 over its source and text. Raises InputError, with the
+    file and the row, for damage, a missing or wrongly typed `text`, and text that is not valid Unicode.
+    """
+    rows = _parquet_rows(path) if path.name.endswith(".parquet") else _json_rows(path)
+    for number, row in enumerate(rows):
+        if number >= first_row:
+            yield _document(path, number, row)
+
+
+def _document(path: Path, number: int, row: dict[str, Any]) -> DocumentText:
+    text = row.get("text")
+    if not isinstance(text, str):
+        raise InputError(f"{path}: document {number + 1} has no `text` that is a string; mend or remove it")
+    try:
+        utf8 = text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{path}: document {number + 1} is not valid Unicode ({error.reason}); mend or remove it"
+        ) from None
+    identifier = row.get("id")
+    if identifier is None:
+        identifier = hashlib.sha256(
+            f"{row.get('source') or ''}\0".encode(errors="backslashreplace") + utf8
+        ).hexdigest()[:16]
+    return DocumentText(number, str(identifier), str(row.get("kind") or "web"), text)
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with pq.ParquetFile(path) as file:
+            names = set(file.schema_arrow.names)
+            if "text" not in names:
+                raise InputError(f"{path}: no column `text` (columns: {', '.join(sorted(names))})")
+            columns = [name for name in ("id", "source", "kind", "text") if name in names]
+            for batch in file.iter_batches(batch_size=ROWS_PER_READ, columns=columns):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a readable parquet file ({_one_line(error)})") from None
+
+
+def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with _open_lines(path) as file:
+            number = 0
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                if len(line) > MAX_LINE_BYTES:
+                    raise InputError(f"{path}: line {number} is longer than {MAX_LINE_BYTES:,} bytes")
+                if line.strip():
+                    yield _json_row(path, number, line)
+    except (OSError, EOFError, zstandard.ZstdError) as error:
+        raise InputError(f"{path}: cannot be read to its end ({_one_line(error)})") from None
+
+
+def _json_row(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: line {number} is not valid UTF-8 JSON ({_one_line(error)})") from None
+    if not isinstance(row, dict):
+        raise InputError(f"{path}: line {number} is not a JSON object")
+    return row
+
+
+@contextmanager
+def _open_lines(path: Path) -> Iterator[IO[bytes]]:
+    with path.open("rb") as raw:
+        if path.name.endswith(".zst"):
+            reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+            yield io.BufferedReader(reader, 2**20)  # pyright: ignore[reportArgumentType]
+        elif path.name.endswith(".gz"):
+            with gzip.open(raw) as lines:
+                yield lines  # pyright: ignore[reportReturnType]
+        else:
+            yield raw
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).split("\n", 1)[0][:200]

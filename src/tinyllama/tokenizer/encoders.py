@@ -1,0 +1,194 @@
+"""Three programs that turn text into token ids, behind one small protocol: two references and a fast one."""
+
+import json
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from sentencepiece import SentencePieceProcessor
+from tokenizers import Tokenizer as HuggingFaceTokenizer
+
+from tinyllama.tokenizer.tokenizer_json import BLANK, to_tokenizer_json
+
+UNKNOWN_BYTES = "\ufffd".encode()
+
+
+class Vocabulary(NamedTuple):
+    """What decoding needs: per id its piece and its bytes; `control` ids have no text; ids are None where there are none."""
+
+    pieces: list[str]
+    piece_bytes: list[bytes]
+    control: frozenset[int]
+    bos_id: int | None
+    eos_id: int | None
+    unk_id: int | None
+    dummy_prefix: bool  # encoding writes a blank before the text; decoding takes it away
+
+
+class Encoder(Protocol):
+    """Text to ids without BOS or EOS; the text is valid Unicode and never makes a special token."""
+
+    name: str
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def encode_batch(self, texts: list[str]) -> list[np.ndarray]: ...
+
+
+class SentencePieceEncoder:
+    """The reference for `tokenizer.model`."""
+
+    name = "sentencepiece"
+
+    def __init__(self, model_bytes: bytes) -> None:
+        """Raises RuntimeError or ValueError when the bytes are no sentencepiece model."""
+        self.model = SentencePieceProcessor()
+        if not model_bytes or not self.model.LoadFromSerializedProto(model_bytes) or not self.model.get_piece_size():
+            raise ValueError("no pieces in it")
+
+    def encode(self, text: str) -> list[int]:
+        return list(self.model.encode(text))
+
+    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        return self.model.encode(texts, return_type="numpy")
+
+    def vocabulary(self) -> Vocabulary:
+        model = self.model
+        pieces = [model.id_to_piece(i) for i in range(model.get_piece_size())]
+        control = frozenset(i for i in range(len(pieces)) if model.is_control(i))
+
+        def bytes_of(i: int) -> bytes:
+            if i in control:
+                return b""
+            if model.is_unknown(i):
+                return UNKNOWN_BYTES
+            return bytes([int(pieces[i][3:5], 16)]) if model.is_byte(i) else pieces[i].replace(BLANK, " ").encode()
+
+        bos, eos, unk = (i if i >= 0 else None for i in (model.bos_id(), model.eos_id(), model.unk_id()))
+        dummy_prefix = model.normalize("a").startswith(BLANK)
+        return Vocabulary(pieces, [bytes_of(i) for i in range(len(pieces))], control, bos, eos, unk, dummy_prefix)
+
+    def without_special_tokens(self) -> str:
+        """The same model for gigatoken: a `tokenizer.json` in which no text can make a special token."""
+        return to_tokenizer_json(self.model, with_special_tokens=False)
+
+
+class HuggingFaceEncoder:
+    """The reference where only `tokenizer.json` exists: Llama's form or a byte-level BPE."""
+
+    name = "tokenizers"
+
+    def __init__(self, text: str, special_names: dict[str, str]) -> None:
+        """`special_names`: `bos_token`, `eos_token`, `unk_token` where known. Raises ValueError when the text is not such."""
+        self._document = json.loads(text)
+        try:
+            self.tokenizer = HuggingFaceTokenizer.from_str(text)
+        except Exception as error:  # the library raises bare Exception
+            raise ValueError(str(error)) from None
+        if self._document["model"].get("type") != "BPE":
+            raise ValueError(f"model type {self._document['model'].get('type')}, only BPE is read")
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self.tokenizer.encode_special_tokens = True  # a literal `<s>` in a text stays text
+        self._special_names = special_names
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        found = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int32) for encoding in found]
+
+    def vocabulary(self) -> Vocabulary:
+        ids = self.tokenizer.get_vocab(with_added_tokens=True)
+        added = self.tokenizer.get_added_tokens_decoder()
+        control = frozenset(i for i, token in added.items() if token.special)
+        pieces = [""] * (max(ids.values()) + 1)
+        for piece, i in ids.items():
+            pieces[i] = piece
+        if '"ByteLevel"' in json.dumps(self._document.get("decoder")):
+            to_bytes, dummy_prefix = _byte_level_bytes, False
+        else:
+            to_bytes = _blank_piece_bytes
+            dummy_prefix = "".join(self.tokenizer.encode("a", add_special_tokens=False).tokens).startswith(BLANK)
+        unk_id = self._special_id("unk_token", ids, ("<unk>",))
+
+        def bytes_of(i: int) -> bytes:
+            if i == unk_id:
+                return UNKNOWN_BYTES
+            if i in added:
+                return b"" if i in control else added[i].content.encode()
+            return to_bytes(pieces[i])
+
+        return Vocabulary(
+            pieces,
+            [bytes_of(i) for i in range(len(pieces))],
+            control - {unk_id},
+            self._special_id("bos_token", ids, ("<s>", "<|begin_of_text|>", "<|endoftext|>")),
+            self._special_id("eos_token", ids, ("</s>", "<|end_of_text|>", "<|endoftext|>")),
+            unk_id,
+            dummy_prefix,
+        )
+
+    def without_special_tokens(self) -> str:
+        """The same tokenizer for gigatoken, with no text that can make a special token."""
+        kept = [token for token in self._document.get("added_tokens") or [] if not token.get("special")]
+        return json.dumps({**self._document, "added_tokens": kept, "truncation": None, "padding": None})
+
+    def _special_id(self, name: str, ids: dict[str, int], usual: tuple[str, ...]) -> int | None:
+        if name in self._special_names:
+            return ids.get(self._special_names[name])
+        return next((ids[piece] for piece in usual if piece in ids), None)
+
+
+class GigatokenEncoder:
+    """The fast one; trusted only after it gave the reference's ids on `hard_texts`. The package is optional."""
+
+    name = "gigatoken"
+
+    def __init__(self, tokenizer_json: str) -> None:
+        """Raises ImportError where the package is missing, anything where it does not know the tokenizer's form."""
+        import gigatoken
+
+        self._tokenizer = gigatoken.Tokenizer.from_json(tokenizer_json)
+
+    def encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text).tolist()
+
+    def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
+        return [self._tokenizer.encode(text).view(np.int32) for text in texts]
+
+
+def hard_texts(pieces: list[str]) -> list[str]:
+    """Texts on which encoders like to differ, and some made of the vocabulary's own pieces side by side."""
+    plain = [piece.replace(BLANK, " ") for piece in pieces]
+    step = max(1, len(plain) // 100)
+    joined = [a + b + c for a, b, c in zip(plain[::step], plain[1::step], plain[-1::-step], strict=False)]
+    return [*_HARD_TEXTS, *joined, "".join(plain[::step])]
+
+
+_HARD_TEXTS = (
+    "", " ", "  a   b ", "\n", " \n\n\t x\r\n", "a\0b", "\0", "\x07\x1b[0m\x7f", "<s>", "x<s>y</s><unk>z", "<0x0A><0x41>",
+    "▁x▁▁y", "\ufeffbom", "\ufffd\u2047\u2585", "1234567890 3.14159e-10", "naïve café e\u0301 \u0130\u0131ß", "你好，世界。日本語テキスト",
+    "👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽", "שלום עולם مرحبا بالعالم \u200f\u202e", "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 \U0010ffff", "aaaaaaaaaaaaaaaaa", "abababababab", " " * 40,
+    "def f(x: int) -> int:\n    return x ** 2  # doc\n", "http://example.org/a?b=c&d=%20#e", "I'll we've don't THE The the",
+)  # fmt: skip
+
+
+def _blank_piece_bytes(piece: str) -> bytes:
+    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
+        return bytes([int(piece[3:5], 16)])
+    return piece.replace(BLANK, " ").encode()
+
+
+def _byte_level_bytes(piece: str) -> bytes:
+    return b"".join(bytes([_BYTE_OF[c]]) if c in _BYTE_OF else c.encode() for c in piece)
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """GPT-2's printable stand-ins: printable bytes stand for themselves, the others for U+0100 and on, in order."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_level_alphabet()

@@ -1,0 +1,81 @@
+"""A sentencepiece BPE model in the form of Hugging Face's `tokenizer.json`, with the same ids for every text."""
+
+import json
+
+from sentencepiece import SentencePieceProcessor
+
+BLANK = "▁"  # U+2581 stands for a blank inside pieces
+
+
+def to_tokenizer_json(model: SentencePieceProcessor, *, with_special_tokens: bool = True) -> str:
+    """`model` (BPE, byte fallback, dummy prefix, identity normalisation) as the text of a `tokenizer.json`.
+
+    The normalizer writes a blank before the text and U+2581 for blanks, and there is no pre-tokenizer, as sentencepiece
+    has it. Without special tokens no text, not even a literal `<s>`, can become one, whatever reads the file.
+    """
+    size = model.get_piece_size()
+    special = [i for i in range(size) if model.is_control(i) or model.is_unknown(i)]
+    document = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [_added_token(i, model.id_to_piece(i)) for i in special] if with_special_tokens else [],
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [{"type": "Prepend", "prepend": BLANK}, _replace(" ", BLANK)],
+        },
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                _replace(BLANK, " "),
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ],
+        },
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": model.id_to_piece(model.unk_id()),
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "ignore_merges": False,
+            "vocab": {model.id_to_piece(i): i for i in range(size)},
+            "merges": merges(model),
+        },
+    }
+    return json.dumps(document, ensure_ascii=False, indent=1)
+
+
+def merges(model: SentencePieceProcessor) -> list[tuple[str, str]]:
+    """The pairs that may be joined, most wanted first.
+
+    sentencepiece joins whatever pair makes the piece of the highest score; a merge list names each pair. Among the
+    splits of one piece the longer left part comes first: then both agree where two splits of one piece compete.
+    """
+    scores = {
+        model.id_to_piece(i): model.get_score(i)
+        for i in range(model.get_piece_size())
+        if not (model.is_control(i) or model.is_unknown(i) or model.is_byte(i) or model.is_unused(i))
+    }
+    ordered = []
+    for piece, score in scores.items():
+        for cut in range(1, len(piece)):
+            left, right = piece[:cut], piece[cut:]
+            if left in scores and right in scores:
+                ordered.append(((-score, -len(left), -len(right)), (left, right)))
+    ordered.sort(key=lambda entry: entry[0])
+    return [pair for _, pair in ordered]
+
+
+def _replace(pattern: str, content: str) -> dict[str, object]:
+    return {"type": "Replace", "pattern": {"String": pattern}, "content": content}
+
+
+def _added_token(token_id: int, content: str) -> dict[str, object]:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return {"id": token_id, "content": content, **flags}
