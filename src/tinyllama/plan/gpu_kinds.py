@@ -1,0 +1,110 @@
+"""The devices that a plan knows: their data-sheet figures, and how much of them training gets."""
+
+import difflib
+import re
+from dataclasses import dataclass
+
+from tinyllama.errors import RecipeError
+
+MIB = 2**20
+GPUS_PER_HOST = 8
+
+
+@dataclass(frozen=True)
+class GpuKind:
+    """One kind of device.
+
+    `memory_bytes` is what its driver reports. `peak_flops` are dense, without sparsity, by the products' precision.
+    Bandwidths are in bytes a second, one way, for one device: `memory_bandwidth` of its memory, `link_bandwidth` to its
+    neighbours in one host, `network_bandwidth` to other hosts. `matmul_efficiency` is the share of the peak that large
+    products reach; `efficiency_source` says whether that was measured or is assumed.
+    """
+
+    name: str
+    memory_bytes: int
+    peak_flops: dict[str, float]
+    memory_bandwidth: float
+    link_bandwidth: float
+    network_bandwidth: float
+    matmul_efficiency: float
+    efficiency_source: str
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether it is a CPU: no driver context, no launches to wait for."""
+        return self.name == "CPU"
+
+
+def _gpu(
+    name: str,
+    memory_mib: int,
+    bf16_tflops: float,
+    fp32_tflops: float,
+    memory_gb_per_second: float,
+    link_gb_per_second: float,
+    network_gb_per_second: float,
+    matmul_efficiency: float,
+    efficiency_source: str,
+) -> GpuKind:
+    return GpuKind(
+        name,
+        memory_mib * MIB,
+        {"bf16": bf16_tflops * 1e12, "fp32": fp32_tflops * 1e12},
+        memory_gb_per_second * 1e9,
+        link_gb_per_second * 1e9,
+        network_gb_per_second * 1e9,
+        matmul_efficiency,
+        efficiency_source,
+    )
+
+
+_MEASURED_A100 = "measured: TinyLlama trains at 24,000 tokens/s on each A100-40G, mfu_palm 56%"
+_MEASURED_H100 = "measured: several trainers reach 72,000 to 77,000 tokens/s at tinyllama-1.1b's shape on one H100"
+_MEASURED_SAME_CHIP = "assumed: the same chip as the measured one, with more memory"
+_ASSUMED = "assumed: not measured"
+
+# Links: NVLink at about 80% of its data-sheet rate, PCIe 4.0 x16 for cards without it. Network: one 200 Gb/s adapter a
+# device beside A100, 400 Gb/s beside Hopper and Blackwell, 100 Gb/s shared by two cards elsewhere. fp32: without TF32.
+KINDS: dict[str, GpuKind] = {
+    kind.name: kind
+    for kind in (
+        #    name         MiB     bf16  fp32  memory link network efficiency
+        _gpu("A100-40G", 40_960, 312, 19.5, 1555, 240, 25, 0.62, _MEASURED_A100),
+        _gpu("A100-80G", 81_920, 312, 19.5, 2039, 240, 25, 0.62, _MEASURED_SAME_CHIP),
+        _gpu("H100", 81_559, 989, 67, 3350, 360, 50, 0.66, _MEASURED_H100),
+        _gpu("H200", 143_771, 989, 67, 4800, 360, 50, 0.66, _MEASURED_SAME_CHIP),
+        _gpu("B200", 183_359, 2250, 75, 8000, 720, 50, 0.55, _ASSUMED),
+        _gpu("L40S", 46_068, 362, 91.6, 864, 20, 6, 0.5, _ASSUMED),
+        _gpu("RTX4090", 24_564, 165, 82.6, 1008, 20, 6, 0.6, _ASSUMED),
+        # The machine that the quickstart is meant for: 2 cores x 32 FLOP a cycle (AVX2) x 3 GHz.
+        _gpu("CPU", 16_384, 0.192, 0.192, 20, 1, 1, 0.4, "assumed: two cores of a server and 16 GiB"),
+    )
+}
+_ALIASES = {"A100": "A100-40G", "A10040GB": "A100-40G", "A10080GB": "A100-80G", "H100SXM": "H100", "H10080G": "H100"}
+
+
+def _plain(name: str) -> str:
+    """A name without what people write differently: case, blanks, hyphens, underscores."""
+    return re.sub(r"[\s_-]+", "", name).upper()
+
+
+_BY_PLAIN_NAME = {_plain(name): name for name in KINDS} | _ALIASES
+
+
+def parse_gpus(text: str) -> tuple[int, GpuKind]:
+    """`16xA100-40G` to (16, its kind); without a count: 1. Case, blanks and hyphens do not matter.
+
+    Raises RecipeError for an unknown kind, with the nearest name, and for a count below 1.
+    """
+    match = re.fullmatch(r"\s*(?:(\d{1,6})\s*[xX×*]\s*)?(\S.*?)\s*", text)
+    if not match:
+        raise RecipeError(f"gpus: {text!r} is not COUNTxKIND, such as '8xH100'")
+    count = int(match[1] or 1)
+    if count < 1:
+        raise RecipeError(f"gpus: {text!r} has a count of 0; give at least 1, such as '1x{match[2]}'")
+    name = _BY_PLAIN_NAME.get(_plain(match[2]))
+    if name is None:
+        near = difflib.get_close_matches(_plain(match[2]), _BY_PLAIN_NAME, n=1, cutoff=0.4)
+        meant = f"did you mean {_BY_PLAIN_NAME[near[0]]}? " if near else ""
+        raise RecipeError(f"gpus: unknown kind {match[2]!r}; {meant}known: {', '.join(KINDS)}")
+    return count, KINDS[name]

@@ -1,0 +1,92 @@
+"""A plan as people read it: figures, the parts of memory and of a step, the layouts that fit."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def render(planned: dict[str, Any]) -> str:
+    """The result of `cost.plan` as plain text tables."""
+    console = Console(width=100, file=io.StringIO(), record=True, color_system=None, legacy_windows=False)
+    console.print(_figures(planned))
+    if planned["memory_parts"]:
+        console.print(_parts("Memory of one device", planned["memory_parts"], size))
+    if planned["step_seconds_parts"]:
+        console.print(_parts("One step", planned["step_seconds_parts"], lambda seconds: f"{seconds * 1e3:,.1f} ms"))
+    if planned["layouts"]:
+        console.print(_layouts(planned["layouts"]))
+    for line in planned["changes"]:
+        console.print(f"does not fit: {line}", markup=False, highlight=False)
+    for line in planned["notes"]:
+        console.print(f"note: {line}", markup=False, highlight=False)
+    return "\n".join(line.rstrip() for line in console.export_text().splitlines()) + "\n"
+
+
+def size(n_bytes: float) -> str:
+    """Bytes in the unit that suits them: 1.50 GB."""
+    for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if n_bytes >= factor:
+            return f"{n_bytes / factor:,.2f} {unit}"
+    return f"{n_bytes / 1e3:,.2f} kB"
+
+
+def duration(days: float) -> str:
+    """Days in the unit that suits them: 90.4 days, 3.2 hours, 4.1 minutes."""
+    if days >= 2:
+        return f"{days:,.1f} days"
+    hours = days * 24
+    return f"{hours:.1f} hours" if hours >= 2 else f"{hours * 60:.1f} minutes"
+
+
+def _figures(planned: dict[str, Any]) -> Table:
+    table = _table(f"{planned['gpus']} x {planned['device']}: {'fits' if planned['fits'] else 'does not fit'}", "", "")
+    flops = planned["flops_per_token"]
+    rows = {
+        "parameters": f"{planned['parameters']:,}",
+        "FLOPs a token": f"{flops['causal']:,} causal, {flops['palm']:,} palm",
+        "tokens": f"{planned['tokens']:,} in {planned['steps']:,} steps",
+        "disk": size(planned["disk_bytes"]),
+    }
+    if planned["memory_bytes_per_gpu"] is not None:
+        have = size(planned["usable_memory_bytes_per_gpu"])
+        rows["memory a device"] = f"{size(planned['memory_bytes_per_gpu'])} of {have} usable"
+    if planned["fits"]:
+        rows["layout"] = f"{planned['parallel']}, micro-batch {planned['micro_batch_size']}"
+        rows["tokens a second"] = f"{planned['tokens_per_second']:,.0f}"
+        rows["MFU"] = f"{planned['mfu_causal']:.1%} causal, {planned['mfu_palm']:.1%} palm"
+        rows["time"] = f"{duration(planned['days'])}, {planned['gpu_hours']:,.1f} device hours"
+    if planned["cost"] is not None:
+        rows["cost"] = f"{planned['cost']:,.2f}"
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _parts(title: str, parts: dict[str, float], show: Callable[[float], str]) -> Table:
+    table = _table(title, "part", "", "share")
+    total = sum(parts.values())
+    for name, value in [*parts.items(), ("total", total)]:
+        table.add_row(name.replace("_", " "), show(value), f"{value / total:.1%}" if total else "")
+    return table
+
+
+def _layouts(layouts: list[dict[str, Any]]) -> Table:
+    table = _table("Layouts that fit, best first", "parallel", "micro-batch", "memory a device", "tokens a second")
+    for layout in layouts:
+        table.add_row(
+            layout["parallel"],
+            str(layout["micro_batch_size"]),
+            size(layout["memory_bytes_per_gpu"]),
+            f"{layout['tokens_per_second']:,.0f}",
+        )
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=any(columns))
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="left" if index == 0 else "right")
+    return table

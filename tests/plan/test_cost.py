@@ -1,0 +1,119 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinyllama.errors import RecipeError
+from tinyllama.model.llama_config import PRESETS
+from tinyllama.plan.cost import parse_tokens, plan
+from tinyllama.train.train_config import TrainConfig
+
+TINYLLAMA, TINY = PRESETS["tinyllama-1.1b"], PRESETS["tiny-4m"]
+
+
+def test_tinyllamas_own_case():
+    planned = plan(TINYLLAMA, TrainConfig(), "16xA100-40G", parse_tokens("3T"), price_per_gpu_hour=2.0)
+    assert planned["fits"]
+    assert planned["tokens_per_second"] / 16 == pytest.approx(24_000, rel=0.1)
+    assert planned["days"] == pytest.approx(90, rel=0.1)
+    assert planned["mfu_palm"] == pytest.approx(0.56, rel=0.1)
+    assert planned["parameters"] == 1_100_048_384
+    assert planned["flops_per_token"] == {"causal": 6_760_722_432, "palm": 7_314_370_560}
+    assert planned["steps"] == 1_430_512
+    assert planned["parallel"] == "shard"
+    assert planned["micro_batch_size"] == 8  # TinyLlama's own: 16k tokens on a 40 GB device
+    assert planned["gpu_hours"] == pytest.approx(planned["days"] * 24 * 16)
+    assert planned["cost"] == pytest.approx(planned["gpu_hours"] * 2, abs=0.01)
+    assert planned["disk_parts"]["tokens"] == 2 * planned["tokens"]
+    assert planned["disk_parts"]["checkpoints"] == 2 * 12 * 1_100_048_384
+    json.dumps(planned, allow_nan=False)
+
+
+def test_totals_are_the_sums_of_their_parts():
+    planned = plan(TINYLLAMA, TrainConfig(), "8xH100")
+    assert planned["memory_bytes_per_gpu"] == sum(planned["memory_parts"].values())
+    assert planned["disk_bytes"] == sum(planned["disk_parts"].values())
+    assert planned["step_seconds"] == pytest.approx(sum(planned["step_seconds_parts"].values()))
+    assert planned["days"] == pytest.approx(planned["steps"] * planned["step_seconds"] / 86_400)
+    assert planned["tokens_per_second"] == pytest.approx(2_097_152 / planned["step_seconds"], abs=0.1)
+    assert planned["cost"] is None
+
+
+def test_layouts_fit_divide_the_step_and_are_sorted():
+    planned = plan(TINYLLAMA, TrainConfig(), "16xA100-40G")
+    layouts = planned["layouts"]
+    assert {layout["parallel"] for layout in layouts} == {"replicate", "shard"}
+    assert all(layout["replicate"] * layout["shard"] == 16 for layout in layouts)
+    assert all(64 % layout["micro_batch_size"] == 0 for layout in layouts)
+    assert all(layout["memory_bytes_per_gpu"] <= planned["usable_memory_bytes_per_gpu"] for layout in layouts)
+    speeds = [float(f"{layout['tokens_per_second']:.3g}") for layout in layouts]
+    assert speeds == sorted(speeds, reverse=True)
+    assert any("micro_batch_size 16 does not fit" in note for note in planned["notes"])
+
+
+def test_one_device_is_never_sharded():
+    assert {layout["parallel"] for layout in plan(TINYLLAMA, TrainConfig(), "1xH100")["layouts"]} == {"replicate"}
+
+
+def test_what_does_not_fit_says_what_would():
+    planned = plan(TINYLLAMA, TrainConfig(), "RTX 4090")
+    assert not planned["fits"]
+    assert planned["layouts"] == []
+    assert planned["tokens_per_second"] is planned["days"] is planned["gpu_hours"] is planned["cost"] is None
+    assert planned["memory_bytes_per_gpu"] > planned["usable_memory_bytes_per_gpu"]
+    text = "; ".join(planned["changes"])
+    assert "lacks" in text
+    assert "2xRTX4090 would fit" in text
+    assert "1xA100-40G would fit" in text
+    assert plan(TINYLLAMA, TrainConfig(), "2xRTX4090")["fits"]
+
+
+def test_a_step_that_devices_cannot_share():
+    planned = plan(TINYLLAMA, TrainConfig(), "7xH100")
+    assert not planned["fits"]
+    assert planned["memory_bytes_per_gpu"] is None
+    (change,) = planned["changes"]
+    assert "7 x 2048 = 14,336; 2,093,056 would be" in change
+    assert plan(TINYLLAMA, TrainConfig(tokens_per_step=2_093_056, micro_batch_size=1), "7xH100")["fits"]
+
+
+def test_a_small_run_on_a_cpu():
+    train = TrainConfig(tokens_per_step=16_384, micro_batch_size=16, seq_len=256, precision="fp32", steps=100)
+    planned = plan(TINY, train, "cpu")
+    assert planned["fits"]
+    assert planned["tokens"] == 1_638_400
+    assert planned["memory_parts"]["context"] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens"),
+    [("3T", 3 * 10**12), ("1.5B", 1_500_000_000), ("500k", 500_000), ("12", 12), ("2_000", 2000), ("0.25 m", 250_000)],
+)
+def test_tokens(text: str, tokens: int):
+    assert parse_tokens(text) == tokens
+
+
+@pytest.mark.parametrize("text", ["", "T", "-3T", "3X", "1e9", "0", "0.0001k", "nan", "1.2.3B", "３T x"])
+def test_bad_tokens(text: str):
+    with pytest.raises(RecipeError, match="tokens: "):
+        parse_tokens(text)
+
+
+@given(st.integers(1, 10**15))
+def test_whole_numbers_read_back(number: int):
+    assert parse_tokens(str(number)) == parse_tokens(f"{number:,}") == number
+    assert parse_tokens(f"{number}K") == number * 1000
+
+
+@pytest.mark.parametrize("price", [-1.0, float("nan"), float("inf")])
+def test_bad_price(price: float):
+    with pytest.raises(RecipeError, match="price_per_gpu_hour"):
+        plan(TINY, TrainConfig(), "H100", price_per_gpu_hour=price)
+
+
+def test_planning_imports_no_torch():
+    code = "import sys, tinyllama.plan.cost, tinyllama.plan.plan_table; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

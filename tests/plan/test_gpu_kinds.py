@@ -1,0 +1,54 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinyllama.errors import RecipeError
+from tinyllama.plan.gpu_kinds import KINDS, parse_gpus
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "name"),
+    [
+        ("16xA100-40G", 16, "A100-40G"),
+        ("8xH100", 8, "H100"),
+        ("1xRTX4090", 1, "RTX4090"),
+        ("2xH200", 2, "H200"),
+        ("cpu", 1, "CPU"),
+        ("RTX 4090", 1, "RTX4090"),
+        ("4 x RTX-4090", 4, "RTX4090"),
+        ("4xrtx_4090", 4, "RTX4090"),
+        ("a100-80gb", 1, "A100-80G"),
+        (" 2X L40S ", 2, "L40S"),
+        ("72xB200", 72, "B200"),
+    ],
+)
+def test_known_devices(text: str, count: int, name: str):
+    assert parse_gpus(text) == (count, KINDS[name])
+
+
+def test_unknown_device_offers_the_nearest():
+    with pytest.raises(RecipeError, match=r"unknown kind 'H10'; did you mean H100\?") as caught:
+        parse_gpus("8xH10")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "  ", "8x", "0xH100", "-1xH100", "1.5xH100", "99999999xH100", "H100x8", "zz"])
+def test_bad_devices(text: str):
+    with pytest.raises(RecipeError, match="gpus: "):
+        parse_gpus(text)
+
+
+@given(st.integers(1, 999_999), st.sampled_from(sorted(KINDS)))
+def test_count_and_kind_round_trip(count: int, name: str):
+    assert parse_gpus(f"{count}x{name}") == (count, KINDS[name])
+
+
+@given(st.text(max_size=30))
+def test_any_text_parses_or_is_refused_in_words(text: str):
+    try:
+        count, kind = parse_gpus(text)
+    except RecipeError as error:
+        assert str(error).startswith("gpus: ")  # noqa: PT017 - both outcomes are right
+    else:
+        assert count >= 1
+        assert kind.name in KINDS

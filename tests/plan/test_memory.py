@@ -1,0 +1,79 @@
+import pytest
+
+from tinyllama.model.llama_config import PRESETS, preset
+from tinyllama.plan.memory import CONTEXT_BYTES, activation_bytes_per_token, logits_bytes, memory_parts
+
+TINYLLAMA, TINY = PRESETS["tinyllama-1.1b"], PRESETS["tiny-4m"]
+
+
+def test_parameters_by_hand():
+    # embedding and head 2 x 32000 x 2048
+    # a layer: q o 2 x 2048 x 2048, k v 2 x 2048 x 256, feed-forward 3 x 2048 x 5632, norms 2 x 2048
+    layer = 8_388_608 + 1_048_576 + 34_603_008 + 4_096
+    assert TINYLLAMA.n_parameters == 2 * 65_536_000 + 22 * layer + 2048 == 1_100_048_384
+    assert TINYLLAMA.n_matmul_parameters == 1_100_048_384 - 65_536_000 == 1_034_512_384
+    # article: embeddings 2 x 32000 x 1536, projections 2 x 3072 x 1536, head_dim 192
+    article = 2 * 49_152_000 + 2 * 4_718_592 + 24 * (3072 * 192 * 40 + 3 * 3072 * 1920 + 6144) + 3072
+    assert PRESETS["article-1.1b"].n_parameters == article == 1_098_796_032
+
+
+def test_activations_by_hand():
+    # 8 D + 4 D + 4 H K + 4 G K + 4 H + 6 F = 16384 + 8192 + 8192 + 1024 + 128 + 33792
+    assert activation_bytes_per_token(TINYLLAMA, 2048, "bf16") == 22 * 67_712
+    # fp32: 8 D + 8 D + 8 H K + 8 G K + 4 H + 12 F
+    assert activation_bytes_per_token(TINY, 256, "fp32") == 4 * (2048 + 2048 + 2048 + 1024 + 16 + 8448)
+
+
+def test_dropped_attention_keeps_its_scores():
+    plain = activation_bytes_per_token(TINY, 256, "bf16")
+    assert activation_bytes_per_token(preset("tiny-4m", attention_dropout=0.1), 256, "bf16") == plain + 4 * 10 * 4 * 256
+    assert activation_bytes_per_token(preset("tiny-4m", dropout=0.1), 256, "bf16") == plain + 4 * 4 * 256
+
+
+def test_logits_by_hand():
+    assert logits_bytes(TINY, 1000, "fp32") == 4096 * (1000 * 4 + 1000 * 12)
+    assert logits_bytes(TINY, 10_000, "bf16") == 4096 * (10_000 * 4 + 4096 * 10)
+
+
+def test_replicated_parts_by_hand():
+    parts = memory_parts(TINYLLAMA, micro_batch_size=4, seq_len=2048, precision="bf16", parallel="replicate", n_gpus=16)
+    assert parts == {
+        "weights": 4_400_193_536,
+        "compute_copy": 2_069_024_768,
+        "gradients": 4_400_193_536,
+        "optimizer": 8_800_387_072,
+        "activations": 8192 * 22 * 67_712,
+        "logits": 32_000 * (8192 * 4 + 4096 * 10),
+        "context": CONTEXT_BYTES,
+    }
+
+
+def test_sharding_divides_the_state_and_not_the_activations():
+    shapes = {"micro_batch_size": 4, "seq_len": 2048, "precision": "bf16"}
+    whole = memory_parts(TINYLLAMA, **shapes, parallel="replicate", n_gpus=16)
+    shared = memory_parts(TINYLLAMA, **shapes, parallel="shard", n_gpus=16)
+    for part in ("weights", "gradients", "optimizer"):
+        assert shared[part] == whole[part] // 16
+    for part in ("activations", "logits", "context"):
+        assert shared[part] == whole[part]
+    # gathered: embedding, head and last norm, two layers, bf16; their unreduced gradients: bf16 and fp32
+    outside, layer = 131_074_048, 44_044_288
+    assert shared["compute_copy"] == 2 * (outside + 2 * layer) + 6 * outside
+
+
+def test_fp32_makes_no_copy():
+    parts = memory_parts(TINY, micro_batch_size=1, seq_len=256, precision="fp32", parallel="replicate", n_gpus=1)
+    assert parts["compute_copy"] == 0
+
+
+@pytest.mark.parametrize("parallel", ["replicate", "shard"])
+def test_memory_grows_with_the_micro_batch(parallel):
+    totals = [
+        sum(
+            memory_parts(
+                TINYLLAMA, micro_batch_size=size, seq_len=2048, precision="bf16", parallel=parallel, n_gpus=8
+            ).values()
+        )
+        for size in (1, 2, 4, 8)
+    ]
+    assert totals == sorted(set(totals))
