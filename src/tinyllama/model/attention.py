@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tinyllama.model.dropout import ATTENTION, DropoutKey, dropout
+from tinyllama.model.dropout import ATTENTION, dropout
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -25,7 +25,7 @@ def attend_reference(
     v: Tensor,
     mask: Tensor | None,
     dropout_probability: float = 0.0,
-    key: DropoutKey | None = None,
+    dropout_keys: Tensor | None = None,
     layer: int = 0,
 ) -> Tensor:
     """The same, written out: softmax(q k^T / sqrt(K)) v in fp32, with dropout of the weights. Shapes as in `attend`."""
@@ -36,5 +36,5 @@ def attend_reference(
         T, S = scores.shape[-2:]
         mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril()
     weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)  # (B, H, T, S)
-    weights = dropout(weights, dropout_probability, key, layer, ATTENTION)
+    weights = dropout(weights, dropout_probability, dropout_keys, layer, ATTENTION)
     return weights.to(v.dtype) @ v

@@ -4,8 +4,6 @@ A mask bit depends on (seed, step, sample, layer, site, position in the sample's
 micro-batch size or another number of devices drops the same values.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -17,15 +15,6 @@ _MASK_32 = 0xFFFFFFFF
 EMBEDDING, ATTENTION, ATTENTION_RESIDUAL, FEED_FORWARD_RESIDUAL = range(4)
 
 
-@dataclass(frozen=True)
-class DropoutKey:
-    """What the masks of one forward pass depend on: the run's seed, the step, and each row's sample index, shape (B,)."""
-
-    seed: int
-    step: int
-    samples: Tensor
-
-
 def hash_32(values: Tensor) -> Tensor:
     """Mix each 32-bit value (held in int64) into another, evenly: the generator's only primitive."""
     values = values ^ (values >> 16)
@@ -35,21 +24,29 @@ def hash_32(values: Tensor) -> Tensor:
     return values ^ (values >> 16)
 
 
-def keep_mask(shape: torch.Size, probability: float, key: DropoutKey, layer: int, site: int) -> Tensor:
-    """Boolean mask of `shape` (B, ...): True with 1 - probability. Row b is fixed by the key's sample b."""
-    device = key.samples.device
-    state = torch.zeros_like(key.samples, dtype=torch.int64)  # (B,)
-    for part in (key.seed, key.seed >> 32, key.step, key.samples, key.samples >> 32, layer + 1, site):
-        state = hash_32((state * 31 + part + 1) & _MASK_32)
-    per_sample = shape[1:].numel()
-    position = torch.arange(per_sample, device=device, dtype=torch.int64)
-    bits = hash_32(hash_32(position)[None, :] ^ state[:, None])  # (B, per_sample)
+def sample_keys(seed: int, step: int, samples: Tensor) -> Tensor:
+    """Where one forward pass's masks start: int64 (B,), from the run's seed, the step and each row's sample index (B,)."""
+    state = torch.zeros_like(samples, dtype=torch.int64)
+    for part in (seed & _MASK_32, seed >> 32 & _MASK_32, step, samples & _MASK_32, samples >> 32):
+        state = _mix_in(state, part)
+    return state
+
+
+def keep_mask(shape: torch.Size, probability: float, keys: Tensor, layer: int, site: int) -> Tensor:
+    """Boolean mask of `shape` (B, ...): True with 1 - probability. Row b is fixed by keys[b], layer and site."""
+    state = _mix_in(_mix_in(keys, layer + 1), site)  # (B,)
+    position = torch.arange(shape[1:].numel(), device=keys.device, dtype=torch.int64)
+    bits = hash_32(hash_32(position)[None, :] ^ state[:, None])  # (B, values of a sample)
     return (bits >= int(probability * 2**32)).view(shape)
 
 
-def dropout(values: Tensor, probability: float, key: DropoutKey | None, layer: int, site: int) -> Tensor:
-    """Drop values of shape (B, ...) and scale the rest by 1 / (1 - probability). Without a key: evaluation, no change."""
-    if key is None or probability == 0.0:
+def dropout(values: Tensor, probability: float, keys: Tensor | None, layer: int, site: int) -> Tensor:
+    """Drop values of shape (B, ...) and scale the rest by 1 / (1 - probability). Without keys: evaluation, no change."""
+    if keys is None or probability == 0.0:
         return values
-    mask = keep_mask(values.shape, probability, key, layer, site)
+    mask = keep_mask(values.shape, probability, keys, layer, site)
     return values * mask.to(values.dtype) * (1.0 / (1.0 - probability))
+
+
+def _mix_in(state: Tensor, part: int | Tensor) -> Tensor:
+    return hash_32((state * 31 + part + 1) & _MASK_32)

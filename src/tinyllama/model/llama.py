@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tinyllama.model.attention import attend, attend_reference
-from tinyllama.model.dropout import ATTENTION_RESIDUAL, EMBEDDING, FEED_FORWARD_RESIDUAL, DropoutKey, dropout
+from tinyllama.model.dropout import ATTENTION_RESIDUAL, EMBEDDING, FEED_FORWARD_RESIDUAL, dropout
 from tinyllama.model.llama_config import LlamaConfig
 
 
@@ -43,7 +43,7 @@ def rotary_table(positions: Tensor, head_dim: int, theta: float, dtype: torch.dt
     """
     exact = torch.promote_types(dtype, torch.float32)
     pairs = torch.arange(0, head_dim, 2, device=positions.device, dtype=exact) / head_dim
-    angles = positions.to(exact)[:, None, :, None] * theta ** -pairs  # (B or 1, 1, T, K / 2)
+    angles = positions.to(exact)[:, None, :, None] * theta**-pairs  # (B or 1, 1, T, K / 2)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
@@ -72,7 +72,7 @@ class Attention(nn.Module):
         rotary: tuple[Tensor, Tensor],
         mask: Tensor | None,
         cache: Cache | None,
-        key: DropoutKey | None,
+        dropout_keys: Tensor | None,
     ) -> Tensor:
         B, T, _ = x.shape
         q = self.q(x).view(B, T, -1, self.head_dim).transpose(1, 2)  # (B, H, T, K)
@@ -81,8 +81,8 @@ class Attention(nn.Module):
         q, k = rotate(q, *rotary), rotate(k, *rotary)
         if cache is not None:
             k, v = cache.update(self.layer, k, v)  # (B, G, S, K)
-        if key is not None and self.dropout > 0:  # the fused kernel's own dropout cannot be keyed by sample
-            out = attend_reference(q, k, v, mask, self.dropout, key, self.layer)
+        if dropout_keys is not None and self.dropout > 0:  # the fused kernel's own dropout cannot be keyed by sample
+            out = attend_reference(q, k, v, mask, self.dropout, dropout_keys, self.layer)
         else:
             out = attend(q, k, v, mask)
         return self.o(out.transpose(1, 2).reshape(B, T, -1))
@@ -118,12 +118,12 @@ class Layer(nn.Module):
         rotary: tuple[Tensor, Tensor],
         mask: Tensor | None = None,
         cache: Cache | None = None,
-        key: DropoutKey | None = None,
+        dropout_keys: Tensor | None = None,
     ) -> Tensor:  # (B, T, D) -> (B, T, D)
-        attended = self.attention(self.attention_norm(x), rotary, mask, cache, key)
-        x = x + dropout(attended, self.dropout, key, self.layer, ATTENTION_RESIDUAL)
+        attended = self.attention(self.attention_norm(x), rotary, mask, cache, dropout_keys)
+        x = x + dropout(attended, self.dropout, dropout_keys, self.layer, ATTENTION_RESIDUAL)
         fed = self.feed_forward(self.feed_forward_norm(x))
-        return x + dropout(fed, self.dropout, key, self.layer, FEED_FORWARD_RESIDUAL)
+        return x + dropout(fed, self.dropout, dropout_keys, self.layer, FEED_FORWARD_RESIDUAL)
 
 
 class Llama(nn.Module):
@@ -146,21 +146,22 @@ class Llama(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         cache: Cache | None = None,
-        key: DropoutKey | None = None,
+        dropout_keys: Tensor | None = None,
     ) -> Tensor:
         """Token ids (B, T) to the normalised last layer (B, T, E), ready for `logits`.
 
         `positions` (B, T): default 0 to T-1. `mask` (B or 1, 1, T, S), True where a query sees a key: default causal.
+        `dropout_keys` (B,), from `dropout.sample_keys`: default no dropout.
         """
         if positions is None:
             positions = torch.arange(tokens.shape[1], device=tokens.device)[None, :]
         x = self.embedding(tokens)  # (B, T, E)
-        x = dropout(x, self.config.dropout, key, -1, EMBEDDING)
+        x = dropout(x, self.config.dropout, dropout_keys, -1, EMBEDDING)
         if self.embedding_projection is not None:
             x = self.embedding_projection(x)  # (B, T, D)
         rotary = rotary_table(positions, self.config.head_dim, self.config.rope_theta, self._compute_dtype(x))
         for layer in self.layers:
-            x = layer(x, rotary, mask, cache, key)
+            x = layer(x, rotary, mask, cache, dropout_keys)
         x = self.norm(x)
         return x if self.head_projection is None else self.head_projection(x)
 
@@ -174,9 +175,9 @@ class Llama(nn.Module):
         positions: Tensor | None = None,
         mask: Tensor | None = None,
         cache: Cache | None = None,
-        key: DropoutKey | None = None,
+        dropout_keys: Tensor | None = None,
     ) -> Tensor:  # (B, T) -> (B, T, V)
-        return self.logits(self.hidden(tokens, positions, mask, cache, key))
+        return self.logits(self.hidden(tokens, positions, mask, cache, dropout_keys))
 
     @property
     def output_weight(self) -> Tensor:
