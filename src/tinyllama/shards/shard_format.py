@@ -211,6 +211,6 @@ def find_document(split: Path, document_id: str) -> list[DocumentPlace]:
     places = []
     for shard in read_index(split).shards:
         table = read_shard_documents(split, shard)
-        for row in table.filter(pc.equal(table["id"], document_id)).to_pylist():
+        for row in table.filter(pc.field("id") == document_id).to_pylist():
             places.append(DocumentPlace(split / f"{shard.name}.bin", row["offset"], row["tokens"]))
     return places

@@ -1,10 +1,11 @@
 """Documents to token shards: one pass a split; a killed run goes on behind the last finished file."""
 
 import hashlib
+import re
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +37,7 @@ SPLITS = ("train", "validation")
 PROGRESS_FILE = "progress.json"
 BATCH_TEXT_BYTES = 4 * 2**20
 ROWS_PER_GROUP = 65_536
+PART_OF_SHARDS = re.compile(r"index\.json|\d+\.(bin|parquet)|\..*")
 
 
 class Source(NamedTuple):
@@ -65,21 +67,26 @@ def write_shards(
 ) -> dict[str, Any]:
     """Write `out/train` and `out/validation`; return the summary that people and `--json` see.
 
-    A folder with `train/` keeps its own split; documents of any other input are split by the hash of their id. Killed at
-    any moment and called again with the same arguments, it ends with the same bytes. Raises InputError when there is no
-    training document, a document cannot be read, or the tokenizer has no BOS or EOS.
+    A folder with `train/` keeps its own split; documents of any other input are split by the hash of their id. Killed
+    at any moment and called again with the same arguments, it ends with the same bytes. Raises InputError when there is
+    no training document, a document cannot be read, or the tokenizer has no BOS or EOS; then it leaves no shards.
     """
     started = time.monotonic()
     if tokenizer.bos_id is None or tokenizer.eos_id is None:
         raise InputError("the tokenizer has no BOS or no EOS, and shards need both; choose another tokenizer")
     sources = {split: _sources(inputs, split, validation_fraction) for split in SPLITS}
     progress_path = _begin_or_go_on(out, _work_key(config, sources, tokenizer, validation_fraction))
-    for split in SPLITS:
-        if not (out / split / INDEX_FILE).exists():
-            _SplitWriter(config, tokenizer, out / split, progress_path).write(sources[split], validation_fraction)
-    train, validation = (read_index(out / split) for split in SPLITS)
-    if not train.documents:
-        raise InputError(f"{', '.join(map(str, inputs))}: no document for training in these files; give more text")
+    try:
+        for split in SPLITS:
+            if not (out / split / INDEX_FILE).exists():
+                _SplitWriter(config, tokenizer, out / split, progress_path).write(sources[split], validation_fraction)
+        train, validation = (read_index(out / split) for split in SPLITS)
+        if not train.documents:
+            raise InputError(f"{', '.join(map(str, inputs))}: no document for training in these files; give more text")
+    except InputError:  # once the input is mended all of the work is new
+        _remove_shards(out)
+        progress_path.unlink()
+        raise
     if not validation.documents:
         log.warn(f"no validation document among {train.documents}: validation will have nothing to measure")
     progress_path.unlink()
@@ -226,16 +233,22 @@ class _OpenShard:
 
     def discard(self) -> None:
         """Leave no file behind."""
-        error = InputError("discarded")
-        try:
-            self._stack.__exit__(InputError, error, None)
-        except InputError:
-            pass
+        self._stack.push(_fail)  # closed with an error, the atomic files remove themselves
+        with suppress(_DiscardedError):
+            self._stack.close()
 
     def _write_rows(self) -> None:
         if self._rows:
             self._table.write_table(pa.Table.from_pylist(self._rows, schema=DOCUMENT_SCHEMA))
             self._rows = []
+
+
+class _DiscardedError(Exception):
+    pass
+
+
+def _fail(*_: object) -> None:
+    raise _DiscardedError
 
 
 def _sources(inputs: list[Path], split: str, validation_fraction: float) -> list[Source]:
@@ -302,13 +315,17 @@ def _begin_or_go_on(out: Path, key: str) -> Path:
     progress_path = out / PROGRESS_FILE
     if progress_path.exists() and read_json(progress_path).get("key") == key:
         return progress_path
-    for folder in (out / split for split in SPLITS):
-        known = {INDEX_FILE, *(p.name for p in folder.glob("[0-9]*.*")), *(p.name for p in folder.glob(".*"))}
-        if folder.is_dir():
-            if strange := sorted(p.name for p in folder.iterdir() if p.name not in known):
-                raise InputError(
-                    f"{folder}: holds {strange[0]}, which is no part of token shards; choose another folder"
-                )
-            shutil.rmtree(folder)
+    _remove_shards(out)
     write_json(progress_path, {"key": key})
     return progress_path
+
+
+def _remove_shards(out: Path) -> None:
+    """Remove both splits. Raises InputError, before anything is gone, for a file that is no part of token shards."""
+    folders = [out / split for split in SPLITS if (out / split).exists()]
+    for folder in folders:
+        for file in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
+            if not PART_OF_SHARDS.fullmatch(file.name):
+                raise InputError(f"{file}: in the way, and no part of token shards; choose another folder")
+    for folder in folders:
+        shutil.rmtree(folder)

@@ -41,8 +41,8 @@ class WindowOrder:
     """Which window sample `global_index` of a run reads: a pure function of (seed, epoch, index).
 
     An epoch reads every window once, minus the quarantined ones. Blocks of neighbouring windows are permuted, then the
-    windows inside each block; so reads come in runs of `block_windows`. Unless given, blocks are as large as leaves 65,536
-    of them, from 1 (small data: a full shuffle) to 64. Memory: the quarantine list only.
+    windows inside each block; so reads come in runs of `block_windows`. Unless given, that is as large as leaves 65,536
+    blocks, from 1 (small data: a full shuffle) to 64. Memory: the quarantine list only.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class WindowOrder:
 def _walk(index: Index, size: int, network) -> Index:
     """Apply `network` until the result is in range(size): a permutation of range(size), as its orbits are cycles."""
     if isinstance(index, np.ndarray):
-        if index.size and not (0 <= index.min() and index.max() < size):
+        if index.size and (index.min() < 0 or index.max() >= size):
             raise IndexError(f"index outside range({size})")
         x = network(index.astype(np.uint64))
         while (outside := x >= size).any():

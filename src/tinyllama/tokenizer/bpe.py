@@ -72,9 +72,9 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`; never fails.
 
-        BOS, EOS and other special tokens have no text. The unknown token, ids outside the vocabulary and bytes that are
-        not UTF-8 become U+FFFD (one for each maximal part of a broken sequence). The blank that encoding writes before a
-        text is taken away.
+        BOS, EOS and other special tokens have no text. The unknown token, ids outside the vocabulary and bytes that
+        are not UTF-8 become U+FFFD (one for each maximal part of a broken sequence). The blank that encoding writes
+        before a text is taken away.
         """
         table, control = self._vocabulary.piece_bytes, self._vocabulary.control
         kept = [i for i in map(int, ids) if i not in control]
@@ -93,7 +93,7 @@ class Tokenizer:
     def token_bytes(self, token_id: int) -> int:
         """Bytes of UTF-8 text that the token stands for; 0 for special tokens.
 
-        Over `encode(text)` they sum to the text's bytes plus 1 for the blank written before it (0 without such a blank).
+        Over `encode(text)` they sum to the text's bytes, plus 1 for the blank that Llama's scheme writes before a text.
         """
         self.piece(token_id)
         return len(self._vocabulary.piece_bytes[token_id])

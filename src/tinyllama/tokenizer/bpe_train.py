@@ -39,8 +39,8 @@ FIXED_OPTIONS: dict[str, Any] = {
 def train_tokenizer(config: TokenizerConfig, inputs: list[Path], out: Path) -> dict[str, Any]:
     """Train on the documents of `inputs`; write `out/tokenizer.model` and `out/tokenizer.json`; return the summary.
 
-    The result depends on the documents alone, not on their files, order or the number of threads. Raises InputError when
-    there is no text, RecipeError when tokenizer.vocab_size does not suit it.
+    The result depends on the documents alone, not on their files, order or the number of threads. Raises InputError
+    when there is no text, RecipeError when tokenizer.vocab_size does not suit it.
     """
     text = TrainingText(split_files(inputs, "train"), config.max_training_bytes)
     if not text.bytes:

@@ -31,9 +31,9 @@ class DocumentText(NamedTuple):
 
 
 def split_files(inputs: list[Path], split: str) -> list[Path]:
-    """Files of one split, in reading order: of a folder that has `train/`, the subfolder `split`; of anything else, all.
+    """Files of one split, in reading order: of a folder with `train/`, those in its subfolder `split`; else all.
 
-    A validation folder may be missing or empty. Raises InputError when a path does not exist or holds no documents' file.
+    A validation folder may be missing or empty. Raises InputError for a path that does not exist or holds no documents.
     """
     found: list[Path] = []
     for path in inputs:
