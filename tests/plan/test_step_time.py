@@ -1,7 +1,7 @@
 import pytest
 
+from tinyllama.gpu_kinds import KINDS
 from tinyllama.model.llama_config import PRESETS
-from tinyllama.plan.gpu_kinds import KINDS
 from tinyllama.plan.step_time import communication_seconds, step_time
 
 TINYLLAMA, TINY = PRESETS["tinyllama-1.1b"], PRESETS["tiny-4m"]

@@ -4,8 +4,8 @@ import re
 from typing import Any
 
 from tinyllama.errors import RecipeError
+from tinyllama.gpu_kinds import KINDS, GpuKind, parse_gpus
 from tinyllama.model.llama_config import LlamaConfig
-from tinyllama.plan.gpu_kinds import KINDS, GpuKind, parse_gpus
 from tinyllama.plan.memory import FP32_BYTES, USABLE_SHARE, Parallel, memory_parts
 from tinyllama.plan.step_time import StepTime, step_time
 from tinyllama.train.train_config import TrainConfig

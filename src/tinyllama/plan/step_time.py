@@ -6,11 +6,11 @@ the communication that the computation does not hide. What is a formula and what
 
 from dataclasses import dataclass
 
+from tinyllama.gpu_kinds import GPUS_PER_HOST, GpuKind
 from tinyllama.model.llama_config import LlamaConfig
-from tinyllama.plan.gpu_kinds import GPUS_PER_HOST, GpuKind
 from tinyllama.plan.memory import FP32_BYTES, Parallel, activation_bytes_per_token, compute_bytes
 
-# A kept activation is written and read in the forward pass and read in the backward pass, its gradient written and read.
+# A kept activation is written and read forward and read backward; its gradient is written and read.
 TRAFFIC_PASSES = 5
 MEMORY_EFFICIENCY = 0.8  # assumed: share of the memory's bandwidth that element-wise kernels reach
 LAUNCHES_PER_LAYER = 60  # assumed: kernels of one compiled layer, forward and backward

@@ -108,3 +108,24 @@ def parse_gpus(text: str) -> tuple[int, GpuKind]:
         meant = f"did you mean {_BY_PLAIN_NAME[near[0]]}? " if near else ""
         raise RecipeError(f"gpus: unknown kind {match[2]!r}; {meant}known: {', '.join(KINDS)}")
     return count, KINDS[name]
+
+
+# Words of a driver's device name (`NVIDIA A100-SXM4-40GB`) that all occur in it, to the kind. PCIe and NVL variants have
+# other peaks and are not listed.
+_DRIVER_WORDS = {
+    ("A100", "40GB"): "A100-40G",
+    ("A100", "80GB"): "A100-80G",
+    ("H100", "80GB", "HBM3"): "H100",
+    ("H200",): "H200",
+    ("B200",): "B200",
+    ("L40S",): "L40S",
+    ("RTX", "4090"): "RTX4090",
+}
+
+
+def find_gpu(driver_name: str) -> GpuKind | None:
+    """The kind of a device by its driver's name; None when it is not known or is a variant with another peak."""
+    words = set(re.split(r"[\s_-]+", driver_name.upper()))
+    if words & {"PCIE", "NVL", "LAPTOP", "D"}:
+        return None
+    return next((KINDS[name] for wanted, name in _DRIVER_WORDS.items() if words.issuperset(wanted)), None)

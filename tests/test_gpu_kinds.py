@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyllama.errors import RecipeError
-from tinyllama.plan.gpu_kinds import KINDS, parse_gpus
+from tinyllama.gpu_kinds import KINDS, find_gpu, parse_gpus
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,26 @@ def test_any_text_parses_or_is_refused_in_words(text: str):
     else:
         assert count >= 1
         assert kind.name in KINDS
+
+
+@pytest.mark.parametrize(
+    ("driver_name", "name"),
+    [
+        ("NVIDIA A100-SXM4-40GB", "A100-40G"),
+        ("NVIDIA A100-SXM4-80GB", "A100-80G"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA B200", "B200"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA GeForce RTX 4090", "RTX4090"),
+    ],
+)
+def test_driver_names(driver_name: str, name: str):
+    assert find_gpu(driver_name) is KINDS[name]
+
+
+@pytest.mark.parametrize(
+    "driver_name", ["", "NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA GeForce RTX 4090 D", "Tesla T4"]
+)
+def test_unknown_driver_names(driver_name: str):
+    assert find_gpu(driver_name) is None
