@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from tinyllama.tokenizer.document_text import read_documents, split_files
 from tinyllama.tokenizer.tokenizer_config import TokenizerConfig
 from tinyllama.tokenizer.tokenizer_json import to_tokenizer_json
 
-MAX_SENTENCE_BYTES = 4_096  # sentencepiece leaves longer ones out
+MAX_SENTENCE_CHARACTERS = 1_024  # sentencepiece leaves out what is longer than max_sentence_length bytes
 SAMPLE_BYTES = 2_000_000  # of text, for the figures of the summary
 FIXED_OPTIONS: dict[str, Any] = {
     "model_type": "bpe",
@@ -32,7 +33,7 @@ FIXED_OPTIONS: dict[str, Any] = {
     "eos_id": 2,
     "pad_id": -1,
     "minloglevel": 3,  # what goes wrong comes back as an exception
-    "max_sentence_length": MAX_SENTENCE_BYTES,
+    "max_sentence_length": 4 * MAX_SENTENCE_CHARACTERS,
 }
 
 
@@ -95,64 +96,50 @@ class TrainingText:
                 yield document.text
 
 
-def cut_line(line: str, max_bytes: int = MAX_SENTENCE_BYTES) -> Iterator[str]:
-    """`line` in parts of at most `max_bytes` of UTF-8, cut at a blank where there is one; empty ones are left out.
+def cut_line(line: str, max_characters: int = MAX_SENTENCE_CHARACTERS) -> Iterator[str]:
+    """`line` in parts of at most `max_characters`, cut at a blank where there is one; empty parts are left out.
 
     The blank at a cut goes: the trainer writes one before each sentence, so the words stay what they were.
     """
-    max_characters = max_bytes // 4  # at most 4 bytes a character
-    while line.strip("\x00") and len(line.encode()) > max_bytes:
-        cut = line.rfind(" ", 1, max_characters)
-        if cut > 0:
-            yield line[:cut]
-            line = line[cut + 1 :]
-        else:
-            yield line[:max_characters]
-            line = line[max_characters:]
-    if line:
-        yield line
+    start = 0
+    while len(line) - start > max_characters:
+        cut = line.rfind(" ", start + 1, start + max_characters)
+        stop = cut if cut > 0 else start + max_characters
+        yield line[start:stop]
+        start = stop + (cut > 0)
+    if start < len(line):
+        yield line[start:]
 
 
 def _train(config: TokenizerConfig, text: TrainingText) -> bytes:
-    """sentencepiece's model file. An error in reading the documents is raised as it is."""
-    reading_error: list[TinyllamaError] = []
-
-    def sentences() -> Iterator[str]:
-        try:
-            yield from text.sentences()
-        except TinyllamaError as error:  # sentencepiece would wrap it
-            reading_error.append(error)
-
+    """sentencepiece's model file."""
     model = io.BytesIO()
-    threads = {"num_threads": config.threads} if config.threads else {}
     try:
         SentencePieceTrainer.train(
-            sentence_iterator=sentences(),
+            sentence_iterator=text.sentences(),
             model_writer=model,
             vocab_size=config.vocab_size,
             character_coverage=config.character_coverage,
-            **threads,
+            num_threads=config.threads or os.cpu_count() or 1,
             **FIXED_OPTIONS,
         )
     except RuntimeError as error:
-        raise _recipe_error(config.vocab_size, str(error)) from None
-    if reading_error:
-        raise reading_error[0]
+        raise _mendable(config.vocab_size, str(error)) from None
     return without_thread_count(model.getvalue())
 
 
-def _recipe_error(vocab_size: int, message: str) -> TinyllamaError:
+def _mendable(vocab_size: int, message: str) -> TinyllamaError:
     if found := re.search(r"too high \(\d+\)\D*(\d+)", message):
         return RecipeError(
             f"tokenizer.vocab_size = {vocab_size}: the text allows at most {found[1]} pieces; "
             f"set it to {found[1]} or less, or give more text"
         )
-    if found := re.search(r"smaller than required_chars\. (\d+) vs (\d+)", message):
+    if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return RecipeError(
             f"tokenizer.vocab_size = {vocab_size}: the text's characters, bytes and special tokens alone need "
-            f"{found[2]}; set it higher, or lower tokenizer.character_coverage"
+            f"{found[1]}; set it at least to that, or lower tokenizer.character_coverage"
         )
-    return InputError(f"the text cannot be trained on ({message.strip()})")
+    return InputError(f"sentencepiece cannot train on this text ({message.strip().splitlines()[0]})")
 
 
 def without_thread_count(model: bytes) -> bytes:
