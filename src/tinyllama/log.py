@@ -1,8 +1,10 @@
 """What a person reads while a command works: lines and progress bars with ETA, on stderr only."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Protocol
 
 from rich.console import Console
@@ -14,6 +16,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+SECONDS_BETWEEN_LINES = 10
 
 console = Console(stderr=True, highlight=False)
 
@@ -35,6 +39,8 @@ class ProgressLine(Protocol):
 
 
 class _Bar:
+    """On a terminal: a bar that moves."""
+
     def __init__(self, bar: Progress, description: str, total: int | None) -> None:
         self._bar = bar
         self._task = bar.add_task(description, total=total, note="")
@@ -43,9 +49,36 @@ class _Bar:
         self._bar.update(self._task, completed=done, note=note)
 
 
+class _Lines:
+    """In a log file: a plain line now and then."""
+
+    def __init__(self, description: str, total: int | None) -> None:
+        self._description, self._total = description, total
+        self._started = self._last = time.monotonic()
+        self._first_done: int | None = None
+
+    def update(self, done: int, note: str = "") -> None:
+        if self._first_done is None:
+            self._first_done = done
+        now = time.monotonic()
+        if now - self._last < SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        words = [f"{self._description}: {done:,}"]
+        if self._total is not None:
+            words[0] += f" of {self._total:,}"
+            speed = (done - self._first_done) / (now - self._started)
+            if speed > 0:
+                words.append(f"ETA {timedelta(seconds=round((self._total - done) / speed))}")
+        info(", ".join([*words, *([note] if note else [])]))
+
+
 @contextmanager
 def progress(description: str, total: int | None = None) -> Iterator[ProgressLine]:
-    """A progress bar with elapsed and remaining time; off when stderr is not a terminal (a log file stays readable)."""
+    """How far long work is, with ETA: a live bar on a terminal, else a plain line every few seconds."""
+    if not sys.stderr.isatty():
+        yield _Lines(description, total)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=30),
@@ -55,5 +88,5 @@ def progress(description: str, total: int | None = None) -> Iterator[ProgressLin
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console, disable=not sys.stderr.isatty(), transient=True) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         yield _Bar(bar, description, total)

@@ -103,7 +103,12 @@ def run_phase(phase: Phase) -> dict[str, Any]:
     elif phase.out.is_dir() and any(phase.out.iterdir()):
         raise InputError(f"{phase.out}: not empty and not a result of `{phase.name}`; choose another folder")
 
-    stamp = {"phase": phase.name, "format_version": phase.format_version, "fingerprint": fingerprint, "config": phase.config}
+    stamp = {
+        "phase": phase.name,
+        "format_version": phase.format_version,
+        "fingerprint": fingerprint,
+        "config": phase.config,
+    }
     files.write_json(phase.unfinished_path, stamp)
     started = time.monotonic()
     summary = phase.run(phase.out)

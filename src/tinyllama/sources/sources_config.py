@@ -11,6 +11,7 @@ class SourcesConfig(Config):
     """`[sources]`: what is crawled and which pages are kept."""
 
     seeds: list[str] = setting([], "URLs where the crawl starts.")
+    paths: list[str] = setting([], "Local files and folders that are cleaned too: WARC, parquet, JSON Lines.")
     allowed_domains: list[str] = setting([], "Hosts that may be crawled, subdomains included; empty: the seeds' hosts.")
     documentation_site: bool = setting(
         False, "Serve the documentation of the installed Python packages on 127.0.0.1 and crawl it as one more seed."
@@ -26,7 +27,9 @@ class SourcesConfig(Config):
     delay_seconds: float = setting(1.0, "Pause between two requests to one host.", changes_result=False, ge=0)
     concurrency_per_host: int = setting(1, "Requests in flight to one host.", changes_result=False, ge=1)
     timeout_seconds: float = setting(30.0, "A page that takes longer is given up.", changes_result=False, gt=0)
-    warc_bytes: int = setting(1_000_000_000, "A new WARC file is begun after so many bytes.", changes_result=False, ge=1)
+    warc_bytes: int = setting(
+        1_000_000_000, "A new WARC file is begun after so many bytes.", changes_result=False, ge=1
+    )
 
     @model_validator(mode="after")
     def _seeds_are_urls(self) -> Self:

@@ -29,14 +29,22 @@ class TrainConfig(Config):
     max_grad_norm: float = setting(1.0, "Gradients are scaled down to this global norm; 0: never.", ge=0)
     z_loss: float = setting(0.0, "Weight of the squared log-partition term.", ge=0)
     seed: int = setting(42, "Seed of initialisation, data order and dropout.")
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", "Where to compute; auto: a GPU if there is one.", changes_result=False)
+    device: Literal["auto", "cpu", "cuda"] = setting(
+        "auto", "Where to compute; auto: a GPU if there is one.", changes_result=False
+    )
     compile: Literal["auto", "on", "off"] = setting(
         "auto", "torch.compile of each layer; auto: on a GPU.", changes_result=False
     )
-    save_every_steps: int = setting(1000, "A checkpoint every so many steps, and at the end.", changes_result=False, ge=1)
+    save_every_steps: int = setting(
+        1000, "A checkpoint every so many steps, and at the end.", changes_result=False, ge=1
+    )
     keep_checkpoints: int = setting(2, "How many of the latest checkpoints stay.", changes_result=False, ge=1)
-    validate_every_steps: int = setting(1000, "Validation every so many steps, and at the end.", changes_result=False, ge=1)
-    validation_tokens: int = setting(2_097_152, "Validation tokens of one measurement; at the end, all.", changes_result=False, ge=1)
+    validate_every_steps: int = setting(
+        1000, "Validation every so many steps, and at the end.", changes_result=False, ge=1
+    )
+    validation_tokens: int = setting(
+        2_097_152, "Validation tokens of one measurement; at the end, all.", changes_result=False, ge=1
+    )
 
     @model_validator(mode="after")
     def _portions_fit(self) -> Self:

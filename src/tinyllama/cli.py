@@ -1,0 +1,354 @@
+"""The command line. Each command is thin: it reads options, calls a part, prints the result.
+
+People read progress on stderr and the result on stdout; with `--json` stdout is exactly one JSON object.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from tinyllama.cli_options import (
+    Inputs,
+    Json,
+    Model,
+    OtherRecipe,
+    Out,
+    Overrides,
+    RecipeName,
+    RunDir,
+    TokenizerPath,
+    json_lines,
+    plain_value,
+    print_json,
+    show,
+    split_overrides,
+    split_paths,
+)
+from tinyllama.errors import InputError
+from tinyllama.phase_runner import cpu_seconds, run_phase
+
+app = typer.Typer(
+    name="tinyllama",
+    help="Pre-train a small language model from nothing: crawl, clean, tokenize, train, evaluate, export.",
+    epilog="Start with: tinyllama quickstart",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    add_completion=False,
+)
+tokenizer_app = typer.Typer(help="Train a tokenizer; encode and decode with one.", no_args_is_help=True)
+app.add_typer(tokenizer_app, name="tokenizer")
+
+# -- every phase -------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def quickstart(
+    run_dir: Annotated[Path, typer.Option("--run-dir")] = Path("runs/quickstart"), as_json: Json = False
+) -> None:
+    """Every phase on real text, on a CPU, in minutes: from a web site to generated text.
+
+    Example: tinyllama quickstart --run-dir runs/first
+    """
+    _run_all("quickstart", run_dir, [], as_json)
+
+
+@app.command()
+def run(recipe: RecipeName, overrides: Overrides = None, run_dir: RunDir = None, as_json: Json = False) -> None:
+    """Every phase of a recipe, skipping finished ones.
+
+    Example: tinyllama run small-120m 'sources.paths=["~/texts"]' train.steps=2000
+    """
+    _run_all(recipe, run_dir or Path("runs") / Path(recipe).stem, overrides or [], as_json)
+
+
+def _run_all(name: str, run_dir: Path, overrides: list[str], as_json: bool) -> None:
+    from tinyllama.phases import run_recipe
+    from tinyllama.recipe import load_recipe
+
+    started = time.monotonic()
+    summaries = run_recipe(load_recipe(name, overrides), run_dir)
+    result = {**summaries, "run_dir": str(run_dir), "seconds": round(time.monotonic() - started, 1)}
+    if as_json:
+        print_json(result)
+        return
+    for name, summary in summaries.items():
+        typer.echo(f"\n{name}")
+        typer.echo("\n".join(f"  {key}: {plain_value(value)}" for key, value in summary.items() if key != "samples"))
+    typer.echo(f"\n{run_dir}: {result['seconds']} s; the report is {run_dir / 'report.html'}")
+
+
+# -- data --------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def crawl(
+    urls: Annotated[list[str], typer.Argument(metavar="URL...", help="Seeds; and KEY=VALUE of the recipe.")],
+    out: Out,
+    max_pages: Annotated[int | None, typer.Option(help="Stop after so many stored pages; 0: no limit.", min=0)] = None,
+    allow_private: Annotated[list[str] | None, typer.Option(help="HOST:PORT of a private address to allow.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be fetched; read robots.txt only.")
+    ] = False,
+    recipe: OtherRecipe = None,
+    as_json: Json = False,
+) -> None:
+    """Pages into WARC files: robots.txt obeyed, filtered by domain and length, resumable.
+
+    Example: tinyllama crawl https://docs.example.org/ --out crawl --max-pages 1000
+    """
+    from tinyllama.phases import crawl_phase
+    from tinyllama.recipe import load_recipe
+
+    seeds, overrides = split_overrides(urls)
+    overrides += [f"sources.seeds={json.dumps(seeds)}"] if seeds else []
+    overrides += [f"sources.allow_private={json.dumps(allow_private)}"] if allow_private else []
+    overrides += [f"sources.max_pages={max_pages}"] if max_pages is not None else []
+    resolved = load_recipe(recipe, overrides)
+    if dry_run:
+        from tinyllama.sources.crawl import dry_run as look
+
+        show(look(resolved.sources), as_json)
+        return
+    summary = run_phase(crawl_phase(resolved, out))
+    show({**summary, "cpu_seconds": cpu_seconds()}, as_json)
+
+
+@app.command()
+def clean(inputs: Inputs, out: Out, recipe: OtherRecipe = None, as_json: Json = False) -> None:
+    """Raw pages and documents to training documents; INPUT: WARC, parquet, JSON Lines, folders of them.
+
+    Example: tinyllama clean crawl texts.jsonl.zst --out cleaned clean.min_words=30
+    """
+    from tinyllama.phases import clean_phase
+    from tinyllama.recipe import load_recipe
+
+    paths, overrides = split_paths(inputs)
+    summary = run_phase(clean_phase(load_recipe(recipe, overrides), paths, out, out / "documents"))
+    show({**summary, "cpu_seconds": cpu_seconds()}, as_json)
+
+
+@tokenizer_app.command("train")
+def tokenizer_train(
+    inputs: Inputs,
+    out: Out,
+    vocab_size: Annotated[int | None, typer.Option(help="Pieces of the vocabulary; default 32,000.")] = None,
+    recipe: OtherRecipe = None,
+    as_json: Json = False,
+) -> None:
+    """Byte pair encoding with byte fallback, as Llama has it.
+
+    Example: tinyllama tokenizer train cleaned --out tokenizer --vocab-size 32000
+    """
+    from tinyllama.phases import tokenizer_phase
+    from tinyllama.recipe import load_recipe
+
+    paths, overrides = split_paths(inputs)
+    overrides += [f"tokenizer.vocab_size={vocab_size}"] if vocab_size is not None else []
+    show(run_phase(tokenizer_phase(load_recipe(recipe, overrides), paths, out)), as_json)
+
+
+@tokenizer_app.command("encode")
+def tokenizer_encode(tokenizer: TokenizerPath, as_json: Json = False) -> None:
+    """Token ids of JSON strings, one a line, from stdin; no BOS or EOS is added.
+
+    Example: echo '"Hello world"' | tinyllama tokenizer encode tokenizer --json
+    """
+    from tinyllama.exchange.open_model import open_tokenizer
+
+    opened = open_tokenizer(tokenizer)
+    texts = json_lines(str, "a JSON string")
+    show({"ids": [opened.encode(text) for text in texts]}, as_json, plain="ids")
+
+
+@tokenizer_app.command("decode")
+def tokenizer_decode(tokenizer: TokenizerPath, as_json: Json = False) -> None:
+    """Texts of lists of token ids, one a line, from stdin.
+
+    Example: echo '[1, 450, 29871]' | tinyllama tokenizer decode tokenizer
+    """
+    from tinyllama.exchange.open_model import open_tokenizer
+
+    opened = open_tokenizer(tokenizer)
+    lists = json_lines(list, "a list of ids, such as [1, 450]")
+    if not all(isinstance(token_id, int) for ids in lists for token_id in ids):
+        raise InputError("stdin: an id is not a whole number; write lists such as [1, 450]")
+    show({"texts": [opened.decode(ids) for ids in lists]}, as_json, plain="texts")
+
+
+@app.command()
+def shards(
+    inputs: Inputs,
+    tokenizer: Annotated[Path, typer.Option("--tokenizer", help="A tokenizer folder or file.")],
+    out: Out,
+    recipe: OtherRecipe = None,
+    as_json: Json = False,
+) -> None:
+    """Documents into token shards.
+
+    Example: tinyllama shards cleaned --tokenizer tokenizer --out shards
+    """
+    from tinyllama.phases import shards_phase
+    from tinyllama.recipe import load_recipe
+
+    paths, overrides = split_paths(inputs)
+    show(run_phase(shards_phase(load_recipe(recipe, overrides), paths, tokenizer, out)), as_json)
+
+
+# -- the model ---------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def pretrain(recipe: RecipeName, overrides: Overrides = None, run_dir: RunDir = None, as_json: Json = False) -> None:
+    """The training phase; needs only shards/ and tokenizer/ of the run folder; resumes by itself.
+
+    Example: tinyllama pretrain small-120m --run-dir runs/mine train.peak_lr=3e-4
+    """
+    from tinyllama.phases import prepare_run_folder, pretrain_phase
+    from tinyllama.recipe import load_recipe
+
+    folder = run_dir or Path("runs") / Path(recipe).stem
+    resolved = load_recipe(recipe, overrides)
+    for name in ("shards", "tokenizer"):
+        if not (folder / name).is_dir():
+            raise InputError(f"{folder / name}: no such folder; `tinyllama {name}` makes it")
+    phase = pretrain_phase(resolved, folder)
+    prepare_run_folder(resolved, folder)
+    show(run_phase(phase), as_json)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")], as_json: Json = False
+) -> None:
+    """Validation figures and last-word accuracy of a finished run on its held-out documents.
+
+    Example: tinyllama evaluate runs/quickstart
+    """
+    from tinyllama.evaluate.run_evaluation import evaluate_run
+    from tinyllama.recipe import load_recipe
+
+    recipe_path = model / "recipe.toml"
+    recipe = load_recipe(str(recipe_path) if recipe_path.exists() else None)
+    show(evaluate_run(model, recipe.evaluate), as_json)
+
+
+@app.command()
+def score(
+    model: Model,
+    text: Annotated[str, typer.Option("--text", help="The text; '-' reads stdin.")],
+    as_json: Json = False,
+) -> None:
+    """Log-probability of a text, token by token.
+
+    Example: tinyllama score runs/quickstart --text "Return the sum of the array."
+    """
+    from tinyllama.evaluate.text_score import score as score_text
+    from tinyllama.exchange.open_model import open_model
+
+    show(score_text(open_model(model), sys.stdin.read() if text == "-" else text), as_json)
+
+
+@app.command()
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Option("--prompt", help="The text to go on from.")] = "",
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="Most new tokens.")] = 128,
+    temperature: Annotated[float, typer.Option(help="Divides the logits; 0: greedy.")] = 0.8,
+    top_k: Annotated[int, typer.Option(help="Only the k likeliest tokens; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Only tokens that together reach this probability.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Text out of a model, as it is made.
+
+    Example: tinyllama generate runs/quickstart --prompt "Return the" --max-new-tokens 50
+    """
+    values = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": 0.0 if greedy else temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seed,
+    }
+    from tinyllama.recipe import load_recipe
+
+    config = load_recipe(None, [f"generate.{key}={value}" for key, value in values.items()]).generate
+    from tinyllama.exchange.open_model import open_model
+    from tinyllama.generate.decode import generate as decode
+
+    opened = open_model(model)
+    if as_json:
+        print_json(decode(opened, prompt, config))
+        return
+    typer.echo(prompt, nl=False)
+    decode(opened, prompt, config, on_text=lambda piece: typer.echo(piece, nl=False))
+    typer.echo()
+
+
+@app.command()
+def export(
+    model: Model,
+    out: Out,
+    form: Annotated[Literal["hf"], typer.Option("--format", help="hf: a Hugging Face folder.")] = "hf",
+    as_json: Json = False,
+) -> None:
+    """A Hugging Face folder that opens in Transformers without our code.
+
+    Example: tinyllama export runs/quickstart --out model
+    """
+    from tinyllama.phases import export_phase
+
+    show(run_phase(export_phase((_made_from(model),), model, out, form)), as_json)
+
+
+def _made_from(model: Path) -> Path:
+    """What identifies a MODEL: its checkpoints when it is a run folder."""
+    return model / "checkpoints" if (model / "checkpoints").is_dir() else model
+
+
+# -- plan and report ---------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def plan(
+    recipe: RecipeName,
+    gpus: Annotated[str, typer.Option("--gpus", help="COUNTxKIND, such as 16xA100-40G.")],
+    overrides: Overrides = None,
+    tokens: Annotated[str | None, typer.Option("--tokens", help="Such as 3T; default: the recipe's.")] = None,
+    price: Annotated[float | None, typer.Option("--price", help="Price of one GPU for one hour.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Time, memory, disk and cost of a run before it starts.
+
+    Example: tinyllama plan tinyllama-1b --gpus 16xA100-40G --tokens 3T
+    """
+    from tinyllama.plan.cost import parse_tokens
+    from tinyllama.plan.cost import plan as make_plan
+    from tinyllama.plan.plan_table import render
+    from tinyllama.recipe import load_recipe
+
+    resolved = load_recipe(recipe, overrides)
+    planned = make_plan(resolved.llama_config(), resolved.train, gpus, parse_tokens(tokens) if tokens else None, price)
+    if as_json:
+        print_json(planned)
+    else:
+        typer.echo(render(planned))
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")], as_json: Json = False
+) -> None:
+    """One HTML page about a run, made from its files.
+
+    Example: tinyllama report runs/quickstart
+    """
+    from tinyllama.report.run_report import write_report
+
+    show({"report": str(write_report(run_dir))}, as_json)

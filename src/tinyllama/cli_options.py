@@ -1,0 +1,78 @@
+"""What the commands share: their options and arguments, how words are read, how results are printed."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tinyllama.errors import InputError, RecipeError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder for the result; run again to go on after a stop.")]
+RunDir = Annotated[Path | None, typer.Option("--run-dir", help="The run's folder; default runs/RECIPE.")]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's path, or a packaged name.")]
+OtherRecipe = Annotated[
+    str | None, typer.Option("--recipe", help="A recipe's path or packaged name; default: defaults.")
+]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as train.peak_lr=3e-4.")]
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files or folders; and KEY=VALUE of the recipe.")]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint, or a Hugging Face folder.")]
+TokenizerPath = Annotated[Path, typer.Argument(metavar="T", help="A tokenizer file, its folder, or a MODEL.")]
+
+
+def split_overrides(words: list[str]) -> tuple[list[str], list[str]]:
+    """Positional words apart from `section.key=value`; a URL's own `=` comes after its `://`."""
+    overrides = [word for word in words if "=" in word and "/" not in word.split("=", 1)[0]]
+    return [word for word in words if word not in overrides], overrides
+
+
+def split_paths(words: list[str]) -> tuple[tuple[Path, ...], list[str]]:
+    names, overrides = split_overrides(words)
+    if not names:
+        raise RecipeError("INPUT: give at least one file or folder")
+    paths = tuple(Path(name) for name in names)
+    for path in paths:
+        if not path.exists():
+            raise InputError(f"{path}: no such file or folder")
+    return paths, overrides
+
+
+def json_lines(kind: type, wanted: str) -> list[Any]:
+    """One JSON value a line from stdin, each of `kind`."""
+    values = []
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            value = json.loads(line)
+        except (ValueError, UnicodeDecodeError):
+            value = None
+        if not isinstance(value, kind):
+            raise InputError(f"stdin, line {number}: not {wanted}")
+        values.append(value)
+    return values
+
+
+def print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False))
+
+
+def show(summary: dict[str, Any], as_json: bool, plain: str | None = None) -> None:
+    """The result: as one JSON object, or for people a `name: value` line each (`plain`: only that list, a line each)."""
+    if as_json:
+        print_json(summary)
+    elif plain is not None:
+        for value in summary[plain]:
+            typer.echo(value if isinstance(value, str) else json.dumps(value))
+    else:
+        for name, value in summary.items():
+            typer.echo(f"{name}: {plain_value(value)}")
+
+
+def plain_value(value: Any) -> str:
+    """A value as people read it: thousands apart, tables as name = value."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} = {plain_value(inner)}" for key, inner in value.items())
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"

@@ -1,0 +1,169 @@
+"""The phases of a run and what each reads: from web pages to a report, in the order in which data flows.
+
+Each function makes one `Phase`; the heavy library behind it is imported when it works, not before. `run_recipe` runs them
+all in one run folder; the single commands run one of them with inputs of the user's own.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tinyllama import files, log
+from tinyllama.errors import InputError, RecipeError
+from tinyllama.phase_runner import Phase, run_phase, versions
+from tinyllama.recipe import Recipe, to_toml
+
+Summary = dict[str, Any]
+
+
+def crawl_phase(recipe: Recipe, out: Path) -> Phase:
+    """Pages from the web into WARC files."""
+
+    def work(out: Path) -> Summary:
+        from tinyllama.sources.crawl import crawl
+
+        return crawl(recipe.sources, out)
+
+    config = recipe.sources.result_values()
+    return Phase("crawl", 1, {key: value for key, value in config.items() if key != "paths"}, (), out, work)
+
+
+def clean_phase(recipe: Recipe, inputs: tuple[Path, ...], out: Path, documents: Path) -> Phase:
+    """Raw pages and documents to training documents; the extracted ones stay in `documents` for another cleaning."""
+
+    def extract(out: Path) -> Summary:
+        from tinyllama.clean.clean_run import extract_documents
+
+        return extract_documents(recipe.clean, list(inputs), out)
+
+    def work(out: Path) -> Summary:
+        from tinyllama.clean.clean_run import clean_documents, join_summaries
+
+        extracted = run_phase(Phase("documents", 1, {}, inputs, documents, extract))
+        return join_summaries(extracted, clean_documents(recipe.clean, documents, out))
+
+    return Phase("clean", 1, recipe.clean.result_values(), inputs, out, work)
+
+
+def tokenizer_phase(recipe: Recipe, inputs: tuple[Path, ...], out: Path) -> Phase:
+    """Training documents to a BPE vocabulary."""
+
+    def work(out: Path) -> Summary:
+        from tinyllama.tokenizer.bpe_train import train_tokenizer
+
+        return train_tokenizer(recipe.tokenizer, list(inputs), out)
+
+    return Phase("tokenizer", 1, recipe.tokenizer.result_values(), inputs, out, work)
+
+
+def shards_phase(recipe: Recipe, inputs: tuple[Path, ...], tokenizer: Path, out: Path) -> Phase:
+    """Documents to token ids on disk."""
+
+    def work(out: Path) -> Summary:
+        from tinyllama.shards.shard_writer import write_shards
+
+        return write_shards(recipe.shards, list(inputs), tokenizer, out)
+
+    return Phase("shards", 1, recipe.shards.result_values(), (*inputs, tokenizer), out, work)
+
+
+def pretrain_phase(recipe: Recipe, run_dir: Path) -> Phase:
+    """Token shards to checkpoints."""
+    config = recipe.llama_config()
+
+    def work(out: Path) -> Summary:
+        from tinyllama.train.trainer import pretrain
+
+        return pretrain(config, recipe.train, run_dir)
+
+    values = {"model": config.to_dict(), "train": recipe.train.result_values()}
+    inputs = (run_dir / "shards", run_dir / "tokenizer")
+    return Phase("pretrain", 1, values, inputs, run_dir / "checkpoints", work, keeps_changed=True)
+
+
+def evaluate_phase(recipe: Recipe, run_dir: Path) -> Phase:
+    """The finished model measured on held-out text."""
+
+    def work(out: Path) -> Summary:
+        from tinyllama.evaluate.run_evaluation import evaluate_run
+
+        summary = evaluate_run(run_dir, recipe.evaluate)
+        files.write_json(out, summary)
+        return summary
+
+    inputs = (run_dir / "checkpoints", run_dir / "shards", run_dir / "clean")
+    present = tuple(path for path in inputs if path.exists())
+    return Phase("evaluate", 1, recipe.evaluate.result_values(), present, run_dir / "evaluation.json", work)
+
+
+def generate_phase(recipe: Recipe, run_dir: Path) -> Phase:
+    """Samples of the finished model's text."""
+
+    def work(out: Path) -> Summary:
+        from tinyllama.exchange.open_model import open_model
+        from tinyllama.generate.decode import generate
+
+        opened = open_model(run_dir)
+        samples = [{"prompt": text, **generate(opened, text, recipe.generate)} for text in recipe.generate.prompts]
+        summary = {**samples[0], "samples": samples} if samples else {"samples": []}
+        files.write_json(out, summary)
+        return summary
+
+    config = recipe.generate.result_values()
+    return Phase("generate", 1, config, (run_dir / "checkpoints",), run_dir / "samples.json", work)
+
+
+def export_phase(inputs: tuple[Path, ...], model: Path, out: Path, form: str = "hf") -> Phase:
+    """A model as a Hugging Face folder. `inputs`: what it is made from; `model`: a run, a checkpoint or another MODEL."""
+
+    def work(out: Path) -> Summary:
+        from tinyllama.exchange.hugging_face import export_hugging_face
+        from tinyllama.exchange.open_model import open_model
+
+        return export_hugging_face(open_model(model, device="cpu"), out)
+
+    return Phase("export", 1, {"format": form}, inputs, out, work)
+
+
+def run_recipe(recipe: Recipe, run_dir: Path) -> Summary:
+    """Run every phase in `run_dir`, skipping finished ones, and write the report. Returns a summary by phase."""
+    prepare_run_folder(recipe, run_dir)
+    clean, tokenizer = run_dir / "clean", run_dir / "tokenizer"
+    summaries: Summary = {}
+    for name, make in _chain(recipe, run_dir, clean, tokenizer):
+        log.info(f"── {name}")
+        summaries[name] = run_phase(make())
+    from tinyllama.report.run_report import write_report
+
+    log.info(f"report: {write_report(run_dir)}")
+    return summaries
+
+
+def _chain(recipe: Recipe, run_dir: Path, clean: Path, tokenizer: Path) -> list[tuple[str, Callable[[], Phase]]]:
+    """The phases in order; each is made when the one before it is done, because its fingerprint reads that manifest."""
+    sources = recipe.sources
+    if not (sources.seeds or sources.documentation_site or sources.paths):
+        raise RecipeError("sources: nothing to read; give sources.seeds (URLs) or sources.paths (files or folders)")
+    crawls = bool(sources.seeds or sources.documentation_site)
+    inputs = (*([run_dir / "crawl"] if crawls else []), *(Path(path) for path in sources.paths))
+    export_inputs = (run_dir / "checkpoints", run_dir / "evaluation.json")
+    chain: list[tuple[str, Callable[[], Phase]]] = [
+        ("crawl", lambda: crawl_phase(recipe, run_dir / "crawl")),
+        ("clean", lambda: clean_phase(recipe, inputs, clean, run_dir / "documents")),
+        ("tokenizer", lambda: tokenizer_phase(recipe, (clean,), tokenizer)),
+        ("shards", lambda: shards_phase(recipe, (clean,), tokenizer, run_dir / "shards")),
+        ("pretrain", lambda: pretrain_phase(recipe, run_dir)),
+        ("evaluate", lambda: evaluate_phase(recipe, run_dir)),
+        ("generate", lambda: generate_phase(recipe, run_dir)),
+        ("export", lambda: export_phase(export_inputs, run_dir, run_dir / "model")),
+    ]
+    return chain if crawls else chain[1:]
+
+
+def prepare_run_folder(recipe: Recipe, run_dir: Path) -> None:
+    """Make the folder and write the resolved recipe with the versions that run it."""
+    if run_dir.exists() and not run_dir.is_dir():
+        raise InputError(f"{run_dir}: not a folder; choose another --run-dir")
+    known = "\n".join(f"# {name} {version}" for name, version in versions().items())
+    with files.atomic_file(run_dir / "recipe.toml", "w") as file:
+        file.write(f"# Every value of this run, made with\n{known}\n\n{to_toml(recipe)}")

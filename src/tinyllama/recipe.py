@@ -1,0 +1,176 @@
+"""One recipe composes every part's settings: a TOML file, a packaged name, and `key=value` overrides on top."""
+
+import difflib
+import json
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import ValidationError, model_validator
+
+from tinyllama.clean.clean_config import CleanConfig
+from tinyllama.config_base import Config, setting
+from tinyllama.errors import RecipeError
+from tinyllama.evaluate.evaluate_config import EvaluateConfig
+from tinyllama.generate.generate_config import GenerateConfig
+from tinyllama.model.llama_config import PRESETS, LlamaConfig, preset
+from tinyllama.shards.shards_config import ShardsConfig
+from tinyllama.sources.sources_config import SourcesConfig
+from tinyllama.tokenizer.tokenizer_config import TokenizerConfig
+from tinyllama.train.train_config import TrainConfig
+
+
+class ModelConfig(Config):
+    """`[model]`: a preset, and single values that override it (null: the preset's)."""
+
+    preset: str = setting("tinyllama-1.1b", f"One of {', '.join(PRESETS)}.")
+    vocab_size: int | None = setting(None, "Rows of the embedding; default: tokenizer.vocab_size.", ge=1)
+    dim: int | None = setting(None, "Width of the network.", ge=1)
+    n_layers: int | None = setting(None, "Layers.", ge=1)
+    n_heads: int | None = setting(None, "Query heads.", ge=1)
+    n_kv_heads: int | None = setting(None, "Key and value heads.", ge=1)
+    head_dim: int | None = setting(None, "Width of a head; default dim / n_heads.", ge=2)
+    ffn_dim: int | None = setting(None, "Inner width of the feed-forward.", ge=1)
+    embedding_dim: int | None = setting(None, "Width of the embeddings, when another than dim.", ge=1)
+    tied_head: bool | None = setting(None, "Whether the head is the embedding's matrix.")
+    rope_theta: float | None = setting(None, "Base of the rotary angles.", gt=0)
+    norm_eps: float | None = setting(None, "Epsilon of the norms.", gt=0)
+    dropout: float | None = setting(None, "Dropout after the embedding and in the residual stream.", ge=0, lt=1)
+    attention_dropout: float | None = setting(None, "Dropout of attention weights.", ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _preset_is_known(self) -> Self:
+        if self.preset not in PRESETS:
+            raise ValueError(f"preset: unknown {self.preset!r}{_nearest(self.preset, list(PRESETS))}")
+        return self
+
+
+class Recipe(Config):
+    """Everything that a run is asked to do."""
+
+    sources: SourcesConfig = SourcesConfig()
+    clean: CleanConfig = CleanConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    shards: ShardsConfig = ShardsConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    generate: GenerateConfig = GenerateConfig()
+
+    @model_validator(mode="after")
+    def _network_is_possible(self) -> Self:
+        try:
+            self.llama_config()
+        except ValueError as error:
+            raise ValueError(f"model.{error}") from None
+        return self
+
+    def llama_config(self) -> LlamaConfig:
+        """The network that `[model]` describes, with the tokenizer's vocabulary and the training's context."""
+        given = {
+            name: value for name, value in self.model.model_dump().items() if value is not None and name != "preset"
+        }
+        given.setdefault("vocab_size", self.tokenizer.vocab_size)
+        return preset(self.model.preset, seq_len=self.train.seq_len, **given)
+
+
+def packaged_recipes() -> list[str]:
+    """Names that can be given in place of a path."""
+    folder = resources.files("tinyllama") / "recipes"
+    return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def load_recipe(name: str | None, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe by path or packaged name (None: the defaults), put `key=value` overrides on top, check everything.
+
+    Raises RecipeError with one line that names the file, the key, the value and the mend.
+    """
+    origin, values = _read(name)
+    for override in overrides or []:
+        _override(values, override)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise RecipeError(_explain(error, origin)) from None
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The resolved recipe, every value of every section; values that are not set are left out."""
+    lines = []
+    for section, values in recipe.model_dump().items():
+        lines += [
+            f"[{section}]",
+            *(f"{key} = {_toml(value)}" for key, value in values.items() if value is not None),
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def _read(name: str | None) -> tuple[str, dict[str, Any]]:
+    if name is None:
+        return "defaults", {}
+    if name in packaged_recipes():
+        origin, data = f"recipe {name}", (resources.files("tinyllama") / "recipes" / f"{name}.toml").read_bytes()
+    else:
+        path = Path(name)
+        try:
+            origin, data = str(path), path.read_bytes()
+        except FileNotFoundError:
+            known = packaged_recipes()
+            raise RecipeError(
+                f"{name}: no such file, and no packaged recipe{_nearest(name, known)}; packaged: {', '.join(known)}"
+            ) from None
+        except OSError as error:
+            raise RecipeError(f"{name}: cannot be read ({error.strerror})") from None
+    try:
+        return origin, tomllib.loads(data.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{origin}: not valid TOML ({error})") from None
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    """Put one `section.key=value` into `values`; the value is TOML, or else a plain string."""
+    path, equals, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or len(keys) != 2:
+        raise RecipeError(f"{override!r}: not an override; write section.key=value, such as train.peak_lr=3e-4")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    values.setdefault(keys[0], {})[keys[1]] = value
+
+
+def _explain(error: ValidationError, origin: str) -> str:
+    """The first fault of a recipe as one line."""
+    fault = error.errors()[0]
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
+        *section, unknown = [str(part) for part in fault["loc"]]
+        config: Any = Recipe.model_fields[section[0]].annotation if section else Recipe
+        return f"{origin}: unknown key {key}{_nearest(unknown, list(config.model_fields), '.'.join(section))}"
+    if fault["type"] == "value_error":
+        prefix = f"{key}." if key else ""
+        return f"{origin}: {prefix}{fault['ctx']['error']}"
+    message = fault["msg"].removeprefix("Input ")
+    return f"{origin}: {key} = {_toml(fault['input'])} {message}"
+
+
+def _nearest(name: str, known: list[str], section: str = "") -> str:
+    found = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    prefix = f"{section}." if section else ""
+    return f", did you mean {prefix}{found[0]}?" if found else f"; known: {', '.join(sorted(known))}"
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(item) for item in value) + "]"
+    return json.dumps(str(value), ensure_ascii=False).replace(
+        "\x7f", "\\u007f"
+    )  # JSON's escapes are TOML's, but for DEL

@@ -1,0 +1,243 @@
+"""Pre-training of one run folder on one device: from token shards to checkpoints, resumed wherever it stopped."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tinyllama import files, log
+from tinyllama.checkpoint import checkpoint_format as form
+from tinyllama.checkpoint import save_load
+from tinyllama.errors import InputError, RecipeError
+from tinyllama.evaluate.validation import unigram_perplexity, validate
+from tinyllama.model.llama import Llama
+from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.seeds import derive_seed
+from tinyllama.shards.batches import Batches, TokenShards, prefetch
+from tinyllama.shards.shard_format import INDEX_FILE
+from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE, Tokenizer
+from tinyllama.train.lr_schedule import lr_schedule
+from tinyllama.train.metrics import (
+    MetricsFile,
+    model_flops_utilization,
+    peak_flops,
+    peak_memory_bytes,
+    write_event,
+)
+from tinyllama.train.optimizer import make_optimizer
+from tinyllama.train.precision import choose_device, compute_format
+from tinyllama.train.train_config import TrainConfig
+from tinyllama.train.train_step import DeviceBatch, StepResult, train_step
+
+
+def pretrain(config: LlamaConfig, train: TrainConfig, run_dir: Path) -> dict[str, Any]:
+    """Train `config` on run_dir/shards with run_dir/tokenizer until the recipe's last step; returns the summary.
+
+    Goes on from the newest valid checkpoint in run_dir/checkpoints. Raises InputError when the shards, the tokenizer or
+    that checkpoint do not belong together, RecipeError when the recipe asks for what the data or the device cannot give.
+    """
+    trainer = Trainer(config, train, run_dir)
+    trainer.resume()
+    trainer.train_to_the_end()
+    return trainer.summary()
+
+
+class Trainer:
+    """One run: its network, optimizer, data and files. `step` counts the updates that are done."""
+
+    def __init__(self, config: LlamaConfig, train: TrainConfig, run_dir: Path) -> None:
+        self.config, self.train, self.run_dir = config, train, run_dir
+        self.folder = run_dir / "checkpoints"
+        self.schedule = lr_schedule(train)
+        if self.schedule.warmup_steps < train.warmup_steps:
+            log.warn(
+                f"train.warmup_steps: {train.warmup_steps} cut to {self.schedule.warmup_steps}, "
+                f"the run has {train.total_steps} steps"
+            )
+        self._open_data()
+        self.device = choose_device(train.device)
+        with torch.device(self.device):
+            self.model = Llama(config)
+        self.model.init_weights(derive_seed(train.seed, "weights"))
+        self.optimizer = make_optimizer(self.model, train)
+        if train.compile == "on" or (train.compile == "auto" and self.device.type == "cuda"):
+            for layer in self.model.layers:
+                layer.compile()
+        self.step = 0
+        self.last_validation: dict[str, float] | None = None
+
+    def _open_data(self) -> None:
+        """Open shards and tokenizer, and hold them against each other and the recipe."""
+        self.tokenizer = Tokenizer.load(self.run_dir / "tokenizer")
+        self.train_shards = TokenShards(self.run_dir / "shards" / "train")
+        self.validation_shards = TokenShards(self.run_dir / "shards" / "validation")
+        for shards in (self.train_shards, self.validation_shards):
+            if shards.index.tokenizer_fingerprint != self.tokenizer.fingerprint:
+                raise InputError(
+                    f"{shards.split}: made with another tokenizer than {self.run_dir / 'tokenizer'}; make the shards again"
+                )
+        if self.tokenizer.vocab_size > self.config.vocab_size:
+            raise RecipeError(
+                f"model.vocab_size: {self.config.vocab_size} is below the tokenizer's {self.tokenizer.vocab_size} pieces"
+            )
+        sequences_per_step = self.train.tokens_per_step // self.train.seq_len
+        seed = derive_seed(self.train.seed, "window order")
+        self.batches = Batches(self.train_shards, self.train.seq_len, sequences_per_step, seed)
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens seen."""
+        return self.step * self.train.tokens_per_step
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    def train_to_the_end(self) -> None:
+        """Update after update, with validation and checkpoints at their intervals and at the end."""
+        total = self.schedule.total_steps
+        self.metrics = MetricsFile(self.run_dir / "metrics.jsonl", self.step)
+        batches = self._device_batches(first_step=self.step)
+        self.model.train()
+        try:
+            with log.progress("pretrain", total) as line:
+                while self.step < total:
+                    started = time.perf_counter()
+                    result = self._update(batches)
+                    self._record(result, time.perf_counter() - started, line)
+        finally:
+            batches.close()
+            self.metrics.close()
+
+    def _update(self, batches: Iterator[DeviceBatch]) -> StepResult:
+        micro_batches = (next(batches) for _ in range(self.train.micro_batches_per_step))
+        lr = self.schedule.lr_at(self.step + 1)
+        result = train_step(self.model, self.optimizer, micro_batches, self.train, step=self.step, lr=lr)
+        self.step += 1
+        return result
+
+    def _device_batches(self, first_step: int) -> Iterator[DeviceBatch]:
+        """The run's micro-batches from `first_step` on, read ahead by a thread."""
+        size = self.train.micro_batch_size
+        slices = (
+            (step, number * size, size)
+            for step in range(first_step, self.schedule.total_steps)
+            for number in range(self.train.micro_batches_per_step)
+        )
+        for batch in prefetch(self.batches, slices):
+            tensors = (torch.from_numpy(array) for array in batch)
+            if self.device.type == "cuda":
+                tensors = (tensor.pin_memory().to(self.device, non_blocking=True) for tensor in tensors)
+            yield DeviceBatch(*tensors)
+
+    def _record(self, result: StepResult, seconds: float, line: log.ProgressLine) -> None:
+        """Write the step's metrics; validate and save when it is time."""
+        train, last = self.train, self.step == self.schedule.total_steps
+        row: dict[str, Any] = {
+            "step": self.step,
+            "tokens": self.tokens,
+            "loss": result.loss.item(),
+            "grad_norm": result.grad_norm.item(),
+            "lr": self.schedule.lr_at(self.step),
+            "tokens_per_second": round(train.tokens_per_step / seconds, 1),
+        }
+        if last or self.step % train.validate_every_steps == 0:
+            self.last_validation = self._validate(None if last else train.validation_tokens)
+            if self.last_validation is not None:
+                row["validation"] = self.last_validation
+        self.metrics.write(row)
+        line.update(self.step, _note(row, self.last_validation))
+        if last or self.step % train.save_every_steps == 0:
+            self._save()
+
+    def _validate(self, max_tokens: int | None) -> dict[str, float] | None:
+        """Loss, perplexity, accuracy and bits per byte on the validation split; None when the split is empty."""
+        if self.validation_shards.n_tokens < 2:
+            return None
+        self.model.eval()
+        with compute_format(self.train.precision, self.device):
+            figures = validate(
+                self.model,
+                self.validation_shards,
+                self.tokenizer,
+                seq_len=self.train.seq_len,
+                batch_size=self.train.micro_batch_size,
+                max_tokens=max_tokens,
+            )
+        self.model.train()
+        return figures
+
+    # -- saved state ---------------------------------------------------------------------------------------------------
+
+    def _state(self) -> form.RunState:
+        return form.RunState(
+            step=self.step,
+            tokens=self.tokens,
+            model=self.config.to_dict(),
+            train=self.train.result_values(),
+            tokenizer_fingerprint=self.tokenizer.fingerprint,
+            shards_fingerprint=files.sha256_file(self.train_shards.split / INDEX_FILE),
+            validation=self.last_validation,
+        )
+
+    def _save(self) -> None:
+        self.metrics.sync()
+        tokenizer_files = [self.run_dir / "tokenizer" / name for name in (MODEL_FILE, JSON_FILE)]
+        tokenizer_files = [file for file in tokenizer_files if file.exists()]
+        path = save_load.save(
+            self.folder, self.model, self.optimizer, self._state(), tokenizer_files, self.train.keep_checkpoints
+        )
+        write_event(self.run_dir, "save", step=self.step, checkpoint=path.name)
+
+    def resume(self) -> None:
+        """Take up the newest valid checkpoint, if there is one. Raises InputError when it is another run's."""
+        path = form.newest_valid(self.folder)
+        if path is None:
+            write_event(self.run_dir, "start", step=0)
+            return
+        state = form.read_state(path)
+        self.step, self.last_validation = state.step, state.validation
+        for name, found in vars(self._state()).items():
+            if getattr(state, name) != found:
+                raise InputError(
+                    f"{path}: its {name} is not this run's; the recipe, the shards or the tokenizer changed"
+                )
+        save_load.load_weights(self.model, save_load.load_tensors(path / form.WEIGHTS), path / form.WEIGHTS)
+        save_load.load_optimizer(path, self.model, self.optimizer, self.step)
+        write_event(self.run_dir, "resume", step=self.step, checkpoint=path.name)
+        log.info(f"pretrain: going on after step {self.step}, {path}")
+
+    # -- the result ----------------------------------------------------------------------------------------------------
+
+    def summary(self) -> dict[str, Any]:
+        """What `pretrain --json` prints."""
+        rows = files.read_jsonl(self.run_dir / "metrics.jsonl")
+        speeds = [row["tokens_per_second"] for row in rows[1:]] or [rows[0]["tokens_per_second"]]  # step 1 warms up
+        tokens_per_second = statistics.harmonic_mean(speeds)
+        peak = peak_flops(self.device, self.train.precision)
+        summary: dict[str, Any] = {
+            "parameters": self.config.n_parameters,
+            "device": self.device.type,
+            "step": self.step,
+            "tokens": self.tokens,
+            "epochs": round(self.tokens / self.train_shards.n_tokens, 3),
+            "loss": rows[-1]["loss"],
+            "validation": self.last_validation,
+            "unigram_perplexity": None,
+            "tokens_per_second": round(tokens_per_second, 1),
+            **model_flops_utilization(self.config, self.train.seq_len, tokens_per_second, peak),
+            "peak_memory_bytes": peak_memory_bytes(self.device),
+            "weights_sha256": save_load.weights_sha256(self.model),
+        }
+        if self.last_validation is not None:
+            summary["unigram_perplexity"] = unigram_perplexity(
+                self.train_shards, self.validation_shards, self.tokenizer.vocab_size
+            )
+        write_event(self.run_dir, "finish", step=self.step)
+        return summary
+
+
+def _note(row: dict[str, Any], validation: dict[str, float] | None) -> str:
+    words = f"loss {row['loss']:.3f}  {row['tokens_per_second']:,.0f} tokens/s"
+    return words if validation is None else f"{words}  validation {validation['loss']:.3f}"

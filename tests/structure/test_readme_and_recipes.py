@@ -1,0 +1,73 @@
+"""What the README and the packaged recipes promise is there."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tinyllama.recipe import Recipe, load_recipe, packaged_recipes, to_toml
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src" / "tinyllama"
+README = (ROOT / "README.md").read_text()
+
+
+def file_map() -> set[str]:
+    """Paths in the README's file map: lines of `folder/  words  file.py file.py` under src/tinyllama."""
+    block = re.search(r"```text\nsrc/tinyllama/\n(.*?)```", README, re.S)
+    assert block, "README has no file map"
+    found, folder = set(), ""
+    for line in block[1].splitlines():
+        head = re.match(r"  (\w+)/ ", line)
+        if head:
+            folder = head[1] + "/"
+        elif re.match(r"  \S", line):
+            folder = ""
+        found |= {folder + name for name in re.findall(r"\b(\w+\.(?:py|toml|css|js))\b", line)}
+    return found
+
+
+def test_file_map_is_true():
+    present = {
+        str(path.relative_to(SOURCE))
+        for path in SOURCE.rglob("*")
+        if path.suffix in {".py", ".toml", ".css", ".js"} and path.name != "__init__.py"
+    }
+    assert file_map() == present
+
+
+def test_linked_files_exist():
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
+        assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_every_recipe_loads_and_round_trips(name: str):
+    recipe = load_recipe(name)
+    assert Recipe.model_validate(tomllib.loads(to_toml(recipe))) == recipe
+
+
+@pytest.mark.parametrize("name", packaged_recipes())
+def test_recipes_hold_only_what_differs_from_the_defaults(name: str):
+    values = tomllib.loads((SOURCE / "recipes" / f"{name}.toml").read_text())
+    for section, keys in values.items():
+        known = Recipe.model_fields[section].annotation.model_fields
+        assert keys.keys() <= known.keys()
+
+
+def test_every_field_has_a_sentence_and_a_default():
+    for section, field in Recipe.model_fields.items():
+        for key, inner in field.annotation.model_fields.items():
+            assert inner.description, f"{section}.{key}"
+            assert not inner.is_required(), f"{section}.{key}"
+
+
+def test_commands_in_the_readme_exist():
+    from typer.main import get_command
+
+    from tinyllama.cli import app
+
+    known = get_command(app).commands
+    for word in re.findall(r"^(?:\.venv/bin/)?tinyllama (\w+)", README, re.M):
+        assert word in known, word
