@@ -1,6 +1,5 @@
 """Reads documents' texts from parquet and JSON Lines files, in bounded memory and always in the same order."""
 
-import gzip
 import hashlib
 import io
 import json
@@ -11,7 +10,6 @@ from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from tinyllama.errors import InputError
 from tinyllama.files import input_files
@@ -102,7 +100,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
                     raise InputError(f"{path}: line {number} is longer than {MAX_LINE_BYTES:,} bytes")
                 if line.strip():
                     yield _json_row(path, number, line)
-    except (OSError, EOFError, zstandard.ZstdError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: cannot be read to its end ({_one_line(error)})") from None
 
 
@@ -118,15 +116,10 @@ def _json_row(path: Path, number: int, line: bytes) -> dict[str, Any]:
 
 @contextmanager
 def _open_lines(path: Path) -> Iterator[IO[bytes]]:
-    with path.open("rb") as raw:
-        if path.name.endswith(".zst"):
-            reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-            yield io.BufferedReader(reader, 2**20)  # pyright: ignore[reportArgumentType]
-        elif path.name.endswith(".gz"):
-            with gzip.open(raw) as lines:
-                yield lines  # pyright: ignore[reportReturnType]
-        else:
-            yield raw
+    # Arrow's streams raise at a file that is cut off; zstandard's own reader takes it for whole.
+    kind = {".zst": "zstd", ".gz": "gzip"}.get(path.suffix)
+    with pa.input_stream(str(path), compression=kind) as stream, io.BufferedReader(stream, 2**20) as lines:
+        yield lines
 
 
 def _one_line(error: Exception) -> str:
