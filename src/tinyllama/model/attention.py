@@ -13,10 +13,21 @@ from tinyllama.model.dropout import ATTENTION, dropout
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Fused attention. q (B, H, T, K), k and v (B, G, S, K), mask (B or 1, 1, T, S) True where seen; None: causal, T = S."""
+    """Fused attention. q (B, H, T, K), k and v (B, G, S, K), mask (B or 1, 1, T, S) True where a query sees a key.
+
+    Without a mask: causal, the T queries being the last of the S tokens.
+    """
+    T, S = q.shape[-2], k.shape[-2]
+    if mask is None and 1 < T < S:  # a single query sees all keys; the kernel's own causal mask is for T = S
+        mask = causal_mask(T, S, q.device)
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=q.shape[1] != k.shape[1]
+        q, k, v, attn_mask=mask, is_causal=mask is None and T == S, enable_gqa=q.shape[1] != k.shape[1]
     )
+
+
+def causal_mask(T: int, S: int, device: torch.device) -> Tensor:
+    """True where one of the last T of S tokens sees an earlier one or itself, shape (T, S)."""
+    return torch.ones(T, S, dtype=torch.bool, device=device).tril(diagonal=S - T)
 
 
 def attend_reference(
@@ -33,8 +44,7 @@ def attend_reference(
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)  # (B, H, S, K)
     scores = (q @ k.transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32)) / math.sqrt(q.shape[-1])
     if mask is None:
-        T, S = scores.shape[-2:]
-        mask = torch.ones(T, S, dtype=torch.bool, device=q.device).tril()
+        mask = causal_mask(scores.shape[-2], scores.shape[-1], q.device)
     weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)  # (B, H, T, S)
     weights = dropout(weights, dropout_probability, dropout_keys, layer, ATTENTION)
     return weights.to(v.dtype) @ v

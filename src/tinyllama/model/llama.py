@@ -21,6 +21,9 @@ from tinyllama.model.llama_config import LlamaConfig
 class Cache(Protocol):
     """Keys and values of the tokens seen so far; `update` stores a layer's new ones and returns all of them."""
 
+    @property
+    def n_tokens(self) -> int: ...
+
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
@@ -150,11 +153,12 @@ class Llama(nn.Module):
     ) -> Tensor:
         """Token ids (B, T) to the normalised last layer (B, T, E), ready for `logits`.
 
-        `positions` (B, T): default 0 to T-1. `mask` (B or 1, 1, T, S), True where a query sees a key: default causal.
-        `dropout_keys` (B,), from `dropout.sample_keys`: default no dropout.
+        `positions` (B, T): default 0 to T-1, or those after the cache's tokens. `mask` (B or 1, 1, T, S), True where a
+        query sees a key: default causal. `dropout_keys` (B,), from `dropout.sample_keys`: default no dropout.
         """
         if positions is None:
-            positions = torch.arange(tokens.shape[1], device=tokens.device)[None, :]
+            start = 0 if cache is None else cache.n_tokens
+            positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)[None, :]
         x = self.embedding(tokens)  # (B, T, E)
         x = dropout(x, self.config.dropout, dropout_keys, -1, EMBEDDING)
         if self.embedding_projection is not None:

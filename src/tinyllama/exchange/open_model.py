@@ -1,0 +1,181 @@
+"""The only way in for a model, whatever its form: a run folder, a checkpoint, or a Hugging Face folder of a Llama.
+
+Nothing is unpickled. Headers are held against the settings before memory is taken for the network.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+
+from tinyllama.checkpoint import checkpoint_format as form
+from tinyllama.checkpoint.checkpoint_format import RunState
+from tinyllama.errors import InputError
+from tinyllama.exchange.hugging_face_names import config_from_hugging_face, is_ignored, to_hugging_face
+from tinyllama.exchange.tensor_files import TensorFiles, indexed_files
+from tinyllama.files import read_json
+from tinyllama.model.llama import Llama
+from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.tokenizer.bpe import Tokenizer
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A network ready to be used, in evaluation mode, with its tokenizer.
+
+    `origin` is the folder that the weights came from; `state` is the training run's, None for a Hugging Face folder.
+    `add_bos` is False where the tokenizer's configuration says so.
+    """
+
+    model: Llama
+    config: LlamaConfig
+    tokenizer: Tokenizer
+    origin: Path
+    state: RunState | None
+    add_bos: bool = True
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.embedding.weight.device
+
+    def with_bos(self, ids: list[int]) -> list[int]:
+        """`ids` as the network is to see them: BOS first, if the vocabulary has one and `add_bos` does not say no."""
+        bos_id = self.tokenizer.bos_id
+        return ids if bos_id is None or not self.add_bos else [bos_id, *ids]
+
+
+def open_model(path: Path | str, device: str = "auto", dtype: torch.dtype = torch.float32) -> OpenedModel:
+    """Open a run folder (its newest valid checkpoint), a checkpoint, or a Hugging Face folder of a Llama.
+
+    Weights are converted to `dtype`. `device` auto: a GPU if there is one. Raises InputError, one line that names the
+    file, when the folder is none of these, is damaged, or describes a network that we do not have.
+    """
+    folder, target = model_folder(Path(path)), _device(device)
+    if (folder / CONFIG).is_file():
+        config, state = config_from_hugging_face(folder / CONFIG), None
+        tokenizer = Tokenizer.load(folder)
+        paths, their_name = _hugging_face_files(folder), to_hugging_face
+    else:
+        form.check(folder)
+        state = form.read_state(folder)
+        config = _checkpoint_config(folder, state)
+        tokenizer = Tokenizer.load(folder)
+        if tokenizer.fingerprint != state.tokenizer_fingerprint:
+            raise InputError(f"{folder}: its tokenizer is not the one that it was trained with")
+        paths, their_name = [folder / form.WEIGHTS], str
+    if tokenizer.vocab_size > config.vocab_size:
+        raise InputError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces, the network's vocabulary {config.vocab_size}"
+        )
+    with TensorFiles(paths) as tensors:
+        model = _load(config, tensors, their_name, folder, target, dtype)
+    return OpenedModel(model, config, tokenizer, folder, state, _add_bos(folder))
+
+
+def open_tokenizer(path: Path | str) -> Tokenizer:
+    """The tokenizer of a MODEL, or of a tokenizer's own file or folder. Raises InputError when there is none."""
+    path = Path(path)
+    if (path / "tokenizer").is_dir():  # a run folder, with or without a checkpoint
+        return Tokenizer.load(path / "tokenizer")
+    if (path / "checkpoints").is_dir():
+        return Tokenizer.load(model_folder(path))
+    return Tokenizer.load(path)
+
+
+def model_folder(path: Path) -> Path:
+    """The folder that holds the weights of a MODEL. Raises InputError when `path` is none."""
+    if not path.is_dir():
+        what = "not a folder" if path.exists() else "no such folder"
+        raise InputError(f"{path}: {what}; give a run folder, a checkpoint or a Hugging Face folder")
+    if (path / CONFIG).is_file() or (path / form.WEIGHTS).is_file() or (path / form.STATE).is_file():
+        return path
+    if (path / "checkpoints").is_dir():
+        newest = form.newest_valid(path / "checkpoints")
+        if newest is None:
+            raise InputError(f"{path / 'checkpoints'}: no valid checkpoint in it; train first")
+        return newest
+    raise InputError(f"{path}: neither checkpoints/ (a run), {form.WEIGHTS} (a checkpoint) nor {CONFIG} (Hugging Face)")
+
+
+def _load(
+    config: LlamaConfig,
+    tensors: TensorFiles,
+    their_name: Callable[[str], str],
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Llama:
+    """Build the network without memory, hold every shape against the files, then fill it tensor by tensor."""
+    layers = {match[1] for name in tensors.shapes if (match := re.match(r"(?:model\.)?layers\.(\d+)\.", name))}
+    if len(layers) != config.n_layers:  # also keeps a lying config from making a billion layers
+        raise InputError(f"{folder}: the weights have {len(layers)} layers, its configuration says {config.n_layers}")
+    try:
+        with torch.device("meta"):
+            model = Llama(config)
+    except (RuntimeError, TypeError) as error:  # sizes beyond what any tensor can have
+        raise InputError(f"{folder}: its configuration is impossible ({str(error).splitlines()[0]})") from None
+    wanted = {their_name(name): (name, tuple(value.shape)) for name, value in model.named_parameters()}
+    for name, (_, shape) in wanted.items():
+        if name not in tensors.shapes:
+            raise InputError(f"{folder}: tensor {name} is missing from its weights")
+        if tensors.shapes[name] != shape:
+            where = tensors.path_of[name]
+            raise InputError(f"{where}: tensor {name} has shape {tensors.shapes[name]}, the configuration's is {shape}")
+    for name in sorted(tensors.shapes.keys() - wanted.keys()):
+        if not is_ignored(name, config.tied_head):
+            raise InputError(f"{tensors.path_of[name]}: tensor {name} is not part of this network")
+    model = model.to(dtype).to_empty(device=device)
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, (ours, _) in wanted.items():
+            parameters[ours].copy_(tensors.tensor(name))
+    return model.eval().requires_grad_(False)
+
+
+def _checkpoint_config(folder: Path, state: RunState) -> LlamaConfig:
+    try:
+        config = LlamaConfig.from_dict(state.model)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder / form.STATE}: model: {error}") from None
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if type(value) is not type(field.default) and not (isinstance(field.default, float) and type(value) is int):
+            raise InputError(
+                f"{folder / form.STATE}: model.{field.name}: {value!r} is not {type(field.default).__name__}"
+            )
+    return config
+
+
+def _hugging_face_files(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).is_file():
+        return indexed_files(folder / INDEX)
+    pickled = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLED)
+    if pickled:
+        raise InputError(f"{folder / pickled[0]}: a pickle can run code and is never read; convert it to {WEIGHTS}")
+    raise InputError(f"{folder}: neither {WEIGHTS} nor {INDEX} in this folder")
+
+
+def _add_bos(folder: Path) -> bool:
+    """False where tokenizer_config.json says `add_bos_token: false`."""
+    path = folder / "tokenizer_config.json"
+    settings = read_json(path) if path.is_file() else {}
+    return not (isinstance(settings, dict) and settings.get("add_bos_token") is False)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device: {name!r} cannot be used here ({str(error).splitlines()[0]})") from None
+    return device
