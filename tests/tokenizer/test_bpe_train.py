@@ -156,7 +156,7 @@ def test_killed_while_training_leaves_nothing_half_written(
         "import sys; from pathlib import Path\n"
         "from tinyllama.tokenizer import bpe_train\n"
         "real = bpe_train.to_tokenizer_json\n"
-        "def slow(model): print('training done', flush=True); sys.stdin.read(); return real(model)\n"
+        "def slow(model): print('half done', flush=True); sys.stdin.read(); return real(model)\n"
         "bpe_train.to_tokenizer_json = slow\n"
         "config = bpe_train.TokenizerConfig(vocab_size=1000)\n"
         "bpe_train.train_tokenizer(config, [Path(sys.argv[1])], Path(sys.argv[2]))"
@@ -165,9 +165,11 @@ def test_killed_while_training_leaves_nothing_half_written(
         [sys.executable, "-c", script, str(corpus), str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == b"training done\n"
+    assert process.stdout.readline() == b"half done\n"
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (tmp_path / "tokenizer.json").exists()
+    assert list(tmp_path.glob(".tokenizer.json.*"))  # the file that was being written
     train_tokenizer(CONFIG, [corpus], tmp_path)
     assert same_files(trained, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)

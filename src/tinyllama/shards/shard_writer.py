@@ -313,6 +313,8 @@ def _work_key(
 def _begin_or_go_on(out: Path, key: str) -> Path:
     """Keep what a killed run of the same work left; else make room. Returns the path of progress.json."""
     progress_path = out / PROGRESS_FILE
+    for leftover in out.glob(f".{PROGRESS_FILE}.*"):  # a kill came while it was being written
+        leftover.unlink()
     if progress_path.exists() and read_json(progress_path).get("key") == key:
         return progress_path
     _remove_shards(out)

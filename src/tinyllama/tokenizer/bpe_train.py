@@ -49,6 +49,8 @@ def train_tokenizer(config: TokenizerConfig, inputs: list[Path], out: Path) -> d
     log.info(f"tokenizer: training {config.vocab_size:,} pieces on {text.documents:,} documents, {text.note}")
     model = _train(config, text)
     processor = SentencePieceProcessor(model_proto=model)
+    for leftover in out.glob(".tokenizer.*"):  # a kill came while one was being written
+        leftover.unlink()
     with atomic_file(out / MODEL_FILE) as file:
         file.write(model)
     with atomic_file(out / JSON_FILE, "w") as file:
