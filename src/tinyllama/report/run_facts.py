@@ -1,0 +1,176 @@
+"""What a run's folder says about the run, read into one record. A missing file leaves its part empty.
+
+Texts and names come from the web and from a network: they are data, to be escaped by whoever shows them. Numbers pass
+`number`, so that a null, a NaN or a text where a number should be is None and nothing worse.
+"""
+
+import math
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tinyllama import files
+from tinyllama.errors import InputError
+
+# Phase to the manifest of its result, in the order in which they run.
+MANIFESTS = {
+    "crawl": "crawl/manifest.json",
+    "documents": "documents/manifest.json",
+    "clean": "clean/manifest.json",
+    "tokenizer": "tokenizer/manifest.json",
+    "shards": "shards/manifest.json",
+    "pretrain": "checkpoints/manifest.json",
+    "evaluate": "evaluation.manifest.json",
+    "generate": "samples.manifest.json",
+    "export": "model/manifest.json",
+}
+OTHER_FILES = ("recipe.toml", "clean/funnel.json", "metrics.jsonl", "events.jsonl", "evaluation.json", "samples.json")
+
+
+@dataclass(frozen=True)
+class FunnelStep:
+    """One step of cleaning: documents and bytes before and after, and how many each reason dropped."""
+
+    name: str
+    documents_in: int
+    documents_out: int
+    bytes_in: int | None = None
+    bytes_out: int | None = None
+    reasons: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Everything that the report shows. `metrics` has one row a step, in the order of steps."""
+
+    name: str
+    recipe_text: str
+    recipe: dict[str, Any]
+    manifests: dict[str, dict[str, Any]]
+    funnel: tuple[FunnelStep, ...]
+    metrics: tuple[dict[str, Any], ...]
+    events: tuple[dict[str, Any], ...]
+    evaluation: dict[str, Any]
+    samples: tuple[dict[str, Any], ...]
+
+    def summary(self, phase: str) -> dict[str, Any]:
+        """The summary of a finished phase; empty when it has not finished."""
+        return table(self.manifests.get(phase, {}).get("summary"))
+
+    @property
+    def phase_seconds(self) -> dict[str, float]:
+        """Seconds of each finished phase, in the order in which they run."""
+        seconds = {phase: number(self.summary(phase).get("seconds")) for phase in MANIFESTS}
+        return {phase: value for phase, value in seconds.items() if value is not None and value >= 0}
+
+    @property
+    def validation(self) -> dict[str, Any]:
+        """The latest validation figures: of the evaluation, else of the training's end, else of its last measurement."""
+        for found in (self.evaluation.get("validation"), self.summary("pretrain").get("validation")):
+            if table(found):
+                return table(found)
+        measured = [table(row.get("validation")) for row in self.metrics if table(row.get("validation"))]
+        return measured[-1] if measured else {}
+
+    @property
+    def unigram_perplexity(self) -> float | None:
+        """Perplexity of the unigram model on the same validation tokens."""
+        found = number(self.evaluation.get("unigram_perplexity"))
+        return found if found is not None else number(self.summary("pretrain").get("unigram_perplexity"))
+
+    @property
+    def parameters(self) -> float | None:
+        """Number of the network's parameters, as the phases recorded it."""
+        found = (number(self.summary(phase).get("parameters")) for phase in ("pretrain", "evaluate", "export"))
+        return next((value for value in found if value is not None), None)
+
+
+def number(value: Any) -> float | int | None:
+    """`value` when it is a finite number, else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:  # an integer that no float can hold
+        return None
+
+
+def table(value: Any) -> dict[str, Any]:
+    """`value` when it is a JSON object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def counts(value: Any) -> dict[str, int]:
+    """The positive counts of a JSON object (reason: count), the largest first, equals by name."""
+    found = {name: int(count) for name, raw in table(value).items() if (count := number(raw)) and count >= 1}
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+def read_run(run_dir: Path) -> RunFacts:
+    """Read a run folder. Raises InputError when it is none, or when one of its files is damaged."""
+    if not run_dir.is_dir():
+        raise InputError(f"{run_dir}: no such folder; give a run folder")
+    if not any((run_dir / name).is_file() for name in (*MANIFESTS.values(), *OTHER_FILES)):
+        raise InputError(f"{run_dir}: no run folder, it has no recipe.toml, manifest or metrics.jsonl")
+    recipe_text, recipe = _recipe(run_dir / "recipe.toml")
+    return RunFacts(
+        name=run_dir.resolve().name,
+        recipe_text=recipe_text,
+        recipe=recipe,
+        manifests={phase: found for phase, name in MANIFESTS.items() if (found := _json_table(run_dir / name))},
+        funnel=_funnel(_json(run_dir / "clean/funnel.json")),
+        metrics=_metrics(run_dir / "metrics.jsonl"),
+        events=tuple(_rows(run_dir / "events.jsonl")),
+        evaluation=_json_table(run_dir / "evaluation.json"),
+        samples=tuple(_tables(_json_table(run_dir / "samples.json").get("samples"))),
+    )
+
+
+def _json(path: Path) -> Any:
+    return files.read_json(path) if path.is_file() else None
+
+
+def _json_table(path: Path) -> dict[str, Any]:
+    return table(_json(path))
+
+
+def _tables(value: Any) -> list[dict[str, Any]]:
+    return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        return _tables(files.read_jsonl(path))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 ({error}); remove it or restore it") from None
+
+
+def _recipe(path: Path) -> tuple[str, dict[str, Any]]:
+    if not path.is_file():
+        return "", {}
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text, tomllib.loads(text)
+    except ValueError as error:  # covers UnicodeDecodeError and TOMLDecodeError
+        raise InputError(f"{path}: not valid TOML ({error})") from None
+
+
+def _metrics(path: Path) -> tuple[dict[str, Any], ...]:
+    """One row a step: a resumed run repeats the steps after its checkpoint, and the later row counts."""
+    by_step = {int(step): row for row in _rows(path) if (step := number(row.get("step"))) is not None}
+    return tuple(by_step[step] for step in sorted(by_step))
+
+
+def _funnel(value: Any) -> tuple[FunnelStep, ...]:
+    """Steps of funnel.json: a list, or an object with `steps`."""
+    steps = []
+    for row in _tables(value if isinstance(value, list) else table(value).get("steps")):
+        before, after = number(row.get("documents_in")), number(row.get("documents_out"))
+        if before is None or after is None:
+            continue
+        sizes = [number(row.get(name)) for name in ("bytes_in", "bytes_out")]
+        bytes_in, bytes_out = (None if size is None else int(size) for size in sizes)
+        name = str(row.get("step", row.get("name", "")))
+        steps.append(FunnelStep(name, int(before), int(after), bytes_in, bytes_out, counts(row.get("reasons"))))
+    return tuple(steps)

@@ -1,0 +1,82 @@
+"""A small run folder for the report's tests. Its numbers are invented and mean nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+WEIGHTS_SHA256 = "ab" * 32
+
+
+def write(run_dir: Path, name: str, value: Any) -> None:
+    """One file of the run: text as it is, anything else as JSON."""
+    path = run_dir / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+
+
+def write_rows(run_dir: Path, name: str, rows: list[dict[str, Any]]) -> None:
+    write(run_dir, name, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def manifest(phase: str, **summary: Any) -> dict[str, Any]:
+    return {"phase": phase, "fingerprint": f"{phase}-print", "summary": summary, "versions": {"testlib": "9.8.7"}}
+
+
+def metrics_row(step: int, **changes: Any) -> dict[str, Any]:
+    row = {"step": step, "tokens": step * 100, "loss": 5.0 - step / 10, "grad_norm": 1.0, "lr": 1e-3 / step}
+    return row | {"tokens_per_second": 1000.0 + step} | changes
+
+
+def crawl_only(run_dir: Path) -> None:
+    write(
+        run_dir,
+        "crawl/manifest.json",
+        manifest("crawl", pages_stored=31, requests=47, left_out={"too_short": 5}, seconds=2.5),
+    )
+
+
+def whole(run_dir: Path) -> None:
+    crawl_only(run_dir)
+    write(run_dir, "recipe.toml", "# test recipe\n[model]\ndim = 64\nn_layers = 3\n\n[train]\npeak_lr = 0.00123\n")
+    write(run_dir, "clean/manifest.json", manifest("clean", documents_out=17, text_bytes_out=12_345, seconds=1.5))
+    funnel = [
+        {
+            "step": "extract",
+            "documents_in": 31,
+            "documents_out": 29,
+            "bytes_in": 9000,
+            "bytes_out": 7000,
+            "reasons": {"empty": 2},
+        },
+        {
+            "step": "quality",
+            "documents_in": 29,
+            "documents_out": 17,
+            "bytes_in": 7000,
+            "bytes_out": 4321,
+            "reasons": {"few_words": 12},
+        },
+    ]
+    write(run_dir, "clean/funnel.json", funnel)
+    write(run_dir, "shards/manifest.json", manifest("shards", documents=16, tokens=7654, seconds=0.5))
+    found = {"loss": 3.21, "perplexity": 24.78, "accuracy": 0.345, "bits_per_byte": 1.234}
+    rows = [metrics_row(step) for step in range(1, 31)]
+    rows[29]["validation"] = found
+    write_rows(run_dir, "metrics.jsonl", rows)
+    events = [{"time": 1, "event": "start", "step": 0}, {"time": 2, "event": "save", "step": 10}]
+    write_rows(run_dir, "events.jsonl", [*events, {"time": 3, "event": "resume", "step": 10}])
+    trained = {
+        "parameters": 98_765,
+        "step": 30,
+        "tokens": 3000,
+        "tokens_per_second": 1017.0,
+        "peak_memory_bytes": 5 * 10**8,
+    }
+    trained |= {"weights_sha256": WEIGHTS_SHA256, "validation": found, "device": "cpu", "seconds": 10.0}
+    write(run_dir, "checkpoints/manifest.json", manifest("pretrain", **trained))
+    example = {"context": "the cat sat on the", "answer": "mat", "guess": "hat"}
+    last_word = {"accuracy": 0.25, "accuracy_stderr": 0.05, "n": 75, "examples": [example]}
+    validation = found | {"tokens": 4242}
+    write(run_dir, "evaluation.json", {"validation": validation, "unigram_perplexity": 333.3, "last_word": last_word})
+    sample = {"prompt": "Once", "text": " upon a test", "token_ids": [1, 2, 3], "temperature": 0.7, "seed": 5}
+    write(run_dir, "samples.json", {"samples": [sample]})
