@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tinyllama.clean.split import is_validation
 from tinyllama.errors import InputError
 from tinyllama.shards import shard_writer
 from tinyllama.shards.batches import TokenShards
@@ -51,12 +52,18 @@ def test_the_summary_is_true(corpus: Path, tokenizer: Tokenizer, rows: list[dict
 
 
 def test_the_split_rule_by_hand():
-    """sha256("doc-1") begins with 8 bytes that are this share of 2^64."""
-    share = int(hashlib.sha256(b"doc-1").hexdigest()[:16], 16) / 2**64
+    """The hash of "doc-1" begins with 8 bytes that are this share of 2^64."""
+    share = int(hashlib.sha256(b"split\0doc-1").hexdigest()[:16], 16) / 2**64
     assert in_validation("doc-1", share + 1e-9)
     assert not in_validation("doc-1", share - 1e-9)
     assert not in_validation("doc-1", 0.0)
     assert in_validation("doc-1", 1.0)
+
+
+def test_the_split_rule_is_cleanings():
+    ids = [f"doc-{i}" for i in range(1000)]
+    for fraction in (0.01, 0.3):
+        assert [in_validation(i, fraction) for i in ids] == [is_validation(i, fraction) for i in ids]
 
 
 def test_a_clean_folder_keeps_its_split(rows: list[dict[str, str]], tokenizer: Tokenizer, tmp_path: Path):

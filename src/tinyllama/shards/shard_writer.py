@@ -105,8 +105,12 @@ def write_shards(
 
 
 def in_validation(document_id: str, validation_fraction: float) -> bool:
-    """Whether a document belongs to validation: the first 8 bytes of its id's sha256, as a share of 2^64."""
-    digest = hashlib.sha256(document_id.encode("utf-8", "backslashreplace")).digest()
+    """Whether a document belongs to validation: a hash of its id, as a share of 2^64, is below the fraction.
+
+    The rule is cleaning's (`clean/split.py`; a test holds the two together), so a document is in the same split whether
+    it was cleaned here or came clean.
+    """
+    digest = hashlib.sha256(b"split\0" + document_id.encode("utf-8", "backslashreplace")).digest()
     return int.from_bytes(digest[:8], "big") < validation_fraction * 2**64
 
 
