@@ -1,0 +1,55 @@
+"""Parquet files of documents and of drops: the same rows always give the same bytes, and a file is whole or not there."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tinyllama.errors import InputError
+from tinyllama.files import atomic_file
+
+DOCUMENT_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("id", "text", "source", "kind", "domain", "language", "licence", "fetched_at")]
+)
+CLEAN_SCHEMA = DOCUMENT_SCHEMA.append(pa.field("language_confidence", pa.float64()))
+DROPPED_SCHEMA = pa.schema([("id", pa.string()), ("reason", pa.string())])
+DROPPED = "dropped"
+
+
+def write_part(path: Path, table: pa.Table) -> None:
+    """Write one part atomically, in row groups of 1,000 documents so that readers need little memory."""
+    with atomic_file(path) as file:
+        pq.write_table(table.replace_schema_metadata(None), file, compression="zstd", row_group_size=1000)
+
+
+def write_dropped(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write `id` and `reason` of dropped documents, sorted."""
+    ordered = sorted(
+        ({"id": row["id"], "reason": row["reason"]} for row in rows), key=lambda row: (row["id"], row["reason"])
+    )
+    write_part(path, pa.Table.from_pylist(ordered, schema=DROPPED_SCHEMA))
+
+
+def part_paths(folder: Path) -> list[Path]:
+    """The parts that lie in `folder` itself, in order of their names."""
+    return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+
+
+def row_count(path: Path) -> int:
+    """How many rows a part has, by its footer."""
+    return pq.ParquetFile(path).metadata.num_rows
+
+
+def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """One part, or some of its columns. Raises InputError when it is damaged."""
+    try:
+        return pq.ParquetFile(path).read(columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: not a readable parquet file ({' '.join(str(error).split())[:200]})") from None
+
+
+def sweep_temporary(folder: Path) -> None:
+    """Remove what a killed run left half-written."""
+    for path in folder.glob(".*.parquet.*"):
+        path.unlink(missing_ok=True)
