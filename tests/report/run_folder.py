@@ -37,8 +37,17 @@ def crawl_only(run_dir: Path) -> None:
 
 def whole(run_dir: Path) -> None:
     crawl_only(run_dir)
-    write(run_dir, "recipe.toml", "# test recipe\n[model]\ndim = 64\nn_layers = 3\n\n[train]\npeak_lr = 0.00123\n")
-    write(run_dir, "clean/manifest.json", manifest("clean", documents_out=17, text_bytes_out=12_345, seconds=1.5))
+    write(
+        run_dir,
+        "recipe.toml",
+        "# test recipe\n[model]\ndim = 64\nn_layers = 3\n\n[train]\npeak_lr = 0.00123\n\n"
+        "[generate]\ntemperature = 0.7\nseed = 5\n",
+    )
+    write(
+        run_dir,
+        "clean/manifest.json",
+        manifest("clean", train_documents=15, validation_documents=2, masked={"email": 6, "ip": 0}, seconds=1.5),
+    )
     funnel = [
         {
             "step": "extract",
@@ -46,7 +55,7 @@ def whole(run_dir: Path) -> None:
             "documents_out": 29,
             "bytes_in": 9000,
             "bytes_out": 7000,
-            "reasons": {"empty": 2},
+            "dropped": {"empty": 2},
         },
         {
             "step": "quality",
@@ -54,10 +63,10 @@ def whole(run_dir: Path) -> None:
             "documents_out": 17,
             "bytes_in": 7000,
             "bytes_out": 4321,
-            "reasons": {"few_words": 12},
+            "dropped": {"few_words": 12},
         },
     ]
-    write(run_dir, "clean/funnel.json", funnel)
+    write(run_dir, "clean/funnel.json", {"steps": funnel})
     write(run_dir, "shards/manifest.json", manifest("shards", documents=16, tokens=7654, seconds=0.5))
     found = {"loss": 3.21, "perplexity": 24.78, "accuracy": 0.345, "bits_per_byte": 1.234}
     rows = [metrics_row(step) for step in range(1, 31)]
@@ -77,6 +86,10 @@ def whole(run_dir: Path) -> None:
     example = {"context": "the cat sat on the", "answer": "mat", "guess": "hat"}
     last_word = {"accuracy": 0.25, "accuracy_stderr": 0.05, "n": 75, "examples": [example]}
     validation = found | {"tokens": 4242}
-    write(run_dir, "evaluation.json", {"validation": validation, "unigram_perplexity": 333.3, "last_word": last_word})
-    sample = {"prompt": "Once", "text": " upon a test", "token_ids": [1, 2, 3], "temperature": 0.7, "seed": 5}
+    write(
+        run_dir,
+        "evaluation.json",
+        {"validation": validation, "unigram_perplexity": 333.3, "tasks": {"last_word": last_word}},
+    )
+    sample = {"prompt": "Once", "text": " upon a test", "token_ids": [1, 2, 3]}
     write(run_dir, "samples.json", {"samples": [sample]})

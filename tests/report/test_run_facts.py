@@ -67,7 +67,11 @@ def test_a_damaged_file_is_named(tmp_path, name: str, damaged: bytes):
 
 def test_values_of_the_wrong_kind_are_missing_values(tmp_path):
     crawl_only(tmp_path)
-    write(tmp_path, "clean/funnel.json", [7, {"step": "x"}, {"step": "y", "documents_in": "many", "documents_out": 1}])
+    write(
+        tmp_path,
+        "clean/funnel.json",
+        {"steps": [7, {"step": "x"}, {"step": "y", "documents_in": "many", "documents_out": 1}]},
+    )
     write(tmp_path, "evaluation.json", [1, 2])
     write(tmp_path, "samples.json", {"samples": "none"})
     write(tmp_path, "model/manifest.json", manifest("export", parameters="many", seconds=None))
@@ -80,9 +84,11 @@ def test_values_of_the_wrong_kind_are_missing_values(tmp_path):
     assert facts.parameters is None
 
 
-def test_a_funnel_may_be_an_object_with_steps(tmp_path):
-    write(tmp_path, "clean/funnel.json", {"steps": [{"name": "a", "documents_in": 3, "documents_out": 2}]})
-    assert read_run(tmp_path).funnel == (FunnelStep("a", 3, 2),)
+def test_extraction_is_counted_within_cleaning(tmp_path):
+    write(tmp_path, "documents/manifest.json", manifest("documents", seconds=2.0))
+    assert read_run(tmp_path).phase_seconds == {"documents": 2.0}
+    write(tmp_path, "clean/manifest.json", manifest("clean", seconds=5.0))
+    assert read_run(tmp_path).phase_seconds == {"clean": 5.0}
 
 
 def test_numbers_tables_counts():

@@ -57,7 +57,8 @@ def test_a_whole_run_shows_everything(tmp_path):
     read = _Page(page)
     for words in (
         "24.78", "3.2100", "34.5%", "1.234", "333.3", "25.0%", "± 5.0 points", "98,765", "1.02k", "14.5 s", "500 MB",
-        "31 pages stored from 47 requests", "too short", "17 of 31 documents (54.8%)", "few words", "4.32 kB", "7,654",
+        "31 pages stored from 47 requests", "too short", "17 of 31 documents (54.8%)", "few words", "4.32 kB",
+        "7,654", "validation documents2", "email masked6",
         "Learning rate", "Gradient norm", "Speed", "resumed at step 10", "checkpoint saved at step 10",  # training
         "4,242", "the cat sat on the", "hat", "temperature 0.7 · seed 5 · 3 tokens", "Once upon a test",  # scores, samples
         "peak_lr = 0.00123", WEIGHTS_SHA256, "testlib 9.8.7", "crawl-print", "3 layers, width 64",  # how it was made
@@ -97,13 +98,13 @@ def test_hostile_texts_are_only_text(tmp_path):
         "versions": {HOSTILE: HOSTILE},
     }
     write(tmp_path, "crawl/manifest.json", hostile_manifest)
-    step = {"step": HOSTILE, "documents_in": 3, "documents_out": 2, "reasons": {HOSTILE: 1}}
-    write(tmp_path, "clean/funnel.json", [step, step])
+    step = {"step": HOSTILE, "documents_in": 3, "documents_out": 2, "dropped": {HOSTILE: 1}}
+    write(tmp_path, "clean/funnel.json", {"steps": [step, step]})
     example = {"context": HOSTILE, "answer": HOSTILE, "guess": "no"}
     evaluation = {
         "validation": {"perplexity": 5.0},
         "unigram_perplexity": 9.0,
-        "last_word": {"accuracy": 0.5, "examples": [example]},
+        "tasks": {"last_word": {"accuracy": 0.5, "examples": [example]}},
     }
     write(tmp_path, "evaluation.json", evaluation)
     write(

@@ -62,6 +62,8 @@ class RunFacts:
     def phase_seconds(self) -> dict[str, float]:
         """Seconds of each finished phase, in the order in which they run."""
         seconds = {phase: number(self.summary(phase).get("seconds")) for phase in MANIFESTS}
+        if seconds["clean"] is not None:
+            del seconds["documents"]  # a part of cleaning, within its time
         return {phase: value for phase, value in seconds.items() if value is not None and value >= 0}
 
     @property
@@ -78,6 +80,11 @@ class RunFacts:
         """Perplexity of the unigram model on the same validation tokens."""
         found = number(self.evaluation.get("unigram_perplexity"))
         return found if found is not None else number(self.summary("pretrain").get("unigram_perplexity"))
+
+    @property
+    def last_word(self) -> dict[str, Any]:
+        """Last-word accuracy on held-out passages: accuracy, accuracy_stderr, n, examples."""
+        return table(table(self.evaluation.get("tasks")).get("last_word"))
 
     @property
     def parameters(self) -> float | None:
@@ -163,14 +170,17 @@ def _metrics(path: Path) -> tuple[dict[str, Any], ...]:
 
 
 def _funnel(value: Any) -> tuple[FunnelStep, ...]:
-    """Steps of funnel.json: a list, or an object with `steps`."""
+    """The steps of funnel.json."""
     steps = []
-    for row in _tables(value if isinstance(value, list) else table(value).get("steps")):
+    for row in _tables(table(value).get("steps")):
         before, after = number(row.get("documents_in")), number(row.get("documents_out"))
         if before is None or after is None:
             continue
         sizes = [number(row.get(name)) for name in ("bytes_in", "bytes_out")]
         bytes_in, bytes_out = (None if size is None else int(size) for size in sizes)
-        name = str(row.get("step", row.get("name", "")))
-        steps.append(FunnelStep(name, int(before), int(after), bytes_in, bytes_out, counts(row.get("reasons"))))
+        steps.append(
+            FunnelStep(
+                str(row.get("step", "")), int(before), int(after), bytes_in, bytes_out, counts(row.get("dropped"))
+            )
+        )
     return tuple(steps)

@@ -46,7 +46,7 @@ def headline(facts: RunFacts) -> str:
     beside = "on held-out text"
     if unigram is not None and perplexity:
         beside = f"{unigram / perplexity:.1f} times below the unigram model’s {exact(round(unigram, 1))}"
-    last_word = table(facts.evaluation.get("last_word"))
+    last_word = facts.last_word
     error = number(last_word.get("accuracy_stderr"))
     last_word_note = f"± {error * 100:.1f} points" if error is not None else "on held-out passages"
     trained = facts.summary("pretrain")
@@ -166,10 +166,11 @@ def _reason_name(name: str) -> str:
 def _data_table(facts: RunFacts) -> str:
     clean, tokenizer, shards = (facts.summary(phase) for phase in ("clean", "tokenizer", "shards"))
     rows = {
-        "documents after cleaning": clean.get("documents_out"),
-        "bytes of text after cleaning": clean.get("text_bytes_out"),
+        "training documents": clean.get("train_documents"),
+        "validation documents": clean.get("validation_documents"),
+        **{f"{_reason_name(kind)} masked": count for kind, count in counts(clean.get("masked")).items()},
+        "bytes of clean text": clean.get("text_bytes_out"),
         "pieces of the vocabulary": tokenizer.get("vocab_size"),
-        "documents in shards": shards.get("documents"),
         "tokens in shards": shards.get("tokens"),
     }
     return _definitions({name: exact(found) for name, value in rows.items() if (found := number(value)) is not None})
@@ -278,7 +279,7 @@ def scores(facts: RunFacts) -> str:
         tokens = number(facts.validation.get("tokens"))
         over = f"Over {exact(tokens)} tokens; lower is better." if tokens is not None else "Lower is better."
         body += f'<h3>Perplexity on held-out text</h3><p>{over}</p><div class="bars">{bars}</div>'
-    return section("Scores", body + _last_word(table(facts.evaluation.get("last_word"))))
+    return section("Scores", body + _last_word(facts.last_word))
 
 
 def _last_word(last_word: dict[str, Any]) -> str:
@@ -304,15 +305,16 @@ def _last_word(last_word: dict[str, Any]) -> str:
 
 def samples(facts: RunFacts) -> str:
     """Generated text, the prompt told apart from what the model wrote."""
+    chosen = table(facts.recipe.get("generate"))
+    settings = {name: number(chosen.get(name)) for name in ("temperature", "top_k", "top_p", "seed")}
     cards = ""
     for sample in facts.samples[:MAX_SAMPLES]:
-        settings = {name: number(sample.get(name)) for name in ("temperature", "top_k", "top_p", "seed")}
-        words = " · ".join(f"{name.replace('_', ' ')} {exact(v)}" for name, v in settings.items() if v is not None)
-        ids = sample.get("token_ids")
-        words += f"{' · ' if words else ''}{len(ids)} tokens" if isinstance(ids, list) else ""
+        words = [f"{name.replace('_', ' ')} {exact(value)}" for name, value in settings.items() if value is not None]
+        if isinstance(sample.get("token_ids"), list):
+            words.append(f"{len(sample['token_ids'])} tokens")
         cards += (
             f'<figure class="sample"><blockquote dir="auto"><span class="prompt">{text(sample.get("prompt", ""))}</span>'
-            f"{text(sample.get('text', ''))}</blockquote><figcaption>{words}</figcaption></figure>"
+            f"{text(sample.get('text', ''))}</blockquote><figcaption>{' · '.join(words)}</figcaption></figure>"
         )
     lead = 'The <span class="prompt">prompt</span> was given; the model wrote the rest.'
     return section("Samples", f'<div class="samples">{cards}</div>' if cards else "", lead)
