@@ -1,0 +1,185 @@
+"""Writes a model as a Hugging Face folder that opens in AutoModelForCausalLM and AutoTokenizer without our code.
+
+Weights stay fp32, as they were trained. A network with embedding projections becomes a plain Llama with the same logits:
+the projections are multiplied into the embedding and the head, which then have dim columns and are no longer tied.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from sentencepiece import SentencePieceProcessor
+from torch import Tensor
+
+from tinyllama.errors import InputError
+from tinyllama.exchange.hugging_face_names import config_to_hugging_face, to_hugging_face
+from tinyllama.exchange.model_card import card_facts, model_card
+from tinyllama.exchange.open_model import CONFIG, INDEX, WEIGHTS, OpenedModel
+from tinyllama.files import atomic_file, sync_folder, write_json
+from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE
+from tinyllama.tokenizer.tokenizer_json import to_tokenizer_json
+
+TOKENIZER_CONFIG, SPECIAL_TOKENS, GENERATION, CARD = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "README.md",
+)
+MAX_FILE_BYTES = 5_000_000_000
+_OWN_NAMES = {CONFIG, WEIGHTS, INDEX, JSON_FILE, MODEL_FILE, TOKENIZER_CONFIG, SPECIAL_TOKENS, GENERATION, CARD}
+_MANIFESTS = {"manifest.json", "unfinished.json"}  # of the phase that exports
+
+
+def export_hugging_face(
+    opened: OpenedModel, out: Path, card: str | None = None, max_file_bytes: int = MAX_FILE_BYTES
+) -> dict[str, Any]:
+    """Write `opened` into the folder `out`; return `files` (names) and `parameters` of the exported network.
+
+    `card`: text of README.md, by default made of the run's own files. config.json comes last: without it the folder is
+    no model. Weights of more than `max_file_bytes` are cut into several files with an index. Raises InputError when
+    `out` holds files that are not an earlier export's.
+    """
+    _make_room(out)
+    config, tensors = plain_llama(opened)
+    names = _write_tokenizer(opened, out)
+    names += _write_weights(tensors, out, max_file_bytes)
+    with atomic_file(out / CARD, "w") as file:
+        file.write(model_card(card_facts(opened)) if card is None else card)
+    bos_id, eos_id = opened.tokenizer.bos_id, opened.tokenizer.eos_id
+    write_json(out / GENERATION, {"bos_token_id": bos_id, "eos_token_id": eos_id})
+    write_json(out / CONFIG, config_to_hugging_face(config, bos_id, eos_id))
+    parameters = sum(values.numel() for values in tensors.values())
+    return {"files": sorted([*names, CARD, GENERATION, CONFIG]), "parameters": parameters}
+
+
+@torch.no_grad()
+def plain_llama(opened: OpenedModel) -> tuple[LlamaConfig, dict[str, Tensor]]:
+    """The network without projections: its configuration, and its fp32 weights by Hugging Face's names."""
+    weights = {name: value.detach().float().cpu().contiguous() for name, value in opened.model.named_parameters()}
+    config = opened.config
+    if config.has_projections:  # products in fp64, so that folding adds no error of its own
+        embedding = weights["embedding.weight"].double()  # (V, E)
+        head = weights.get("head.weight", weights["embedding.weight"]).double()  # (V, E)
+        into = weights.pop("embedding_projection.weight").double()  # (D, E)
+        out_of = weights.pop("head_projection.weight").double()  # (E, D)
+        weights["embedding.weight"] = (embedding @ into.T).float()  # (V, D)
+        weights["head.weight"] = (head @ out_of).float()  # (V, D)
+        config = replace(config, embedding_dim=config.dim, tied_head=False)
+    return config, {to_hugging_face(name): value for name, value in weights.items()}
+
+
+def _make_room(out: Path) -> None:
+    """Make the folder; take away an earlier export's configuration and weights, so that a cut-off one is no model."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out}: not a folder; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    found = sorted(path for path in out.iterdir() if path.name not in _MANIFESTS)
+    for path in found:
+        if path.is_dir() or not (path.name in _OWN_NAMES or _is_weights(path.name) or path.name.startswith(".")):
+            raise InputError(f"{path}: not an earlier export's file; choose an empty folder for --out")
+    (out / CONFIG).unlink(missing_ok=True)
+    for path in found:
+        if _is_weights(path.name) or path.name == INDEX or path.name.endswith(".partial"):
+            path.unlink()
+
+
+def _is_weights(name: str) -> bool:
+    return name.startswith("model") and name.endswith(".safetensors")
+
+
+def _write_weights(tensors: dict[str, Tensor], out: Path, max_file_bytes: int) -> list[str]:
+    groups: list[list[str]] = [[]]
+    room = max_file_bytes
+    for name, values in tensors.items():
+        if values.nbytes > room and groups[-1]:
+            groups.append([])
+            room = max_file_bytes
+        groups[-1].append(name)
+        room -= values.nbytes
+    if len(groups) == 1:
+        _save(tensors, out / WEIGHTS)
+        return [WEIGHTS]
+    file_names = [f"model-{n:05d}-of-{len(groups):05d}.safetensors" for n in range(1, len(groups) + 1)]
+    for file_name, names in zip(file_names, groups, strict=True):
+        _save({name: tensors[name] for name in names}, out / file_name)
+    weight_map = {name: file_name for file_name, names in zip(file_names, groups, strict=True) for name in names}
+    total_bytes = sum(values.nbytes for values in tensors.values())
+    write_json(out / INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map})
+    return [*file_names, INDEX]
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    save_file(tensors, partial, metadata={"format": "pt"})
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def _write_tokenizer(opened: OpenedModel, out: Path) -> list[str]:
+    """The tokenizer's files. A Hugging Face folder's own are copied; a run's get the configuration that they need."""
+    origin = opened.origin
+    names = [name for name in (MODEL_FILE, JSON_FILE, TOKENIZER_CONFIG, SPECIAL_TOKENS) if (origin / name).is_file()]
+    for name in names:
+        with atomic_file(out / name) as copy, (origin / name).open("rb") as original:
+            shutil.copyfileobj(original, copy)
+    if TOKENIZER_CONFIG in names:
+        return names
+    tokenizer = opened.tokenizer
+    special = {
+        key: tokenizer.piece(token_id)
+        for key, token_id in (
+            ("bos_token", tokenizer.bos_id),
+            ("eos_token", tokenizer.eos_id),
+            ("unk_token", tokenizer.unk_id),
+        )
+        if token_id is not None
+    }
+    with atomic_file(out / JSON_FILE, "w") as file:
+        json.dump(_tokenizer_document(opened), file, ensure_ascii=False, indent=1)
+    write_json(out / SPECIAL_TOKENS, special)
+    write_json(
+        out / TOKENIZER_CONFIG,
+        {
+            # LlamaTokenizer would rebuild the pipeline and swallow a leading blank
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            **special,
+            "add_bos_token": "bos_token" in special,
+            "add_eos_token": False,
+            "split_special_tokens": True,  # a text's own `</s>` stays text
+            "clean_up_tokenization_spaces": False,
+            "model_input_names": ["input_ids", "attention_mask"],
+            "model_max_length": opened.config.seq_len,
+        },
+    )
+    return sorted({*names, JSON_FILE, SPECIAL_TOKENS, TOKENIZER_CONFIG})
+
+
+def _tokenizer_document(opened: OpenedModel) -> dict[str, Any]:
+    """tokenizer.json, with BOS written first unless the file already says what is written around a text."""
+    path = opened.origin / JSON_FILE
+    if path.is_file():
+        document = json.loads(path.read_text(encoding="utf-8"))
+    else:
+        document = json.loads(to_tokenizer_json(SentencePieceProcessor(model_file=str(opened.origin / MODEL_FILE))))
+    bos_id = opened.tokenizer.bos_id
+    if document.get("post_processor") is None and bos_id is not None:
+        bos = opened.tokenizer.piece(bos_id)
+
+        def sequence(text: str, type_id: int) -> list[dict[str, Any]]:
+            return [{"SpecialToken": {"id": bos, "type_id": type_id}}, {"Sequence": {"id": text, "type_id": type_id}}]
+
+        document["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": sequence("A", 0),
+            "pair": sequence("A", 0) + sequence("B", 1),
+            "special_tokens": {bos: {"id": bos, "ids": [bos_id], "tokens": [bos]}},
+        }
+    return document
