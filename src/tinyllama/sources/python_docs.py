@@ -23,6 +23,11 @@ _PORTS_TRIED = 100
 _PATIENCE_SECONDS = 5.0  # a server whose crawl was killed may need a moment to notice and free the port
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128  # with the default of 5 the kernel drops connections under a burst
+    daemon_threads = True
+
+
 @contextmanager
 def documentation_site(port: int, *, exact_port: bool = False, allow: tuple[str, ...] = ()) -> Iterator[str]:
     """Serve the documentation from a process of its own while the block runs; yields `http://127.0.0.1:PORT/`.
@@ -89,7 +94,7 @@ def make_server(site: DocumentationSite, port: int, *, exact_port: bool = False)
         candidates = range(port, port + 1 if exact_port else min(port + _PORTS_TRIED, 65536))
         for candidate in candidates:
             try:
-                return ThreadingHTTPServer(("127.0.0.1", candidate), Handler)
+                return _Server(("127.0.0.1", candidate), Handler)
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     raise

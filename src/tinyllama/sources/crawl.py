@@ -1,0 +1,166 @@
+"""The `crawl` phase: pages from seed addresses into WARC files, politely, and going on after a kill at any moment.
+
+The crawl runs in a child process (`crawl_process.py`, `page_spider.py`); the frontier in SQLite says what is done.
+"""
+
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tinyllama import files, log
+from tinyllama.errors import InputError, RecipeError
+from tinyllama.sources.frontier import Frontier
+from tinyllama.sources.page_urls import host_and_port, normal_url
+from tinyllama.sources.python_docs import documentation_site
+from tinyllama.sources.sources_config import SourcesConfig
+
+LOG_FILE = "crawl.log"
+
+
+def crawl(config: SourcesConfig, out: Path) -> dict[str, Any]:
+    """Crawl into `out`: 00000.warc.gz ..., frontier.sqlite, crawl.log. A killed crawl goes on where it stopped.
+
+    Returns pages_stored, left_out (reason: count), requests (robots.txt and retries included), bytes_stored (payloads) and
+    seconds. Raises RecipeError without seeds, InputError when nothing could be stored or `out` holds another crawl.
+    """
+    started = time.monotonic()
+    with _sites(config, _begin(config, out)) as (seeds, allow_private, site):
+        if site:
+            _note(out, "documentation_site", site)
+        _run_child(config, out, seeds, allow_private)
+    frontier = Frontier(out)
+    summary = {
+        "pages_stored": frontier.states["stored"],
+        "left_out": dict(sorted(frontier.left_out.items())),
+        "requests": frontier.fact("requests", 0),
+        "bytes_stored": frontier.stored_bytes(),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    frontier.close()
+    if not summary["pages_stored"]:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in summary["left_out"].items()) or "no page found"
+        raise InputError(f"sources.seeds: {', '.join(seeds)}: no page was kept ({reasons})")
+    return summary
+
+
+def dry_run(config: SourcesConfig) -> dict[str, Any]:
+    """What a crawl would begin with; fetches robots.txt of the seeds' hosts, no page.
+
+    Returns seeds (URL: allowed, robots, private_address or another reason), domains, max_pages, min_page_chars,
+    max_page_bytes, delay_seconds, concurrency_per_host.
+    """
+    with tempfile.TemporaryDirectory() as folder, _sites(config, "") as (seeds, allow_private, _):
+        out = Path(folder)
+        _run_child(config.model_copy(update={"max_pages": 0}), out, seeds, allow_private, only_look=True)
+        frontier = Frontier(out)
+        fates = {url: "allowed" if reason == "dry_run" else reason for url, (_, reason) in frontier.fates().items()}
+        frontier.close()
+        limits = ("max_pages", "min_page_chars", "max_page_bytes", "delay_seconds", "concurrency_per_host")
+        return {
+            "seeds": fates,
+            "domains": _domains(config, seeds),
+            **{name: getattr(config, name) for name in limits},
+        }
+
+
+def _begin(config: SourcesConfig, out: Path) -> str:
+    """Tie `out` to these settings; returns the documentation site's URL of an earlier part of this crawl, or nothing."""
+    digest = files.sha256_json(config.result_values())
+    frontier = Frontier(out)
+    try:
+        if frontier.fact("settings", digest) != digest:
+            raise InputError(f"{out}: holds a crawl with other settings; choose another folder or remove it")
+        frontier.set_fact("settings", digest)
+        frontier.commit({})
+        return frontier.fact("documentation_site", "")
+    finally:
+        frontier.close()
+
+
+def _note(out: Path, name: str, value: Any) -> None:
+    frontier = Frontier(out)
+    frontier.set_fact(name, value)
+    frontier.commit({})
+    frontier.close()
+
+
+@contextlib.contextmanager
+def _sites(config: SourcesConfig, earlier_site: str) -> Iterator[tuple[list[str], list[str], str]]:
+    """(seeds, allowed HOST:PORT pairs, URL of the documentation site or "") while that site, if wanted, is up."""
+    for seed in config.seeds:
+        if normal_url(seed) is None:
+            raise RecipeError(f"sources.seeds: {seed!r} is not a web address that can be fetched")
+    if not config.documentation_site:
+        if not config.seeds:
+            raise RecipeError("sources.seeds: empty; give at least one URL or set sources.documentation_site = true")
+        yield config.seeds, config.allow_private, ""
+        return
+    # A crawl that goes on needs the same port: addresses already in the frontier contain it.
+    port = host_and_port(earlier_site)[1] if earlier_site else config.documentation_port
+    log.info("crawl: gathering the documentation of the installed packages")
+    with documentation_site(port, exact_port=bool(earlier_site)) as url:
+        host, port = host_and_port(url)
+        yield [*config.seeds, url], [*config.allow_private, f"{host}:{port}"], url
+
+
+def _domains(config: SourcesConfig, seeds: list[str]) -> list[str]:
+    """Hosts that may be crawled: the given ones and the documentation site's, else the seeds'."""
+    normal = [url for seed in seeds if (url := normal_url(seed)) is not None]
+    hosts = [host_and_port(url)[0] for url in normal]
+    if config.allowed_domains:
+        hosts = [domain.lower() for domain in config.allowed_domains] + hosts[len(config.seeds) :]
+    return sorted(set(hosts))
+
+
+def _run_child(
+    config: SourcesConfig, out: Path, seeds: list[str], allow_private: list[str], *, only_look: bool = False
+) -> None:
+    """Run `crawl_process` to its end, showing its progress. Raises InputError for what the user can mend."""
+    job = {
+        "config": config.model_dump(),
+        "out": str(out),
+        "seeds": seeds,
+        "domains": _domains(config, seeds),
+        "allow_private": allow_private,
+        "dry_run": only_look,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    last: dict[str, Any] = {}
+    with (
+        (out / LOG_FILE).open("ab") as errors,
+        log.progress("crawl", config.max_pages or None) as bar,
+        subprocess.Popen(
+            [sys.executable, "-m", "tinyllama.sources.crawl_process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        ) as child,
+    ):
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            child.stdin.write(json.dumps(job) + "\n")
+            child.stdin.flush()
+            started, first = time.monotonic(), None
+            for line in child.stdout:
+                last = json.loads(line)
+                if "stored" in last:
+                    first = last["stored"] if first is None else first
+                    speed = (last["stored"] - first) / max(time.monotonic() - started, 0.001)
+                    bar.update(last["stored"], f"pages, {last['queued']} queued, {speed:.0f} pages/s")
+        except BrokenPipeError:
+            pass  # the child ended early; its exit says why
+        finally:
+            child.kill()
+            code = child.wait()
+    if "error" in last:
+        raise InputError(last["error"])
+    if not last.get("done"):
+        raise RuntimeError(f"the crawl process ended with code {code}; {out / LOG_FILE} says why")

@@ -1,0 +1,135 @@
+"""The crawl's own process: Twisted's reactor runs once in a process, and its memory goes when it ends.
+
+Reads one JSON job from stdin and ends when stdin closes, so it never outlives the command. Writes JSON lines to stdout:
+progress, then a last one with `done` or `error`.
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+from tinyllama.errors import TinyllamaError
+from tinyllama.sources.address_guard import parse_host_ports
+from tinyllama.sources.frontier import Frontier
+from tinyllama.sources.page_spider import CONCURRENT_REQUESTS, CrawlJob, PageSpider
+from tinyllama.sources.page_urls import normal_url
+from tinyllama.sources.sources_config import SourcesConfig
+from tinyllama.sources.warc_writer import WarcFiles
+
+_RETRIES = 2
+
+
+def scrapy_settings(config: SourcesConfig, allow_private: list[str], dry_run: bool) -> dict[str, Any]:
+    """Scrapy as a polite, quiet crawler that reads nothing from its surroundings."""
+    from scrapy.settings import default_settings
+
+    # Names that Scrapy has changed since 2.13.
+    resolver = "TWISTED_DNS_RESOLVER" if hasattr(default_settings, "TWISTED_DNS_RESOLVER") else "DNS_RESOLVER"
+    jitter = (
+        "DOWNLOAD_DELAY_JITTER" if hasattr(default_settings, "DOWNLOAD_DELAY_JITTER") else "RANDOMIZE_DOWNLOAD_DELAY"
+    )
+    here = "tinyllama.sources"
+    middlewares: dict[Any, int | None] = {
+        "scrapy.downloadermiddlewares.robotstxt.RobotsTxtMiddleware": None,
+        f"{here}.fetch_failures.Robots": 100,
+        "scrapy.downloadermiddlewares.offsite.OffsiteMiddleware": None,  # the frontier decides
+        "scrapy.downloadermiddlewares.httpauth.HttpAuthMiddleware": None,
+    }
+    if dry_run:
+        middlewares[f"{here}.fetch_failures.StopBeforePages"] = 101
+    unused = ("httperror.HttpError", "referer.Referer", "urllength.UrlLength", "depth.Depth")
+    return {
+        "ROBOTSTXT_OBEY": True,
+        "ROBOTSTXT_PARSER": "scrapy.robotstxt.ProtegoRobotParser",
+        "USER_AGENT": config.user_agent,
+        "ROBOTSTXT_USER_AGENT": config.user_agent,
+        resolver: f"{here}.address_guard.AddressGuard",
+        "ALLOWED_PRIVATE": parse_host_ports(allow_private),
+        "HTTPPROXY_ENABLED": False,  # a proxy would resolve names behind the guard's back
+        "COOKIES_ENABLED": False,
+        "REDIRECT_MAX_TIMES": 5,  # for robots.txt only; pages' redirects go through the frontier
+        "DOWNLOADER_MIDDLEWARES": middlewares,
+        "SPIDER_MIDDLEWARES": {f"scrapy.spidermiddlewares.{name}Middleware": None for name in unused},
+        "DOWNLOAD_DELAY": config.delay_seconds,
+        jitter: 0,
+        "CONCURRENT_REQUESTS": 2 * CONCURRENT_REQUESTS,  # the spider keeps both limits
+        "CONCURRENT_REQUESTS_PER_DOMAIN": config.concurrency_per_host,
+        "DOWNLOAD_TIMEOUT": config.timeout_seconds,
+        "DOWNLOAD_MAXSIZE": config.max_page_bytes,
+        "DOWNLOAD_WARNSIZE": 0,
+        "RETRY_TIMES": _RETRIES,
+        "SCHEDULER_MEMORY_QUEUE": "scrapy.squeues.FifoMemoryQueue",
+        "TELNETCONSOLE_ENABLED": False,
+        "LOG_LEVEL": "ERROR",
+        "STATS_DUMP": False,
+        "EXTENSIONS": {"scrapy.extensions.logstats.LogStats": None, "scrapy.extensions.memusage.MemoryUsage": None},
+    }
+
+
+def crawl_in_this_process(job: dict[str, Any], say: Any) -> None:
+    """Crawl until the frontier is empty or `max_pages` are stored. `say` takes a JSON object for the parent.
+
+    `job`: config, out, seeds, domains, allow_private, dry_run. Raises RuntimeError for a fault of ours.
+    """
+    from scrapy.crawler import CrawlerProcess
+
+    config = SourcesConfig.model_validate(job["config"])
+    out = Path(job["out"])
+    settings = scrapy_settings(config, job["allow_private"], job["dry_run"])
+    frontier = Frontier(out)
+    frontier.add(url for seed in job["seeds"] if (url := normal_url(seed)) is not None)
+    warc = WarcFiles(out, frontier.warc_files(), config.warc_bytes, config.user_agent)
+    frontier.commit(warc.sync())
+
+    def report() -> None:
+        say({"stored": frontier.states["stored"], "queued": frontier.states["queued"]})
+
+    crawl = CrawlJob(config, frontier, warc, frozenset(job["domains"]), report, job["dry_run"])
+    crawl.earlier_requests = frontier.fact("requests", 0)
+    if not 0 < config.max_pages <= frontier.states["stored"]:
+        process = CrawlerProcess(settings, install_root_handler=False)
+        crawler = process.create_crawler(PageSpider)
+        process.crawl(crawler, job=crawl)
+        process.start(install_signal_handlers=False)
+        if crawl.fault:
+            raise RuntimeError(crawl.fault)
+        assert isinstance(crawler.spider, PageSpider)
+        crawler.spider.commit()
+        full = 0 < config.max_pages <= frontier.states["stored"]
+        if frontier.states["queued"] and not full:
+            raise RuntimeError(f"the crawl ended with {frontier.states['queued']} pages queued")
+    warc.close()
+    frontier.close()
+
+
+def main() -> None:
+    """Entry of the child process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger().handlers[0].setLevel(logging.ERROR)  # loggers' own levels are reset by Scrapy
+    warnings.simplefilter("ignore")
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
+
+    def say(message: dict[str, Any]) -> None:
+        output.write(json.dumps(message) + "\n")
+        output.flush()
+
+    try:
+        crawl_in_this_process(job, say)
+    except TinyllamaError as error:
+        say({"error": str(error)})
+        sys.exit(TinyllamaError.exit_code)
+    say({"done": True})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""The Scrapy spider: takes pages from our frontier, judges them in the frontier's order, writes the kept ones to WARC.
+
+Several pages are in flight at once, but they are judged strictly in the order in which their addresses were found. So the
+frontier, and with it what a limited crawl keeps, does not depend on which server answered first or on a kill between.
+"""
+
+import traceback
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urljoin
+
+import scrapy
+from resiliparse.extract.html2text import extract_plain_text
+from resiliparse.parse.html import HTMLTree
+from scrapy import signals
+from scrapy.exceptions import CloseSpider, StopDownload
+from scrapy.http import Response
+
+from tinyllama.sources.address_guard import AddressGuard
+from tinyllama.sources.fetch_failures import failure_reason
+from tinyllama.sources.frontier import Frontier, QueuedPage
+from tinyllama.sources.page_urls import host_and_port, in_domains, normal_url
+from tinyllama.sources.sources_config import SourcesConfig
+from tinyllama.sources.warc import HTML_TYPES, decode_html
+from tinyllama.sources.warc_writer import WarcFiles
+
+CONCURRENT_REQUESTS = 64  # over all hosts
+_WINDOW_PAGES = 256  # handed out and not yet judged
+_WINDOW_BYTES = 64_000_000  # of bodies that wait for a page before them
+_COMMIT_PAGES = 64
+_MOST_REDIRECTS = 5
+_REDIRECTS = frozenset((301, 302, 303, 307, 308))
+
+
+@dataclass(frozen=True, slots=True)
+class _Fetched:
+    """What came of a request: a response, or the reason why there is none."""
+
+    reason: str = ""
+    response: Response | None = None
+    date: str = ""
+
+    def bytes_held(self) -> int:
+        return len(self.response.body) if self.response is not None else 0
+
+
+@dataclass
+class CrawlJob:
+    """What the spider works with. `report` is called after each commit."""
+
+    config: SourcesConfig
+    frontier: Frontier
+    warc: WarcFiles
+    domains: frozenset[str]
+    report: Callable[[], None]
+    dry_run: bool = False
+    fault: str = ""
+    earlier_requests: int = field(default=0)
+
+
+class PageSpider(scrapy.Spider):
+    """See the module. A fault of ours ends the crawl and is left in `job.fault`."""
+
+    name = "pages"
+
+    def __init__(self, job: CrawlJob, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.job = job
+        self._window: deque[QueuedPage] = deque()
+        self._waiting: dict[str, deque[QueuedPage]] = {}  # of the window, not yet asked for, by host
+        self._in_flight: Counter[str] = Counter()  # requests by host
+        self._fetched: dict[int, _Fetched] = {}
+        self._held_bytes = 0
+        self._uncommitted = 0
+        self._over = False
+
+    @classmethod
+    def from_crawler(cls, crawler: Any, *args: Any, **kwargs: Any) -> "PageSpider":
+        """Scrapy's way to make a spider; hooks the check of content types."""
+        spider = super().from_crawler(crawler, *args, **kwargs)
+        crawler.signals.connect(spider._on_headers, signal=signals.headers_received)
+        return spider
+
+    async def start(self) -> AsyncIterator[Any]:
+        """The first requests; all others come from judged pages."""
+        for request in self._feed():
+            yield request
+
+    def guard(self) -> AddressGuard:
+        """The reactor's resolver, which must be ours before anything is fetched."""
+        from twisted.internet import reactor
+
+        resolver = reactor.nameResolver  # pyright: ignore[reportAttributeAccessIssue]
+        if not isinstance(resolver, AddressGuard):
+            raise RuntimeError("the guard against private addresses is not installed")
+        return resolver
+
+    def _feed(self) -> Iterator[scrapy.Request]:
+        """Requests for the pages whose turn it is, within the limits over all hosts and to each one.
+
+        Scrapy's own limit to a host lets a burst of requests through (2.19: a request counts only once its task runs).
+        """
+        if self._over:
+            return
+        self.guard()
+        if self._held_bytes <= _WINDOW_BYTES:
+            for page in self.job.frontier.take(_WINDOW_PAGES - len(self._window)):
+                self._window.append(page)
+                self._waiting.setdefault(_host(page), deque()).append(page)
+        for host in list(self._waiting):
+            pages = self._waiting[host]
+            while pages and self._free_slots(host) > 0:
+                self._in_flight[host] += 1
+                yield self._request(pages.popleft())
+            if not pages:
+                del self._waiting[host]
+
+    def _free_slots(self, host: str) -> int:
+        over_all = CONCURRENT_REQUESTS - self._in_flight.total()
+        return min(over_all, self.job.config.concurrency_per_host - self._in_flight[host])
+
+    def _request(self, page: QueuedPage) -> scrapy.Request:
+        return scrapy.Request(
+            page.url,
+            callback=self._on_page,
+            errback=self._on_failure,
+            dont_filter=True,
+            meta={"page": page, "handle_httpstatus_all": True, "dont_redirect": True},
+        )
+
+    def _on_headers(self, headers: Any, request: scrapy.Request, **more: Any) -> None:
+        kind = (headers.get(b"Content-Type") or b"").split(b";")[0].strip().lower().decode("latin-1")
+        if "page" in request.meta and kind not in HTML_TYPES:
+            raise StopDownload(fail=False)  # spares the body; the status is still judged
+
+    def _on_page(self, response: Response) -> Iterator[scrapy.Request]:
+        date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return self._settle(response.meta["page"], _Fetched(response=response, date=date))
+
+    def _on_failure(self, failure: Any) -> Iterator[scrapy.Request]:
+        page = failure.request.meta["page"]
+        reason = failure_reason(failure.value)
+        if host_and_port(page.url) in self.guard().refused and reason != "robots":
+            reason = "private_address"
+        return self._settle(page, _Fetched(reason=reason))
+
+    def _settle(self, page: QueuedPage, fetched: _Fetched) -> Iterator[scrapy.Request]:
+        """Judge every page whose turn it is, then ask for more."""
+        self._in_flight[_host(page)] -= 1
+        self._fetched[page.number] = fetched
+        self._held_bytes += fetched.bytes_held()
+        try:
+            while self._window and self._window[0].number in self._fetched and not self._over:
+                first = self._window.popleft()
+                ready = self._fetched.pop(first.number)
+                self._held_bytes -= ready.bytes_held()
+                self._judge(first, ready)
+                self._uncommitted += 1
+                if self._is_full():
+                    self._over = True
+                if self._uncommitted >= _COMMIT_PAGES:
+                    self.commit()
+            yield from self._feed()
+        except Exception:
+            self.job.fault = traceback.format_exc()
+            self._over = True
+            raise CloseSpider("fault") from None
+        if self._over:
+            raise CloseSpider("enough")
+
+    def _is_full(self) -> bool:
+        return 0 < self.job.config.max_pages <= self.job.frontier.states["stored"]
+
+    def commit(self) -> None:
+        """Sync the WARC files, then note states and lengths in one transaction."""
+        job = self.job
+        made = self.crawler.stats.get_value("downloader/request_count", 0) if self.crawler.stats else 0
+        job.frontier.set_fact("requests", job.earlier_requests + made)
+        job.frontier.commit(job.warc.sync())
+        self._uncommitted = 0
+        job.report()
+
+    def _judge(self, page: QueuedPage, fetched: _Fetched) -> None:
+        response = fetched.response
+        reason = fetched.reason
+        if response is not None:
+            if response.status in _REDIRECTS and response.headers.get("Location"):
+                reason = self._redirected(page, response)
+            elif response.status != 200:
+                reason = f"http_{response.status}"
+            elif "download_stopped" in response.flags:
+                reason = "not_html"
+            else:
+                reason = self._read(page, response)
+        if reason:
+            self.job.frontier.mark_left_out(page.number, reason)
+            return
+        assert response is not None
+        headers = [
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, values in response.headers.items()
+            for value in values
+        ]
+        digest = self.job.warc.write_page(
+            page.url, fetched.date, str(response.ip_address or ""), response.status, headers, response.body
+        )
+        self.job.frontier.mark_stored(page.number, digest, len(response.body))
+
+    def _redirected(self, page: QueuedPage, response: Response) -> str:
+        location = (response.headers.get("Location") or b"").decode("utf-8", "replace")
+        target = normal_url(location, page.url)
+        if target is None:
+            return "bad_redirect"
+        if page.redirects >= _MOST_REDIRECTS:
+            return "too_many_redirects"
+        self._add([target], page.redirects + 1)
+        return "redirected"
+
+    def _read(self, page: QueuedPage, response: Response) -> str:
+        """Queue the page's links; why it is not kept, or nothing."""
+        content_type = (response.headers.get("Content-Type") or b"").decode("latin-1")
+        tree = HTMLTree.parse(decode_html(response.body, content_type))
+        self._add(_links(tree, page.url))
+        text = extract_plain_text(tree, main_content=False)
+        return "too_short" if len(text.strip()) < self.job.config.min_page_chars else ""
+
+    def _add(self, urls: list[str], redirects: int = 0) -> None:
+        for url in urls:
+            reason = "" if in_domains(host_and_port(url)[0], self.job.domains) else "domain"
+            self.job.frontier.add([url], redirects, reason)
+
+
+def _host(page: QueuedPage) -> str:
+    return host_and_port(page.url)[0]
+
+
+def _links(tree: HTMLTree, page_url: str) -> list[str]:
+    """Normal addresses of a page's links, in order, each once."""
+    document = tree.document
+    if document is None:
+        return []
+    bases = document.query_selector_all("base[href]")
+    base = urljoin(page_url, bases[0].getattr("href") or "") if len(bases) else page_url
+    found: dict[str, None] = {}
+    for anchor in document.query_selector_all("a[href]"):
+        url = normal_url(anchor.getattr("href") or "", base)
+        if url is not None:
+            found[url] = None
+    return list(found)
