@@ -7,7 +7,7 @@ from tinyllama.train.train_config import TrainConfig
 def test_the_table_shows_figures_parts_and_layouts():
     planned = plan(PRESETS["tinyllama-1.1b"], TrainConfig(), "16xA100-40G", price_per_gpu_hour=1.5)
     text = render(planned)
-    for expected in ("16 x A100-40G: fits", "1,100,048,384", "90.", "optimizer", "memory traffic", "Layouts that fit"):
+    for expected in ("16 x A100-40G: fits", "1,100,048,384", "90.", "optimizer", "weight traffic", "Layouts that fit"):
         assert expected in text
     assert f"{planned['cost']:,.2f}" in text
     assert all(len(line) <= 100 for line in text.splitlines())

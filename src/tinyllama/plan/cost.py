@@ -84,9 +84,8 @@ def usable_bytes(gpu: GpuKind) -> int:
 def find_layouts(model: LlamaConfig, train: TrainConfig, n_gpus: int, gpu: GpuKind) -> list[dict[str, Any]]:
     """Every data-parallel layout and micro-batch that divides the step evenly, the fastest first.
 
-    Speeds are compared to three digits; among equals, replicated before sharded and the larger micro-batch first (its
-    kernels are filled better, which the formulas do not see). Empty when no number of whole sequences divides the step
-    among the devices.
+    Speeds are compared to three digits; among equals, replicated before sharded and the larger micro-batch first. Empty
+    when no number of whole sequences divides the step among the devices.
     """
     if train.tokens_per_step % (n_gpus * train.seq_len):
         return []
@@ -108,7 +107,8 @@ def _layout(
     model: LlamaConfig, train: TrainConfig, n_gpus: int, gpu: GpuKind, parallel: Parallel, micro_batch_size: int
 ) -> dict[str, Any]:
     shapes = {"micro_batch_size": micro_batch_size, "seq_len": train.seq_len, "precision": train.precision}
-    parts = memory_parts(model, **shapes, parallel=parallel, n_gpus=n_gpus)
+    compiled = train.compile == "on" or (train.compile == "auto" and not gpu.is_cpu)
+    parts = memory_parts(model, **shapes, parallel=parallel, n_gpus=n_gpus, compiled=compiled)
     if gpu.is_cpu:
         parts["context"] = 0
     needed = sum(parts.values())

@@ -50,6 +50,14 @@ def activation_bytes_per_token(model: LlamaConfig, seq_len: int, precision: str)
     return model.n_layers * layer
 
 
+def uncompiled_activation_bytes(n_bytes: int, precision: str) -> int:
+    """Activations of layers that are not compiled, from those of compiled ones: chains keep what lies between their parts.
+
+    Measured by counting what autograd keeps of this network: 1.35 to 1.38 times in fp32, 1.61 to 1.65 times in bf16.
+    """
+    return n_bytes * {"fp32": 138, "bf16": 165}[precision] // 100
+
+
 def logits_bytes(model: LlamaConfig, n_tokens: int, precision: str) -> int:
     """Bytes of the loss over `n_tokens`: each one's log-softmax (fp32), and one chunk's logits and gradients."""
     chunk = min(n_tokens, LOSS_CHUNK_TOKENS)
@@ -57,7 +65,14 @@ def logits_bytes(model: LlamaConfig, n_tokens: int, precision: str) -> int:
 
 
 def memory_parts(
-    model: LlamaConfig, *, micro_batch_size: int, seq_len: int, precision: str, parallel: Parallel, n_gpus: int
+    model: LlamaConfig,
+    *,
+    micro_batch_size: int,
+    seq_len: int,
+    precision: str,
+    parallel: Parallel,
+    n_gpus: int,
+    compiled: bool = True,
 ) -> dict[str, int]:
     """Bytes of one device by part; their sum is the peak, reached where the backward pass begins.
 
@@ -66,12 +81,13 @@ def memory_parts(
     N = model.n_parameters
     held = -(-N // n_gpus) if parallel == "shard" else N
     n_tokens = micro_batch_size * seq_len
+    activations = n_tokens * activation_bytes_per_token(model, seq_len, precision)
     return {
         "weights": FP32_BYTES * held,
         "compute_copy": _compute_copy_bytes(model, precision, parallel),
         "gradients": FP32_BYTES * held,
         "optimizer": 2 * FP32_BYTES * held,
-        "activations": n_tokens * activation_bytes_per_token(model, seq_len, precision),
+        "activations": activations if compiled else uncompiled_activation_bytes(activations, precision),
         "logits": logits_bytes(model, n_tokens, precision),
         "context": CONTEXT_BYTES,
     }

@@ -24,7 +24,8 @@ class StepTime:
     """Seconds of one update by part; they follow one another, so their sum is the step."""
 
     matmul: float
-    memory_traffic: float
+    activation_traffic: float
+    weight_traffic: float
     launches: float
     communication: float  # only what the computation does not hide
     optimizer: float
@@ -32,7 +33,7 @@ class StepTime:
     @property
     def total(self) -> float:
         """Seconds of the whole step."""
-        return self.matmul + self.memory_traffic + self.launches + self.communication + self.optimizer
+        return sum(vars(self).values())
 
 
 def step_time(
@@ -53,19 +54,34 @@ def step_time(
     matmul = flops / (gpu.peak_flops[precision] * gpu.matmul_efficiency)
     bytes_per_second = gpu.memory_bandwidth * MEMORY_EFFICIENCY
     kept = activation_bytes_per_token(model, seq_len, precision) + FP32_BYTES * model.vocab_size
-    memory_traffic = tokens * TRAFFIC_PASSES * kept / bytes_per_second
-    compute = matmul + memory_traffic
+    activation_traffic = tokens * TRAFFIC_PASSES * kept / bytes_per_second
+    weights = model.n_parameters * weight_bytes_per_micro_batch(precision, parallel)
+    weight_traffic = micro_batches * weights / bytes_per_second
+    compute = matmul + activation_traffic + weight_traffic
     shortest = 0.0 if gpu.is_cpu else micro_batches * model.n_layers * LAUNCHES_PER_LAYER * LAUNCH_SECONDS
     held = model.n_parameters / (n_gpus if parallel == "shard" else 1)
     return StepTime(
         matmul=matmul,
-        memory_traffic=memory_traffic,
+        activation_traffic=activation_traffic,
+        weight_traffic=weight_traffic,
         launches=max(0.0, shortest - compute),
         communication=_exposed_communication(
             model, gpu, n_gpus, micro_batches, max(compute, shortest), precision, parallel
         ),
         optimizer=held * ADAMW_BYTES_PER_PARAMETER / bytes_per_second,
     )
+
+
+def weight_bytes_per_micro_batch(precision: str, parallel: Parallel) -> int:
+    """Bytes moved for one parameter in each micro-batch, beside the products themselves, c bytes a value in these.
+
+    Replicated: the weight is cast (4 + c), its gradient written (c), cast (c + 4) and added to the sum (12); nothing is
+    cast in fp32. Sharded: gathered twice (2 c), its gradient written, read (2 c) and reduced in fp32 (8).
+    """
+    c = compute_bytes(precision)
+    if parallel == "shard":
+        return 4 * c + 8
+    return 16 if precision == "fp32" else 3 * c + 20
 
 
 def communication_seconds(
