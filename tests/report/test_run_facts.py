@@ -84,6 +84,14 @@ def test_values_of_the_wrong_kind_are_missing_values(tmp_path):
     assert facts.parameters is None
 
 
+def test_shapes_are_those_that_were_trained(tmp_path):
+    write(tmp_path, "recipe.toml", '[model]\npreset = "tiny-4m"\n')
+    assert read_run(tmp_path).model_values == {"preset": "tiny-4m"}
+    trained = manifest("pretrain") | {"config": {"model": {"dim": 8, "n_layers": 2}}}
+    write(tmp_path, "checkpoints/manifest.json", trained)
+    assert read_run(tmp_path).model_values == {"dim": 8, "n_layers": 2}
+
+
 def test_extraction_is_counted_within_cleaning(tmp_path):
     write(tmp_path, "documents/manifest.json", manifest("documents", seconds=2.0))
     assert read_run(tmp_path).phase_seconds == {"documents": 2.0}

@@ -82,6 +82,12 @@ class RunFacts:
         return found if found is not None else number(self.summary("pretrain").get("unigram_perplexity"))
 
     @property
+    def model_values(self) -> dict[str, Any]:
+        """Shapes of the network, as the finished training recorded them, else as the recipe names them."""
+        trained = table(self.manifests.get("pretrain", {}).get("config"))
+        return table(trained.get("model")) or table(self.recipe.get("model"))
+
+    @property
     def last_word(self) -> dict[str, Any]:
         """Last-word accuracy on held-out passages: accuracy, accuracy_stderr, n, examples."""
         return table(table(self.evaluation.get("tasks")).get("last_word"))

@@ -12,7 +12,7 @@ from string import Template
 
 from tinyllama import files
 from tinyllama.report import run_sections
-from tinyllama.report.run_facts import RunFacts, number, read_run, table
+from tinyllama.report.run_facts import RunFacts, number, read_run
 from tinyllama.report.run_sections import text
 from tinyllama.report.ticks import exact, short
 
@@ -91,7 +91,7 @@ def _abstract(facts: RunFacts) -> str:
     """One or two sentences: what was trained on what, and how far it got."""
     sentences = []
     if facts.parameters:
-        model = table(facts.recipe.get("model"))
+        model = facts.model_values
         layers, dim = number(model.get("n_layers")), number(model.get("dim"))
         shape = f" ({exact(layers)} layers, width {exact(dim)})" if layers and dim else ""
         sentences.append(f"A Llama network of {short(facts.parameters)} parameters{shape}.")

@@ -61,7 +61,7 @@ def headline(facts: RunFacts) -> str:
         _cell("Parameters", facts.parameters, short, _exact_note(facts.parameters)),
         _cell("Tokens trained", _first(trained.get("tokens"), last.get("tokens")), short, _epochs_note(trained)),
         _cell("Speed", _first(trained.get("tokens_per_second"), _median_speed(facts)), short, "tokens a second"),
-        _cell("Wall time", sum(seconds.values()) or None, duration, f"{len(seconds)} phases"),
+        _cell("Wall time", sum(seconds.values()) or None, duration, f"{len(seconds)} finished phases"),
         _cell("Peak memory", trained.get("peak_memory_bytes"), size, "while training"),
     ]
     return f'<dl class="headline">{"".join(cells)}</dl>' if any(cells) else ""
