@@ -7,6 +7,7 @@ bytes over pipes, so that any program may call this, without a guarded main modu
 """
 
 import os
+import re
 import resource
 import signal
 import struct
@@ -20,50 +21,46 @@ from resiliparse.parse.html import ElementNode, HTMLTree
 
 TOO_HARD, NO_TEXT = "html_too_hard", "html_no_text"
 _WORKER_MEMORY_BYTES = 4 << 30
+_CODE_START, _CODE_END = re.compile(r"<pre\b", re.IGNORECASE), re.compile(r"</pre\s{0,8}>", re.IGNORECASE)
 _LENGTH = struct.Struct("<Q")
 
 
 def main_text(html: str) -> str:
-    """The main content of a page as text: paragraphs, headings, lists and code, blank lines between them.
+    """The main content of a page as text: paragraphs, headings, lists and code, code with its line breaks.
 
     Navigation, footers and link lists are left out by resiliparse's rules. An empty string when nothing is left.
     """
+    # The library ends only paragraphs with a blank line; an empty one on either side sets a block of code apart.
+    html = _CODE_END.sub("</pre><p></p>", _CODE_START.sub("<p></p><pre", html))
     tree = HTMLTree.parse(html)
     body = tree.body
     if body is None:
         return ""
     _sink_main_content(tree, body)
-    _set_blocks_apart(tree, body)
     text = extract_plain_text(tree, main_content=True, preserve_formatting=True, alt_texts=False, comments=False)
     return "\n".join(line.rstrip() for line in text.split("\n")).strip("\n")
 
 
 def _sink_main_content(tree: HTMLTree, body: ElementNode) -> None:
-    """Nest what a page declares as main content deeper: the library takes any list near the body for navigation."""
-    for name in ("main", "article"):
-        for element in body.get_elements_by_tag_name(name):
-            outer, inner = _new(tree, "div"), _new(tree, "div")
-            for child in list(element.child_nodes):
-                inner.append_child(child)
-            outer.append_child(inner)
-            element.append_child(outer)
+    """Nest the element that a page declares as its main content deeper, so that its lists count as content.
+
+    The library takes any list near the body for navigation. One element only: each change costs time in proportion
+    to the nodes that Python holds, so changing many would be quadratic.
+    """
+    main = next(iter(body.get_elements_by_tag_name("main")), None)
+    if main is None:
+        main = next(iter(body.get_elements_by_tag_name("article")), None)
+    if main is not None:
+        _wrap(tree, main, "div")
+        _wrap(tree, main, "div")
 
 
-def _set_blocks_apart(tree: HTMLTree, body: ElementNode) -> None:
-    """Put code, lists and tables into paragraphs of their own: the library ends only paragraphs with a blank line."""
-    for name in ("pre", "ul", "ol", "table"):
-        for element in body.get_elements_by_tag_name(name):
-            parent = element.parent
-            if parent is not None and parent.tag not in ("li", "td", "th", "dd"):
-                paragraph = _new(tree, "p")
-                parent.insert_before(paragraph, element)
-                paragraph.append_child(element)
-
-
-def _new(tree: HTMLTree, tag: str) -> ElementNode:
-    element = tree.create_element(tag)
-    assert isinstance(element, ElementNode)
-    return element
+def _wrap(tree: HTMLTree, element: ElementNode, tag: str) -> None:
+    wrapper = tree.create_element(tag)
+    assert isinstance(wrapper, ElementNode)
+    assert element.parent is not None
+    element.parent.insert_before(wrapper, element)
+    wrapper.append_child(element)
 
 
 class ExtractWorker:
