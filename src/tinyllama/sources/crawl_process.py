@@ -60,6 +60,7 @@ def scrapy_settings(config: SourcesConfig, allow_private: list[str], dry_run: bo
         jitter: 0,
         "CONCURRENT_REQUESTS": 2 * CONCURRENT_REQUESTS,  # the spider keeps both limits
         "CONCURRENT_REQUESTS_PER_DOMAIN": config.concurrency_per_host,
+        "CONCURRENT_ITEMS": 1,  # tasks that Scrapy starts for each response
         "DOWNLOAD_TIMEOUT": config.timeout_seconds,
         "DOWNLOAD_MAXSIZE": config.max_page_bytes,
         "DOWNLOAD_WARNSIZE": 0,
