@@ -25,6 +25,7 @@ def flip_bit(path: Path, at: int) -> None:
 
 def test_a_saved_checkpoint_is_whole(folder: Path):
     newest = form.newest_valid(folder)
+    assert newest is not None
     assert newest == folder / "step_00000100"
     form.check(newest)
     assert form.is_checkpoint(newest)
