@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import phonenumbers
 
+_MOST_ROUNDS = 8
 EMAIL, PHONE, IP = "[email]", "[phone]", "[ip]"
 
 # A local part, an at sign, a domain with a dot. `x@y.sum(` is Python's matrix product, not an address.
-_EMAIL = re.compile(r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![\w(]|[.-]\w|@)")
+_EMAIL = re.compile(r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![\w(])")
 
 # Four numbers with dots; neither inside a longer dotted number (1.2.3.4.5) nor called a version.
 _IPV4 = re.compile(r"(?<![\w.+-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![\w-]|\.\w)")
@@ -49,14 +50,23 @@ class Masked:
 
 
 def mask_personal_information(text: str, *, email: bool = True, phone: bool = True, ip: bool = True) -> Masked:
-    """`text` with the chosen kinds replaced. Masking a masked text changes nothing."""
+    """`text` with the chosen kinds replaced.
+
+    A placeholder may set free what its neighbour hid (`a@b.org(212) 736-5000`), so masking is repeated until nothing is
+    found: masking a masked text changes nothing. After 8 rounds only a text made to provoke it can have something left.
+    """
     emails = phones = ips = 0
-    if email:
-        text, emails = mask_emails(text)
-    if ip:
-        text, ips = mask_ips(text)
-    if phone:
-        text, phones = mask_phones(text)
+    for _ in range(_MOST_ROUNDS):
+        new_emails = new_phones = new_ips = 0
+        if email:
+            text, new_emails = mask_emails(text)
+        if ip:
+            text, new_ips = mask_ips(text)
+        if phone:
+            text, new_phones = mask_phones(text)
+        if not new_emails + new_phones + new_ips:
+            break
+        emails, phones, ips = emails + new_emails, phones + new_phones, ips + new_ips
     return Masked(text, emails, phones, ips)
 
 

@@ -1,0 +1,121 @@
+import gzip
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyllama.clean import dedup
+
+TRUTH = Path(__file__).parents[3] / "shared" / "neardup"
+
+
+def test_recall_curve_by_hand() -> None:
+    assert dedup.candidate_probability(0.5, bands=1, rows=1) == 0.5
+    assert dedup.candidate_probability(0.5, bands=2, rows=1) == 0.75
+    assert dedup.candidate_probability(0.5, bands=2, rows=2) == 1 - 0.75**2
+    assert round(dedup.candidate_probability(0.8, bands=14, rows=8), 3) == 0.924
+
+
+def test_normalised_words() -> None:
+    assert dedup.normalise_text("  A\tＢ\n\nc ") == "a b c"
+    assert dedup.shingle_words("Don't STOP_me: it's 3.5, 中文字 カ!") == "don t stop me it s 3 5 中 文 字 カ"
+    assert dedup.shingle_words("?! ...") == ""
+
+
+def test_band_hashes_see_each_row_and_its_place() -> None:
+    signatures = np.array([[1, 2, 3, 4], [2, 1, 3, 4], [1, 2, 3, 5]], np.uint32)
+    hashes = dedup.band_hashes(signatures, bands=2)
+    assert hashes.shape == (3, 2)
+    assert hashes[0, 0] == hashes[2, 0] != hashes[1, 0]
+    assert hashes[0, 1] == hashes[1, 1] != hashes[2, 1]
+
+
+def test_clusters_join_across_bands() -> None:
+    first, second = np.array([1, 1, 2, 3, 4], np.uint64), np.array([5, 6, 6, 7, 8], np.uint64)
+    labels = dedup.cluster_labels(iter([first, second]), 5)
+    assert labels[0] == labels[1] == labels[2]
+    assert len(set(labels.tolist())) == 3
+
+
+def test_longest_stays_then_least_tie() -> None:
+    groups, chars, ties = np.array([0, 0, 1, 1, 2]), np.array([5, 9, 4, 4, 1]), np.array([1, 2, 8, 7, 9], np.uint64)
+    assert dedup.best_of_groups([groups], chars, [ties]).tolist() == [False, True, False, True, True]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2)), max_size=20), st.randoms())
+def test_which_one_stays_does_not_depend_on_order(rows: list[tuple[int, int]], shuffler: random.Random) -> None:
+    documents = [(group, chars, tie) for tie, (group, chars) in enumerate(rows)]
+
+    def kept(order: list[tuple[int, int, int]]) -> set[tuple[int, int, int]]:
+        columns = np.array(order, np.int64).reshape(-1, 3)
+        best = dedup.best_of_groups([columns[:, 0]], columns[:, 1], [columns[:, 2].astype(np.uint64)])
+        return {document for document, stays in zip(order, best, strict=True) if stays}
+
+    shuffled = documents.copy()
+    shuffler.shuffle(shuffled)
+    assert kept(documents) == kept(shuffled)
+    assert {group for group, _, _ in kept(documents)} == {group for group, _, _ in documents}
+
+
+@given(st.lists(st.lists(st.integers(0, 4), min_size=8, max_size=8), min_size=3, max_size=3))
+def test_clusters_are_the_connected_components(bands: list[list[int]]) -> None:
+    labels = dedup.cluster_labels((np.array(band, np.uint64) for band in bands), 8)
+    reached = {n: {n} for n in range(8)}
+    for _ in range(8):  # the slow way: spread until nothing changes
+        for band in bands:
+            for a in range(8):
+                for b in range(8):
+                    if band[a] == band[b]:
+                        reached[a] = reached[b] = reached[a] | reached[b]
+    for a in range(8):
+        assert {b for b in range(8) if labels[b] == labels[a]} == reached[a]
+
+
+def words(seed: int, count: int) -> list[str]:
+    chooser = random.Random(seed)
+    return ["".join(chooser.choices("abcdefghij", k=5)) for _ in range(count)]
+
+
+def test_small_changes_are_found_and_strangers_are_not() -> None:
+    texts = []
+    for seed in range(30):
+        original = words(seed, 300)
+        changed = original.copy()
+        changed[150] = "CHANGED"
+        texts += [" ".join(original), " ".join(changed).replace(" ", ", ")]
+    labels = dedup.near_duplicate_clusters(texts, bands=14, rows=8, ngram_words=5)
+    assert sum(labels[n] == labels[n + 1] for n in range(0, 60, 2)) == 30  # similarity 0.967: missed once in 10^9
+    assert len(set(labels.tolist())) == 30
+
+
+def test_texts_without_words_are_no_duplicates_and_chinese_ones_can_be() -> None:
+    chinese = "".join(chr(0x4E00 + random.Random(5).randrange(3000) + n) for n in range(200))
+    labels = dedup.near_duplicate_clusters(["", "!!", "...", chinese, chinese + "了", "一二三四五六"], 14, 8, 5)
+    assert labels[3] == labels[4]
+    assert len(set(labels.tolist())) == 5
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.permutations(range(6)))
+def test_clusters_do_not_depend_on_order(order: list[int]) -> None:
+    base = words(1, 100)
+    texts = [" ".join(base), " ".join([*base, "more"]), " ".join(words(2, 100)), "", "one", "One!"]
+    labels = dedup.near_duplicate_clusters([texts[n] for n in order], 14, 8, 5)
+    groups = {frozenset(n for n, other in zip(order, labels, strict=True) if other == label) for label in labels}
+    assert groups == {frozenset({0, 1}), frozenset({2}), frozenset({3}), frozenset({4, 5})}
+
+
+@pytest.mark.skipif(not TRUTH.exists(), reason="the near-duplicate sample is not here")
+def test_plagiarised_articles_are_found() -> None:
+    with gzip.open(TRUTH / "articles_1000.jsonl.gz", "rt", encoding="utf-8") as file:
+        articles = {row["id"]: row["text"] for row in map(json.loads, file)}
+    with gzip.open(TRUTH / "articles_1000_truth.jsonl.gz", "rt", encoding="utf-8") as file:
+        pairs = {(row["id1"], row["id2"]) for row in map(json.loads, file)}
+    labels = dedup.near_duplicate_clusters(list(articles.values()), bands=14, rows=8, ngram_words=5)
+    label_of = dict(zip(articles, labels.tolist(), strict=True))
+    assert all(label_of[a] == label_of[b] for a, b in pairs)
+    assert len(articles) - len(set(labels.tolist())) == len(pairs)  # and nothing else
