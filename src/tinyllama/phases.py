@@ -37,10 +37,10 @@ def clean_phase(recipe: Recipe, inputs: tuple[Path, ...], out: Path, documents: 
         return extract_documents(recipe.clean, list(inputs), out)
 
     def work(out: Path) -> Summary:
-        from tinyllama.clean.clean_run import clean_documents, join_summaries
+        from tinyllama.clean.clean_run import clean_documents
 
-        extracted = run_phase(Phase("documents", 1, {}, inputs, documents, extract))
-        return join_summaries(extracted, clean_documents(recipe.clean, documents, out))
+        run_phase(Phase("documents", 1, {"max_page_bytes": recipe.clean.max_page_bytes}, inputs, documents, extract))
+        return clean_documents(recipe.clean, documents, out)
 
     return Phase("clean", 1, recipe.clean.result_values(), inputs, out, work)
 
@@ -61,8 +61,9 @@ def shards_phase(recipe: Recipe, inputs: tuple[Path, ...], tokenizer: Path, out:
 
     def work(out: Path) -> Summary:
         from tinyllama.shards.shard_writer import write_shards
+        from tinyllama.tokenizer.bpe import Tokenizer
 
-        return write_shards(recipe.shards, list(inputs), tokenizer, out)
+        return write_shards(recipe.shards, list(inputs), Tokenizer.load(tokenizer), out)
 
     return Phase("shards", 1, recipe.shards.result_values(), (*inputs, tokenizer), out, work)
 
