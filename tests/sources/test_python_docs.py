@@ -58,6 +58,11 @@ def test_two_gatherings_give_the_same_bytes(site: DocumentationSite):
     assert reachable(site) == reachable(again)
 
 
+@pytest.mark.full
+def test_two_gatherings_of_everything_are_the_same():
+    assert gather_in_process() == gather_in_process()
+
+
 def test_every_entry_has_a_page_that_links_lead_to_and_no_link_is_broken(site: DocumentationSite):
     pages = [path for path in reachable(site) if path.startswith("/reference/")]
     assert len(pages) == len(site) + 1  # and the list of topics
@@ -109,7 +114,10 @@ def test_a_busy_port_gives_way_with_a_warning_or_is_an_error(
 
 def test_the_server_dies_with_its_parent():
     port = free_port()
-    code = f"import time; from tinyllama.sources.python_docs import documentation_site as s\nwith s({port}, allow=('json',)): print('up', flush=True); time.sleep(60)"
+    code = (
+        "import time; from tinyllama.sources.python_docs import documentation_site\n"
+        f"with documentation_site({port}, allow=('json',)): print('up', flush=True); time.sleep(60)"
+    )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     assert parent.stdout.readline() == "up\n"

@@ -109,6 +109,12 @@ def crawl_in_this_process(job: dict[str, Any], say: Any) -> None:
     frontier.close()
 
 
+def _end_with_stdin() -> None:
+    while os.read(0, 4096):  # not sys.stdin: its lock, held here, would be fatal at an ordinary exit
+        pass
+    os._exit(1)
+
+
 def main() -> None:
     """Entry of the child process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
@@ -118,7 +124,7 @@ def main() -> None:
     logging.getLogger().handlers[0].setLevel(logging.ERROR)  # loggers' own levels are reset by Scrapy
     warnings.simplefilter("ignore")
     job = json.loads(sys.stdin.readline())
-    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
 
     def say(message: dict[str, Any]) -> None:
         output.write(json.dumps(message) + "\n")

@@ -14,7 +14,8 @@ import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from types import ModuleType
 from typing import Any
@@ -87,27 +88,37 @@ def gather_in_process(allow: Iterable[str] = ALLOW_LIST) -> list[Entry]:
     ]
 
 
-def gather(allow: Iterable[str] = ALLOW_LIST) -> list[Entry]:
+def gather(allow: Sequence[str] = ALLOW_LIST) -> list[Entry]:
     """Entries of the allow-listed modules that are installed, sorted by name. Imports them into this process."""
     warnings.simplefilter("ignore")
-    modules: dict[str, ModuleType] = {}
-    with_topics = False
-    for name in allow:
-        if name == TOPICS:
-            with_topics = True
-            continue
-        for found in _submodules(name) if name in PACKAGES else (name,):
-            module = _imported(found)
-            if module is not None:
-                modules[found] = module
+    names = [name for name in allow if name != TOPICS]
+    with _seeded_examples():
+        found = [sub for name in names for sub in (_submodules(name) if name in PACKAGES else (name,))]
+        modules = {name: module for name in found if (module := _imported(name)) is not None}
     entries = [entry for name, module in modules.items() if (entry := _module_entry(name, module))]
     for (module_name, name), value in _canonical_places(modules).items():
         entry = _object_entry(module_name, name, value)
         if entry is not None:
             entries.append(entry)
-    if with_topics:
+    if TOPICS in allow:
         entries += _topic_entries()
     return sorted(entries, key=lambda entry: (entry.name, entry.kind))
+
+
+@contextmanager
+def _seeded_examples() -> Iterator[None]:
+    """scipy.stats writes some docstrings while it is imported, with samples of an unseeded generator: give it a seed."""
+    try:
+        import numpy.random as module
+    except ImportError:
+        yield
+        return
+    unseeded = module.default_rng
+    module.default_rng = lambda seed=None: unseeded(0 if seed is None else seed)
+    try:
+        yield
+    finally:
+        module.default_rng = unseeded
 
 
 def _submodules(package_name: str) -> Iterator[str]:

@@ -125,14 +125,17 @@ class DocumentationSite:
         module_link = (
             f'<a href="{quote(self._modules[module])}">{escape(module)}</a>' if module in self._modules else ""
         )
-        source = "/_sources" + quote(address.removeprefix("/reference").removesuffix(".html")) + ".txt"
+        source = ""
+        if address in self._entries:
+            path = address.removeprefix("/reference").removesuffix(".html")
+            source = f'<a href="/_sources{quote(path)}.txt">Show source</a>'
         return _document(
             title,
             f'<nav class="breadcrumbs"><a href="/">Home</a> » {module_link} » {escape(title)}</nav>\n'
             f'<div class="layout"><aside class="sidebar"><nav><h4>{escape(module)}</h4><ul>{sidebar}</ul></nav></aside>'
             f"<main><article>\n{content}\n</article></main></div>\n"
             f'<nav class="related">{self._related(address)}</nav>\n'
-            f'<footer><a href="{source}">Show source</a></footer>',
+            f"<footer>{source}</footer>",
         )
 
     def _related(self, address: str) -> str:

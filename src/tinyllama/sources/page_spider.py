@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urljoin
 
 import scrapy
-from lxml import etree
+from lxml import etree  # pyright: ignore[reportAttributeAccessIssue]
 from resiliparse.extract.html2text import extract_plain_text
 from scrapy import signals
 from scrapy.exceptions import CloseSpider, StopDownload

@@ -1,5 +1,6 @@
 """Reads web pages from any WARC file on disk, compressed or not, with bounded memory."""
 
+import re
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -145,12 +146,9 @@ def _cut_off_at(path: Path, last: int) -> int | None:
             return None if end == size else end
         if magic == b"WARC":
             file.seek(last)
-            header = file.read(_PIECE_BYTES)
-            head, found, _ = header.partition(b"\r\n\r\n")
-            length = next(
-                (int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), None
-            )
-            whole = bool(found) and length is not None and last + len(head) + 4 + length <= size
+            head, found, _ = file.read(_PIECE_BYTES).partition(b"\r\n\r\n")
+            length = re.search(rb"(?im)^content-length:[ \t]*(\d+)[ \t]*\r?$", head)
+            whole = found and length and last + len(head) + 4 + int(length[1]) <= size
             return None if whole else last
     return 0 if size == 0 else None  # zstd and lz4 have their own checksums
 
