@@ -70,7 +70,8 @@ def test_tokenizer_gives_our_ids(opened: OpenedModel, exported: Path, reference_
 def test_greedy_text_is_theirs(opened: OpenedModel, exported: Path):
     theirs, tokenizer = AutoModelForCausalLM.from_pretrained(exported), AutoTokenizer.from_pretrained(exported)
     inputs = tokenizer("The statement", return_tensors="pt")
-    wanted = theirs.generate(**inputs, max_new_tokens=20, do_sample=False)[0, inputs["input_ids"].shape[1] :].tolist()
+    whole = theirs.generate(**inputs, max_new_tokens=20, do_sample=False)  # pyright: ignore[reportAttributeAccessIssue]
+    wanted = whole[0, inputs["input_ids"].shape[1] :].tolist()
     found = generate(opened, "The statement", GenerateConfig(max_new_tokens=20, temperature=0.0))["token_ids"]
     assert found == wanted
 

@@ -25,7 +25,8 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """Keep the fewest likeliest tokens whose probabilities reach p together (Holtzman et al. 2019); at least one."""
     if p >= 1:
         return logits
-    probabilities, order = logits.softmax(dim=-1).sort(descending=True, stable=True)
+    ordered, order = logits.sort(descending=True, stable=True)
+    probabilities = ordered.softmax(dim=-1)
     reached_before = probabilities.cumsum(dim=-1) - probabilities >= p
     reached_before[0] = False
     return logits.scatter(-1, order[reached_before], LEFT_OUT)
