@@ -51,21 +51,11 @@ def test_each_kind_can_be_left() -> None:
     assert mask_personal_information(text, email=False).text == "a@b.org [phone] [ip]"
 
 
-PIECES = st.sampled_from(
-    [
-        "a@b.org",
-        "@",
-        "+44 20 7946 0958",
-        "+",
-        "8.8.8.8",
-        ".",
-        ":",
-        "2606:4700::1111",
-        "tel ",
-        "tel 5551234567",
-        "212-736-5000",
-    ]
-    + [" ", "-", "(", ")", "[", "]", "\n", "x", "7", "é", "中"]
+PIECES = st.one_of(
+    st.sampled_from(
+        ["a@b.org", "+44 20 7946 0958", "8.8.8.8", "2606:4700::1111", "tel 5551234567", "212-736-5000", "tel "]
+    ),
+    st.sampled_from(list("@+.: -()[]\nx7é中")),
 )
 TEXTS = st.one_of(st.text(), st.lists(PIECES, max_size=30).map("".join))
 

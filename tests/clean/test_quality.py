@@ -88,19 +88,31 @@ def test_gopher_duplicate_lines_and_paragraphs() -> None:
 
 def test_top_ngram_covers_its_words_once() -> None:
     # "a b" occurs at 0, 2 and 5: words 0-3, 5, 6 of "a b a b ccc a b dd": 6 of 11 characters
-    words = "a b a b ccc a b dd".split()
+    words = ["a", "b", "a", "b", "ccc", "a", "b", "dd"]
     assert dict(top_ngram_chars(words, range(2, 3))) == {2: 6 / 11}
-    assert dict(top_ngram_chars("x x x x".split(), range(2, 5))) == {2: 1.0, 3: 1.0, 4: 0.0}
-    assert dict(top_ngram_chars("a b c".split(), range(2, 5))) == {2: 0.0, 3: 0.0, 4: 0.0}
+    assert dict(top_ngram_chars(["x", "x", "x", "x"], range(2, 5))) == {2: 1.0, 3: 1.0, 4: 0.0}
+    assert dict(top_ngram_chars(["a", "b", "c"], range(2, 5))) == {2: 0.0, 3: 0.0, 4: 0.0}
 
 
 def test_top_ngram_takes_the_longest_of_equally_common_ones() -> None:
-    words = "aa bb 1 aa bb 2 c d 3 c d".split()  # "aa bb" and "c d" twice each; 8 of 15 characters
+    words = [
+        "aa",
+        "bb",
+        "1",
+        "aa",
+        "bb",
+        "2",
+        "c",
+        "d",
+        "3",
+        "c",
+        "d",
+    ]  # "aa bb" and "c d" twice each; 8 of 15 characters
     assert dict(top_ngram_chars(words, range(2, 3))) == {2: 8 / 15}
 
 
 def test_duplicate_ngrams_leave_out_the_first_occurrence() -> None:
-    words = "a b c d e x a b c d e".split()
+    words = ["a", "b", "c", "d", "e", "x", "a", "b", "c", "d", "e"]
     assert dict(duplicate_ngram_chars(words, range(5, 7))) == {5: 5 / 11, 6: 0.0}
     assert dict(duplicate_ngram_chars([], range(5, 11))) == dict.fromkeys(range(5, 11), 0.0)
 
@@ -123,7 +135,10 @@ def test_c4_page_rules() -> None:
 
 
 def test_c4_line_rules_edit_the_text() -> None:
-    text = "A heading\n\nThis is a sentence.\nToo short.\nPlease turn Javascript on.\n\nWe use cookies here.\nTrails off...\n\nEnd it now!"
+    text = (
+        "A heading\n\nThis is a sentence.\nToo short.\nPlease turn Javascript on.\n\n"
+        "We use cookies here.\nTrails off...\n\nEnd it now!"
+    )
     kept = "This is a sentence.\n\nEnd it now!"
     assert quality.c4(text, config(c4_terminal_punctuation=True, c4_min_line_words=3)) == (kept, "")
     assert quality.c4("A heading\n", config(c4_terminal_punctuation=True)) == ("", "c4_no_lines")

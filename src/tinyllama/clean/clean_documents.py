@@ -26,8 +26,6 @@ from tinyllama.clean.judge import HASHES, judged_parts
 from tinyllama.clean.split import is_validation
 from tinyllama.errors import InputError
 
-WORK = "work"
-
 
 @dataclass(frozen=True)
 class _Corpus:
@@ -49,11 +47,12 @@ def clean_documents(config: CleanConfig, documents: Path, out: Path) -> dict[str
     found = parts.part_paths(documents)
     if not found:
         raise InputError(f"{documents}: no documents (*.parquet); extract some first")
-    work = out / WORK
-    _judge(config, found, work)
-    corpus = _load(work)
-    _mark_duplicates(config, corpus)
-    _refuse_empty(corpus, documents)
+    work = out / parts.WORK
+    with parts.removed_on_bad_input(out):
+        _judge(config, found, work)
+        corpus = _load(work)
+        _mark_duplicates(config, corpus)
+        _refuse_empty(corpus, documents)
     tally = Tally()
     with log.progress("write clean documents", len(corpus.paths)) as line:
         start = 0

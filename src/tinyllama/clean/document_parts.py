@@ -1,5 +1,8 @@
 """Parquet files of documents and of drops: the same rows always give the same bytes, and a file is whole or not there."""
 
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ DOCUMENT_SCHEMA = pa.schema(
 )
 CLEAN_SCHEMA = DOCUMENT_SCHEMA.append(pa.field("language_confidence", pa.float64()))
 DROPPED_SCHEMA = pa.schema([("id", pa.string()), ("reason", pa.string())])
-DROPPED = "dropped"
+DROPPED, WORK = "dropped", "work"
 
 
 def write_part(path: Path, table: pa.Table) -> None:
@@ -37,16 +40,38 @@ def part_paths(folder: Path) -> list[Path]:
 
 
 def row_count(path: Path) -> int:
-    """How many rows a part has, by its footer."""
-    return pq.ParquetFile(path).metadata.num_rows
+    """How many rows a part has, by its footer. Raises InputError when it is damaged."""
+    with _damage_named(path):
+        return pq.ParquetFile(path).metadata.num_rows
 
 
 def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
     """One part, or some of its columns. Raises InputError when it is damaged."""
-    try:
+    with _damage_named(path):
         return pq.ParquetFile(path).read(columns=columns)
+
+
+@contextmanager
+def _damage_named(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: not a readable parquet file ({' '.join(str(error).split())[:200]})") from None
+
+
+@contextmanager
+def removed_on_bad_input(folder: Path) -> Iterator[None]:
+    """Leave nothing of our own in `folder` when the input turns out to be bad: another input starts from nothing."""
+    try:
+        yield
+    except InputError:
+        for path in part_paths(folder):
+            path.unlink()
+        for name in (DROPPED, WORK):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        with suppress(OSError):  # not empty: the phase's marker is in it
+            folder.rmdir()
+        raise
 
 
 def sweep_temporary(folder: Path) -> None:

@@ -56,6 +56,7 @@ def extract_documents(config: CleanConfig, inputs: list[Path], out: Path) -> dic
         parts.sweep_temporary(folder)
     workers = worker_count(config.workers)
     with (
+        parts.removed_on_bad_input(out),
         ExtractPool(config.page_cpu_seconds) as pool,
         ThreadPoolExecutor(workers) as threads,
         log.progress("extract documents") as line,
@@ -66,7 +67,7 @@ def extract_documents(config: CleanConfig, inputs: list[Path], out: Path) -> dic
             done += _extract_file(
                 records, number, out, lambda window: _texts(window, pool, threads, workers), line, done
             )
-    return _finish(out, len(found))
+        return _finish(out, len(found))
 
 
 def _extract_file(

@@ -23,7 +23,7 @@ from tinyllama.clean.quality import quality_reason
 
 MASKED_KINDS = ("email", "phone", "ip")
 HASHES = ("id_hash_0", "id_hash_1", "text_hash_0", "text_hash_1")
-_DOCUMENTS_WORTH_PROCESSES = 1000  # below, their start costs more than they save
+DOCUMENTS_WORTH_PROCESSES = 1000  # below, their start costs more than they save
 _BATCH_ROWS = 64  # documents a process takes at a time: small enough that two processes share a small corpus
 
 _VERDICT = {
@@ -118,7 +118,7 @@ def judged_parts(paths: list[Path], config: CleanConfig) -> Iterator[tuple[Path,
 
 def _with_verdicts(frame: daft.DataFrame, config: CleanConfig, documents: int) -> daft.DataFrame:
     workers = worker_count(config.workers)
-    in_processes = workers > 1 and documents > _DOCUMENTS_WORTH_PROCESSES
+    in_processes = workers > 1 and documents > DOCUMENTS_WORTH_PROCESSES
     judge = daft.cls(_Judge, use_process=in_processes, max_concurrency=workers)(config.model_dump())
     verdict = judge.judge(col("id"), col("text"))
     frame = frame.select("part", "id", "source", "kind", "domain", "licence", "fetched_at", verdict.alias("verdict"))
