@@ -10,54 +10,12 @@ from typing import Any
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-_WORDS = tuple(
-    [
-        "harbour",
-        "lighthouse",
-        "keeper",
-        "island",
-        "storm",
-        "letter",
-        "garden",
-        "river",
-        "teacher",
-        "bridge",
-        "market",
-        "window",
-        "forest",
-        "clock",
-        "watched",
-        "carried",
-        "remembered",
-        "repaired",
-        "followed",
-        "painted",
-        "visited",
-        "counted",
-        "crossed",
-        "described",
-        "answered",
-        "northern",
-        "mountain",
-        "village",
-        "southern",
-        "valley",
-        "coast",
-        "quiet",
-        "eastern",
-        "meadow",
-        "castle",
-        "chapel",
-        "railway",
-        "morning",
-        "evening",
-        "winter",
-        "summer",
-        "copper",
-        "silver",
-        "wooden",
-    ]
+_TEXT = (
+    "harbour lighthouse keeper island storm letter garden river teacher bridge market window forest clock watched carried "
+    "remembered repaired followed painted visited counted crossed described answered northern mountain village southern "
+    "valley coast quiet eastern meadow castle chapel railway morning evening winter summer copper silver wooden"
 )
+_WORDS = _TEXT.split()
 _LINKS = ("the", "of the", "and", "to the", "with", "that", "have", "beside the", "under", "after", "for", "without a")
 
 
