@@ -62,7 +62,6 @@ def open_model(path: Path | str, device: str = "auto", dtype: torch.dtype = torc
         tokenizer = Tokenizer.load(folder)
         paths, their_name = _hugging_face_files(folder), to_hugging_face
     else:
-        form.check(folder)
         state = form.read_state(folder)
         config = _checkpoint_config(folder, state)
         tokenizer = Tokenizer.load(folder)
@@ -89,11 +88,17 @@ def open_tokenizer(path: Path | str) -> Tokenizer:
 
 
 def model_folder(path: Path) -> Path:
-    """The folder that holds the weights of a MODEL. Raises InputError when `path` is none."""
+    """The folder that holds the weights of a MODEL; a checkpoint is read whole against its manifest.
+
+    Raises InputError when `path` is no MODEL, or is a damaged checkpoint.
+    """
     if not path.is_dir():
         what = "not a folder" if path.exists() else "no such folder"
         raise InputError(f"{path}: {what}; give a run folder, a checkpoint or a Hugging Face folder")
-    if (path / CONFIG).is_file() or (path / form.WEIGHTS).is_file() or (path / form.STATE).is_file():
+    if (path / CONFIG).is_file():
+        return path
+    if (path / form.WEIGHTS).is_file() or (path / form.STATE).is_file():
+        form.check(path)
         return path
     if (path / "checkpoints").is_dir():
         newest = form.newest_valid(path / "checkpoints")
