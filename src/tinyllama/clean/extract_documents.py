@@ -29,7 +29,7 @@ from tinyllama.files import write_json
 from tinyllama.sources.document import document_id
 
 EXTRACTION = "extraction.json"
-PART_RECORDS = 4096
+PART_RECORDS = 10_000
 PART_CHARS = 64 << 20  # of raw HTML or text
 _PAGES_AHEAD = 8  # for each worker
 
