@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from tinyllama.errors import InputError
+
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # `.NAME.` and tempfile's eight characters
 
 
 def sync_folder(folder: Path) -> None:
@@ -64,6 +67,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def sweep_temporary(folder: Path) -> None:
+    """Remove what `atomic_file` and `atomic_folder` left in `folder` and below when they were killed."""
+    for path in sorted(folder.rglob(".*")):
+        if not _TEMPORARY.fullmatch(path.name):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

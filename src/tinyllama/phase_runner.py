@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyllama import files, log
-from tinyllama.errors import InputError
+from tinyllama.errors import InputError, TinyllamaError
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
@@ -88,6 +88,7 @@ def run_phase(phase: Phase) -> dict[str, Any]:
     Raises InputError when `out` holds something that is not this phase's, or a result too dear to be made anew.
     """
     fingerprint = phase.fingerprint()
+    goes_on = False
     if phase.manifest_path.exists():
         manifest = files.read_json(phase.manifest_path)
         if manifest.get("fingerprint") == fingerprint:
@@ -96,23 +97,30 @@ def run_phase(phase: Phase) -> dict[str, Any]:
         _make_room(phase, manifest)
     elif phase.unfinished_path.exists():
         marker = files.read_json(phase.unfinished_path)
-        if marker.get("fingerprint") == fingerprint:
+        goes_on = marker.get("fingerprint") == fingerprint
+        if goes_on:
             log.info(f"{phase.name}: going on where it stopped, {phase.out}")
+            files.sweep_temporary(phase.out)
         else:
             _make_room(phase, marker)
     elif phase.out.is_dir() and any(phase.out.iterdir()):
         raise InputError(f"{phase.out}: not empty and not a result of `{phase.name}`; choose another folder")
 
-    stamp = {
-        "phase": phase.name,
-        "format_version": phase.format_version,
-        "fingerprint": fingerprint,
-        "config": phase.config,
-    }
+    stamp = {"phase": phase.name, "format_version": phase.format_version, "fingerprint": fingerprint}
+    stamp["config"] = phase.config
     files.write_json(phase.unfinished_path, stamp)
-    started = time.monotonic()
-    summary = phase.run(phase.out)
-    summary.setdefault("seconds", round(time.monotonic() - started, 3))
+    started, cpu_before = time.monotonic(), cpu_seconds()
+    try:
+        summary = phase.run(phase.out)
+    except TinyllamaError:
+        if not goes_on:  # nothing is kept of a beginning that cannot be gone on with
+            _remove_result(phase)
+        raise
+    summary = {
+        **summary,
+        "seconds": round(time.monotonic() - started, 3),
+        "cpu_seconds": round(cpu_seconds() - cpu_before, 3),
+    }
     files.write_json(phase.manifest_path, {**stamp, **_record(phase), "summary": summary})
     phase.unfinished_path.unlink()
     return summary
@@ -146,11 +154,17 @@ def _make_room(phase: Phase, previous: dict[str, Any]) -> None:
             "go back to it, choose another --run-dir, or remove the folder"
         )
     log.info(f"{phase.name}: made anew, {'; '.join(changes)}")
+    _remove_result(phase)
+
+
+def _remove_result(phase: Phase) -> None:
+    """Remove what the phase wrote; results too dear to be made anew stay, with their marker."""
     if phase.out.is_dir():
-        shutil.rmtree(phase.out)
-    else:
-        phase.out.unlink(missing_ok=True)
-        phase.manifest_path.unlink(missing_ok=True)
+        if not phase.keeps_changed or set(phase.out.iterdir()) == {phase.unfinished_path}:
+            shutil.rmtree(phase.out)
+        return
+    for path in (phase.out, phase.manifest_path, phase.unfinished_path):
+        path.unlink(missing_ok=True)
 
 
 def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:

@@ -5,6 +5,7 @@ all in one run folder; the single commands run one of them with inputs of the us
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from tinyllama.phase_runner import Phase, run_phase, versions
 from tinyllama.recipe import Recipe, to_toml
 
 Summary = dict[str, Any]
+# Once training has begun these are not made anew: a changed recipe belongs into another run folder.
+TRAINING_RESTS_ON = {"crawl", "clean", "tokenizer", "shards"}
 
 
 def crawl_phase(recipe: Recipe, out: Path) -> Phase:
@@ -133,7 +136,10 @@ def run_recipe(recipe: Recipe, run_dir: Path) -> Summary:
     summaries: Summary = {}
     for name, make in _chain(recipe, run_dir, clean, tokenizer):
         log.info(f"── {name}")
-        summaries[name] = run_phase(make())
+        phase = make()
+        if name in TRAINING_RESTS_ON and (run_dir / "checkpoints").is_dir():
+            phase = replace(phase, keeps_changed=True)
+        summaries[name] = run_phase(phase)
     from tinyllama.report.run_report import write_report
 
     log.info(f"report: {write_report(run_dir)}")
