@@ -12,6 +12,8 @@ from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE, Tokenizer
 
+torch.set_num_threads(1)  # with tensors this small a second thread only waits for the first
+
 TINY: dict[str, Any] = {
     "vocab_size": 512, "seq_len": 48, "dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 48,
 }  # fmt: skip
