@@ -46,7 +46,7 @@ def prepared_run(tmp_path_factory: pytest.TempPathFactory, reference_texts: list
 
 TINY_OVERRIDES = {
     "tokenizer.vocab_size": 512,
-    "model.preset": "tiny-4m",
+    "model.preset": "tiny-2m",
     "model.dim": 32,
     "model.n_layers": 2,
     "model.ffn_dim": 64,

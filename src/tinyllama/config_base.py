@@ -6,7 +6,7 @@ intervals, retention) says `changes_result=False`; all others enter the fingerpr
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 
 class Config(BaseModel):
@@ -30,7 +30,7 @@ class Config(BaseModel):
 
 def setting(default: Any, description: str, *, changes_result: bool = True, **limits: Any) -> Any:
     """A recipe field: its default, one sentence about it, whether it changes the result, pydantic limits (ge, le ...)."""
-    extra = {"changes_result": changes_result}
+    extra: dict[str, JsonValue] = {"changes_result": changes_result}
     if isinstance(default, list):
         return Field(default_factory=lambda: list(default), description=description, json_schema_extra=extra, **limits)
     return Field(default=default, description=description, json_schema_extra=extra, **limits)

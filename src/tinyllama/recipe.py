@@ -152,7 +152,7 @@ def _explain(error: ValidationError, origin: str) -> str:
         return f"{origin}: unknown key {key}{_nearest(unknown, list(config.model_fields), '.'.join(section))}"
     if fault["type"] == "value_error":
         prefix = f"{key}." if key else ""
-        return f"{origin}: {prefix}{fault['ctx']['error']}"
+        return f"{origin}: {prefix}{fault.get('ctx', {}).get('error')}"
     message = fault["msg"].removeprefix("Input ")
     return f"{origin}: {key} = {_toml(fault['input'])} {message}"
 

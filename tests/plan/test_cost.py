@@ -11,7 +11,7 @@ from tinyllama.model.llama_config import PRESETS
 from tinyllama.plan.cost import parse_tokens, plan
 from tinyllama.train.train_config import TrainConfig
 
-TINYLLAMA, TINY = PRESETS["tinyllama-1.1b"], PRESETS["tiny-4m"]
+TINYLLAMA, TINY = PRESETS["tinyllama-1.1b"], PRESETS["tiny-2m"]
 
 
 def test_tinyllamas_own_case():

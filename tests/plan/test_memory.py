@@ -3,7 +3,7 @@ import pytest
 from tinyllama.model.llama_config import PRESETS, preset
 from tinyllama.plan.memory import CONTEXT_BYTES, activation_bytes_per_token, logits_bytes, memory_parts
 
-TINYLLAMA, TINY = PRESETS["tinyllama-1.1b"], PRESETS["tiny-4m"]
+TINYLLAMA, TINY = PRESETS["tinyllama-1.1b"], PRESETS["tiny-2m"]
 
 
 def test_parameters_by_hand():
@@ -26,8 +26,8 @@ def test_activations_by_hand():
 
 def test_dropped_attention_keeps_its_scores():
     plain = activation_bytes_per_token(TINY, 256, "bf16")
-    assert activation_bytes_per_token(preset("tiny-4m", attention_dropout=0.1), 256, "bf16") == plain + 4 * 10 * 4 * 256
-    assert activation_bytes_per_token(preset("tiny-4m", dropout=0.1), 256, "bf16") == plain + 4 * 4 * 256
+    assert activation_bytes_per_token(preset("tiny-2m", attention_dropout=0.1), 256, "bf16") == plain + 4 * 10 * 4 * 256
+    assert activation_bytes_per_token(preset("tiny-2m", dropout=0.1), 256, "bf16") == plain + 4 * 4 * 256
 
 
 def test_logits_by_hand():

@@ -4,7 +4,7 @@ from tinyllama.gpu_kinds import KINDS
 from tinyllama.model.llama_config import PRESETS
 from tinyllama.plan.step_time import communication_seconds, step_time, weight_bytes_per_micro_batch
 
-TINYLLAMA, TINY = PRESETS["tinyllama-1.1b"], PRESETS["tiny-4m"]
+TINYLLAMA, TINY = PRESETS["tinyllama-1.1b"], PRESETS["tiny-2m"]
 
 
 def _time(model, kind: str, **changes):

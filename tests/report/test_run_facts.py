@@ -85,8 +85,8 @@ def test_values_of_the_wrong_kind_are_missing_values(tmp_path):
 
 
 def test_shapes_are_those_that_were_trained(tmp_path):
-    write(tmp_path, "recipe.toml", '[model]\npreset = "tiny-4m"\n')
-    assert read_run(tmp_path).model_values == {"preset": "tiny-4m"}
+    write(tmp_path, "recipe.toml", '[model]\npreset = "tiny-2m"\n')
+    assert read_run(tmp_path).model_values == {"preset": "tiny-2m"}
     trained = manifest("pretrain") | {"config": {"model": {"dim": 8, "n_layers": 2}}}
     write(tmp_path, "checkpoints/manifest.json", trained)
     assert read_run(tmp_path).model_values == {"dim": 8, "n_layers": 2}

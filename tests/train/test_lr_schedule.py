@@ -9,7 +9,14 @@ from tinyllama.train.train_config import TrainConfig
 
 
 def schedule(**changes) -> LrSchedule:
-    values = {"kind": "cosine", "total_steps": 100, "warmup_steps": 10, "cooldown_steps": 0, "peak_lr": 1.0, "min_lr": 0.1}
+    values = {
+        "kind": "cosine",
+        "total_steps": 100,
+        "warmup_steps": 10,
+        "cooldown_steps": 0,
+        "peak_lr": 1.0,
+        "min_lr": 0.1,
+    }
     return LrSchedule(**(values | changes))
 
 

@@ -110,7 +110,7 @@ def test_sequence_longer_than_the_data(prepared_run: Path, tmp_path: Path):
     for name in ("shards", "tokenizer"):
         (tmp_path / name).symlink_to(prepared_run / name)
     size = ["train.seq_len=1000000", "train.tokens_per_step=1000000", "train.micro_batch_size=1"]
-    vocabulary = ["tokenizer.vocab_size=512", "model.preset=tiny-4m", "train.device=cpu", "train.steps=1"]
+    vocabulary = ["tokenizer.vocab_size=512", "model.preset=tiny-2m", "train.device=cpu", "train.steps=1"]
     line = fails("pretrain", "small-120m", "--run-dir", tmp_path, *size, *vocabulary)
     assert "train.seq_len = 1000000" in line
     assert not (tmp_path / "checkpoints").exists()

@@ -29,7 +29,7 @@ validation_fraction = 0.1
 vocab_size = 600
 
 [model]
-preset = "tiny-4m"
+preset = "tiny-2m"
 dim = 32
 n_layers = 2
 ffn_dim = 64

@@ -48,7 +48,9 @@ def write_manifest(folder: Path) -> None:
         for file in sorted(folder.iterdir())
         if file.name != MANIFEST
     }
-    files.write_json(folder / MANIFEST, {"format": "tinyllama checkpoint", "format_version": FORMAT_VERSION, "files": rows})
+    files.write_json(
+        folder / MANIFEST, {"format": "tinyllama checkpoint", "format_version": FORMAT_VERSION, "files": rows}
+    )
 
 
 def check(folder: Path) -> None:

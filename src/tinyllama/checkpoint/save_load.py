@@ -18,7 +18,12 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def save(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: RunState, tokenizer_files: list[Path], keep: int
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: RunState,
+    tokenizer_files: list[Path],
+    keep: int,
 ) -> Path:
     """Write `folder`/step_NNNNNNNN atomically, then remove all but the `keep` newest. Returns the checkpoint's path."""
     path = folder / form.checkpoint_name(state.step)

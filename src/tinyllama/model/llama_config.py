@@ -106,8 +106,8 @@ PRESETS: dict[str, LlamaConfig] = {
     "tinyllama-1.1b": LlamaConfig(),
     "article-1.1b": LlamaConfig(dim=3072, n_layers=24, n_heads=16, n_kv_heads=4, ffn_dim=1920, embedding_dim=1536),
     "small-120m": LlamaConfig(dim=768, n_layers=12, n_heads=12, n_kv_heads=4, ffn_dim=2048, seq_len=1024),
-    "tiny-4m": LlamaConfig(
-        vocab_size=4096, seq_len=256, dim=256, n_layers=4, n_heads=4, n_kv_heads=2, ffn_dim=704, tied_head=True
+    "tiny-2m": LlamaConfig(
+        vocab_size=4096, seq_len=256, dim=192, n_layers=4, n_heads=4, n_kv_heads=2, ffn_dim=512, tied_head=True
     ),
 }
 

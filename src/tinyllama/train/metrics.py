@@ -58,7 +58,7 @@ def peak_flops(device: torch.device, precision: str) -> float:
     for _ in range(4):  # the first one warms up
         _synchronize(device)
         started = time.perf_counter()
-        matrix @ matrix
+        torch.mm(matrix, matrix)
         _synchronize(device)
         fastest = min(fastest, time.perf_counter() - started)
     return 2 * size**3 / fastest

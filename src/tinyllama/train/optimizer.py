@@ -29,7 +29,7 @@ def scale_and_clip(parameters: list[nn.Parameter], scale: Tensor, max_norm: floa
     Returns the norm before clipping, a 0-dimensional tensor: nothing waits for the device (Pascanu et al. 2013).
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))) * scale
+    norm = torch.nn.utils.get_total_norm(gradients) * scale
     factor = scale * (max_norm / (norm + 1e-6)).clamp(max=1.0) if max_norm > 0 else scale
-    torch._foreach_mul_(gradients, factor)
+    torch._foreach_mul_(gradients, factor)  # pyright: ignore[reportPrivateImportUsage] (one launch for all)
     return norm

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ class Trainer:
         self.step += 1
         return result
 
-    def _device_batches(self, first_step: int) -> Iterator[DeviceBatch]:
+    def _device_batches(self, first_step: int) -> Generator[DeviceBatch]:
         """The run's micro-batches from `first_step` on, read ahead by a thread."""
         size = self.train.micro_batch_size
         slices = (
