@@ -22,7 +22,10 @@ SHAPES: dict[str, dict[str, Any]] = {
     "grouped": {},
     "tied": {"tied_head": True},
     "free head_dim": {"head_dim": 6, "rope_theta": 5e5, "norm_eps": 1e-6},
+    "linear rope": {"rope_scaling": "linear", "rope_factor": 4.0},
+    "llama3 rope": {"rope_scaling": "llama3", "rope_factor": 8.0, "rope_original_seq_len": 24, "rope_theta": 500.0},
     "projections": {"embedding_dim": 16},
+    "article-1.1b scaled down": {"dim": 96, "n_heads": 16, "n_kv_heads": 4, "ffn_dim": 60, "embedding_dim": 48},
     "tied projections": {"embedding_dim": 16, "tied_head": True},
 }
 
@@ -54,6 +57,10 @@ def test_logits_are_equal(prepared_run: Path, tmp_path: Path, changes: dict[str,
     assert found.dtype == torch.float32
     assert ((found - wanted).abs().max() / wanted.abs().max()).item() < 2e-5
     assert summary["parameters"] == theirs.num_parameters()
+    again = open_model(tmp_path / "model", "cpu").config
+    assert {key: value for key, value in vars(again).items() if key.startswith("rope")} == {
+        key: value for key, value in vars(opened.config).items() if key.startswith("rope")
+    }
     assert summary["files"] == sorted(path.name for path in (tmp_path / "model").iterdir())
 
 
@@ -120,6 +127,13 @@ def test_out_that_is_a_file(opened: OpenedModel, tmp_path: Path):
     (tmp_path / "x").write_text("x")
     with pytest.raises(InputError, match="not a folder"):
         export_hugging_face(opened, tmp_path / "x")
+
+
+def test_a_network_that_transformers_would_refuse_is_named(prepared_run: Path, tmp_path: Path):
+    opened = opened_run(prepared_run, tmp_path, n_heads=6, head_dim=4)
+    with pytest.raises(InputError, match="dim 32 is not a multiple of n_heads 6"):
+        export_hugging_face(opened, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 def test_config_serves_old_and_new_readers(exported: Path):

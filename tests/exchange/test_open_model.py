@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
 
 from tests.tiny_model import make_run, random_tokens, save_checkpoint, tiny_llama
 from tinyllama.checkpoint import checkpoint_format as form
@@ -85,6 +86,27 @@ def test_old_and_new_spelling_of_rope(folder: Path):
         open_model(folder, "cpu")
 
 
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2}}, ("linear", 5e5, 2.0)),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 7e4}}, ("linear", 7e4, 2.5)),
+        ({"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **LLAMA3}}, ("llama3", 5e5, 8.0)),
+        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **LLAMA3}}, ("llama3", 5e5, 8.0)),
+    ],
+)
+def test_stretched_rope_is_read_as_transformers_reads_it(folder: Path, given: dict[str, Any], wanted: tuple):
+    change_config(folder, **({"rope_theta": None, "rope_parameters": None} | given))
+    opened = open_model(folder, "cpu")
+    config = opened.config
+    assert (config.rope_scaling, config.rope_theta, config.rope_factor) == wanted
+    tokens = random_tokens(1, 48)
+    assert torch.allclose(LlamaForCausalLM.from_pretrained(folder)(tokens).logits, opened.model(tokens), atol=2e-5)
+
+
 def test_a_tied_head_may_be_left_out_or_written_twice(prepared_run: Path, tmp_path: Path):
     run = make_run(prepared_run, tmp_path / "run", tiny_llama(tied_head=True))
     opened = open_model(run, "cpu")
@@ -110,8 +132,13 @@ def test_rotary_tables_of_old_files_are_passed_over(folder: Path):
         ({"mlp_bias": True}, "mlp_bias: True"),
         ({"hidden_act": "gelu"}, "hidden_act: 'gelu'"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling: .*linear"),
-        ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "rope_parameters: .*llama3"),
+        ({"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_scaling.rope_type: 'yarn' is not supported"),
+        ({"rope_parameters": {"rope_type": "dynamic"}}, "rope_parameters.rope_type: 'dynamic'"),
+        ({"rope_parameters": {"rope_type": ["linear"]}}, "rope_type: \\['linear'\\]"),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "rope_parameters.low_freq_factor: None"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling.factor: None"),
+        ({"rope_scaling": {"type": "linear", "factor": 0.5}}, "rope_factor: 0.5 must be at least 1"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor: 0.5"),
         ({"rope_parameters": [1]}, "rope_parameters"),
         ({"hidden_size": "32"}, "hidden_size: '32'"),
         ({"hidden_size": None}, "hidden_size: None"),

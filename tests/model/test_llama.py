@@ -1,6 +1,6 @@
 """The network against Hugging Face's Llama with the same random weights: logits, loss, every gradient."""
 
-from math import cos, sin
+from math import pi
 from typing import Any
 
 import pytest
@@ -13,16 +13,36 @@ from transformers.models.llama import modeling_llama
 
 from tests.tiny_model import random_tokens, tiny_config, tiny_llama
 from tinyllama.exchange.hugging_face_names import config_to_hugging_face, to_hugging_face
-from tinyllama.model.llama import Llama, rotary_table, rotate
+from tinyllama.model.llama import Llama
+from tinyllama.model.llama_config import PRESETS
 from tinyllama.model.loss import next_token_loss
 
+LLAMA3: dict[str, Any] = {
+    "rope_scaling": "llama3", "rope_factor": 8.0, "rope_original_seq_len": 24, "head_dim": 32, "rope_theta": 500.0,
+}  # fmt: skip
+
+
+def scaled_down(name: str) -> dict[str, Any]:
+    """A preset with its heads and its proportions, about 128 wide."""
+    config = PRESETS[name]
+    head_dim = max(2, 128 // config.n_heads // 2 * 2)
+    dim = head_dim * config.n_heads
+    return {
+        "dim": dim, "ffn_dim": config.ffn_dim * dim // config.dim, "n_heads": config.n_heads,
+        "n_kv_heads": config.n_kv_heads, "rope_theta": config.rope_theta, "norm_eps": config.norm_eps,
+        "tied_head": config.tied_head, "n_layers": 3,
+    }  # fmt: skip
+
+
 SHAPES: dict[str, dict[str, Any]] = {
-    "grouped": {"dim": 64, "n_heads": 8, "n_kv_heads": 2},
-    "tied": {"tied_head": True},
+    "32 heads, 4 groups": {"dim": 64, "n_heads": 32, "n_kv_heads": 4, "head_dim": 64, "norm_eps": 1e-6},
+    "9 heads, 3 groups, tied": {"dim": 72, "n_heads": 9, "n_kv_heads": 3, "tied_head": True, "rope_theta": 1e5},
     "multi-head": {"n_kv_heads": 4},
     "multi-query": {"n_kv_heads": 1},
     "free head_dim": {"head_dim": 12},
-    "32 heads, 4 groups": {"dim": 128, "n_heads": 32, "n_kv_heads": 4, "rope_theta": 500_000.0, "norm_eps": 1e-6},
+    "linear rope": {"rope_scaling": "linear", "rope_factor": 4.0},
+    "llama3 rope": LLAMA3,
+    **{f"{name} scaled down": scaled_down(name) for name in PRESETS},
 }
 
 
@@ -39,11 +59,12 @@ def theirs(model: Llama) -> LlamaForCausalLM:
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:
-    return ((found - wanted).abs().max() / wanted.abs().max()).item()
+    """Largest difference over the largest value; the floor is for gradients that are 0, q's and k's of a lone token."""
+    return ((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6)).item()
 
 
-def compare(model: Llama, tolerance: float) -> None:
-    other, tokens = theirs(model), random_tokens(3, 33)
+def compare(model: Llama, tolerance: float, length: int = 32) -> None:
+    other, tokens = theirs(model), random_tokens(3, length + 1)
     inputs, targets = tokens[:, :-1], tokens[:, 1:]
     their_logits = other(inputs).logits
     assert relative_error(model(inputs), their_logits) < tolerance
@@ -67,30 +88,53 @@ def test_logits_loss_and_gradients_are_hugging_faces(changes: dict[str, Any]):
     compare(tiny_llama(**changes), tolerance=2e-5)
 
 
-@pytest.mark.parametrize("changes", [SHAPES["grouped"], SHAPES["tied"]], ids=["grouped", "tied"])
-def test_float64_agrees_to_its_own_precision(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
-    def norm(self: Any, x: Tensor) -> Tensor:  # Hugging Face's own two pass through fp32
+@pytest.fixture
+def exact_transformers(monkeypatch: pytest.MonkeyPatch):
+    """Hugging Face's norm and rotary embedding without their passage through fp32."""
+
+    def norm(self: Any, x: Tensor) -> Tensor:
         return self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon)
 
     def rotary(self: Any, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        head_dim = self.config.head_dim
-        theta = self.config.rope_parameters["rope_theta"]
-        inverse = torch.tensor([theta ** -(2 * i / head_dim) for i in range(head_dim // 2)] * 2, dtype=x.dtype)
+        inverse = torch.tensor(by_hand(self.config.head_dim, self.config.rope_parameters) * 2, dtype=x.dtype)
         angles = position_ids[..., None].to(x.dtype) * inverse
         return angles.cos(), angles.sin()
 
     monkeypatch.setattr(modeling_llama.LlamaRMSNorm, "forward", norm)
     monkeypatch.setattr(modeling_llama.LlamaRotaryEmbedding, "forward", rotary)
-    compare(tiny_llama(dtype=torch.float64, **changes), tolerance=1e-12)
 
 
-def test_rotation_turns_pairs_by_the_position():
-    table = rotary_table(torch.tensor([[0, 1, 5]]), 4, 100.0, torch.float64)
-    x = torch.tensor([1.0, 2.0, 0.0, 0.0], dtype=torch.float64).expand(1, 1, 3, 4)
-    turned = rotate(x, *table)[0, 0]
-    # pairs (0, 2) and (1, 3); their angles are p and p / 10
-    wanted = [[cos(p), 2 * cos(p / 10), sin(p), 2 * sin(p / 10)] for p in (0, 1, 5)]
-    assert torch.allclose(turned, torch.tensor(wanted, dtype=torch.float64), atol=1e-14)
+def by_hand(head_dim: int, rope: dict[str, Any]) -> list[float]:
+    """The angles of one position, pair by pair, as Llama 3.1's own code words it: by wavelengths."""
+    found = []
+    for pair in range(head_dim // 2):
+        plain = rope["rope_theta"] ** -(2 * pair / head_dim)
+        wavelength = 2 * pi / plain
+        if rope["rope_type"] == "linear":
+            plain /= rope["factor"]
+        if rope["rope_type"] == "llama3":
+            old, low, high = (
+                rope[key] for key in ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor")
+            )
+            if wavelength > old / low:
+                plain /= rope["factor"]
+            elif wavelength >= old / high:
+                smooth = (old / wavelength - low) / (high - low)
+                plain = (1 - smooth) * plain / rope["factor"] + smooth * plain
+        found.append(plain)
+    return found
+
+
+@pytest.mark.usefixtures("exact_transformers")
+@pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES.keys())
+def test_float64_agrees_to_its_own_precision(changes: dict[str, Any]):
+    compare(tiny_llama(dtype=torch.float64, **changes), tolerance=1e-9)
+
+
+@pytest.mark.usefixtures("exact_transformers")
+@pytest.mark.parametrize("length", [1, 2, 17, 48], ids=["one", "two", "odd", "full context"])
+def test_every_length_agrees(length: int):
+    compare(tiny_llama(dtype=torch.float64, **LLAMA3), tolerance=1e-9, length=length)
 
 
 def test_attention_depends_on_distance_alone():

@@ -45,6 +45,11 @@ def export_hugging_face(
     no model. Weights of more than `max_file_bytes` are cut into several files with an index. Raises InputError when
     `out` holds files that are not an earlier export's.
     """
+    if opened.config.dim % opened.config.n_heads:
+        raise InputError(
+            f"{opened.origin}: dim {opened.config.dim} is not a multiple of n_heads {opened.config.n_heads}, and "
+            "Transformers opens no such network; use it here, or export it as gguf"
+        )
     _make_room(out)
     config, tensors = plain_llama(opened)
     names = _write_tokenizer(opened, out)

@@ -26,11 +26,21 @@ _ONLY: tuple[tuple[str, tuple[Any, ...]], ...] = (
     ("hidden_act", (None, "silu")),
     ("attention_bias", (None, False)),
     ("mlp_bias", (None, False)),
-    ("rope_scaling", (None,)),
     ("partial_rotary_factor", (None, 1.0)),
     ("quantization_config", (None,)),
 )
 _MAX_SIZE = 2**31
+# Stretchings of the rotary angles: their name, ours; and by their name what each is told, beside theta.
+_ROPE_TYPES = {"default": "none", "linear": "linear", "llama3": "llama3"}
+_ROPE_FACTORS: dict[str, dict[str, str]] = {
+    "default": {},
+    "linear": {"rope_factor": "factor"},
+    "llama3": {
+        "rope_factor": "factor",
+        "rope_low_freq_factor": "low_freq_factor",
+        "rope_high_freq_factor": "high_freq_factor",
+    },
+}
 
 # Tensors outside the layers, then those of layer N after `layers.N.` and `model.layers.N.`.
 _OUTER = {
@@ -75,8 +85,7 @@ def config_to_hugging_face(config: LlamaConfig, bos_id: int | None, eos_id: int 
         "head_dim": config.head_dim,
         "hidden_act": "silu",
         "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        **_rope_to(config),
         "tie_word_embeddings": config.tied_head,
         "attention_bias": False,
         "mlp_bias": False,
@@ -102,7 +111,7 @@ def config_from_hugging_face(path: Path) -> LlamaConfig:
         raise InputError(f"{path}: model_type: {values.get('model_type')!r}; only {MODEL_TYPE!r} is read")
     for key, allowed in _ONLY:
         value = values.get(key)
-        if value not in allowed and not (key == "rope_scaling" and _is_default_rope(value)):
+        if value not in allowed:
             raise InputError(f"{path}: {key}: {value!r} is not supported; only {allowed[-1]!r} is")
     found = {ours: _size(path, values, theirs, default) for ours, theirs, default in _SIZES}
     heads = found["n_heads"]
@@ -112,26 +121,44 @@ def config_from_hugging_face(path: Path) -> LlamaConfig:
             n_kv_heads=_size(path, values, "num_key_value_heads", heads),
             head_dim=_size(path, values, "head_dim", 0),
             tied_head=_flag(path, values, "tie_word_embeddings"),
-            rope_theta=_rope_theta(path, values),
+            **_rope_from(path, values, found["seq_len"]),
             norm_eps=_positive(path, "rms_norm_eps", values.get("rms_norm_eps", 1e-6)),
         )
     except ValueError as error:
         raise InputError(f"{path}: {error}") from None
 
 
-def _is_default_rope(value: Any) -> bool:
-    return isinstance(value, dict) and value.get("rope_type", value.get("type", "default")) == "default"
+def _rope_from(path: Path, values: dict[str, Any], seq_len: int) -> dict[str, Any]:
+    """Our rotary settings, from `rope_parameters` of newer files or `rope_theta` with `rope_scaling` of older ones."""
+    key = "rope_scaling" if values.get("rope_scaling") is not None else "rope_parameters"
+    given = values.get(key)
+    if given is None:
+        given = {}
+    if not isinstance(given, dict):
+        raise InputError(f"{path}: {key}: {given!r} is not an object")
+    kind = given.get("rope_type", given.get("type", "default"))
+    if not isinstance(kind, str) or kind not in _ROPE_TYPES:
+        raise InputError(f"{path}: {key}.rope_type: {kind!r} is not supported; only {', '.join(_ROPE_TYPES)} are")
+    theta = given.get("rope_theta", values.get("rope_theta", 10_000.0))
+    found: dict[str, Any] = {"rope_theta": _positive(path, "rope_theta", theta), "rope_scaling": _ROPE_TYPES[kind]}
+    if given.get("partial_rotary_factor", 1.0) != 1.0:
+        raise InputError(f"{path}: {key}.partial_rotary_factor: {given['partial_rotary_factor']!r}; only 1.0 is read")
+    for ours, theirs in _ROPE_FACTORS[kind].items():
+        found[ours] = _positive(path, f"{key}.{theirs}", given.get(theirs))
+    if kind == "llama3":
+        found["rope_original_seq_len"] = _size(path, given, "original_max_position_embeddings", seq_len)
+    return found
 
 
-def _rope_theta(path: Path, values: dict[str, Any]) -> float:
-    parameters = values.get("rope_parameters")
-    if parameters is None:
-        return _positive(path, "rope_theta", values.get("rope_theta", 10_000.0))
-    if not _is_default_rope(parameters):
-        raise InputError(f"{path}: rope_parameters: {parameters!r} is not supported; only rope_type 'default' is")
-    return _positive(
-        path, "rope_parameters.rope_theta", parameters.get("rope_theta", values.get("rope_theta", 10_000.0))
-    )
+def _rope_to(config: LlamaConfig) -> dict[str, Any]:
+    """Theirs: `rope_parameters`, and the older `rope_theta` beside `rope_scaling`."""
+    kind = next(theirs for theirs, ours in _ROPE_TYPES.items() if ours == config.rope_scaling)
+    scaling: dict[str, Any] = {"rope_type": kind}
+    scaling |= {theirs: getattr(config, ours) for ours, theirs in _ROPE_FACTORS[kind].items()}
+    if kind == "llama3":
+        scaling["original_max_position_embeddings"] = config.rope_original_seq_len
+    both = {"rope_theta": config.rope_theta, "rope_parameters": {**scaling, "rope_theta": config.rope_theta}}
+    return both if kind == "default" else {**both, "rope_scaling": {**scaling, "type": kind}}
 
 
 def _size(path: Path, values: dict[str, Any], key: str, default: int | None) -> int:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from tinyllama.model.attention import attend, attend_reference
 from tinyllama.model.dropout import ATTENTION_RESIDUAL, EMBEDDING, FEED_FORWARD_RESIDUAL, dropout
 from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.model.rotary import rotary_table, rotate
 
 
 class Cache(Protocol):
@@ -37,24 +38,6 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:  # (..., D) -> (..., D)
         return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), self.eps)
-
-
-def rotary_table(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin of each position's angles, shape (B or 1, 1, T, K) (Su et al. 2021, halves turned together as in Llama).
-
-    The angles are computed in fp32 at least: bf16 cannot tell neighbouring positions apart.
-    """
-    exact = torch.promote_types(dtype, torch.float32)
-    pairs = torch.arange(0, head_dim, 2, device=positions.device, dtype=exact) / head_dim
-    angles = positions.to(exact)[:, None, :, None] * theta**-pairs  # (B or 1, 1, T, K / 2)
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # (B, H, T, K) -> (B, H, T, K)
-    """Turn each pair (i, i + K/2) of a head by its position's angle."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 class Attention(nn.Module):
@@ -163,7 +146,7 @@ class Llama(nn.Module):
         x = dropout(x, self.config.dropout, dropout_keys, -1, EMBEDDING)
         if self.embedding_projection is not None:
             x = self.embedding_projection(x)  # (B, T, D)
-        rotary = rotary_table(positions, self.config.head_dim, self.config.rope_theta, self._compute_dtype(x))
+        rotary = rotary_table(positions, self.config, self._compute_dtype(x))
         for layer in self.layers:
             x = layer(x, rotary, mask, cache, dropout_keys)
         x = self.norm(x)

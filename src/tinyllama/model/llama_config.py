@@ -3,13 +3,16 @@
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+ROPE_SCALINGS = ("none", "linear", "llama3")
+
 
 @dataclass(frozen=True)
 class LlamaConfig:
     """A Llama network. Letters: D dim, G n_kv_heads, H n_heads, K head_dim, F ffn_dim, V vocab_size, T seq_len, L n_layers.
 
     `embedding_dim` (0: the same as dim) is the width of the input and output embeddings; when it differs from dim, two
-    projections without bias join them to the network.
+    projections without bias join them to the network. `rope_scaling` is `none`, `linear` or `llama3` (see rotary.py); the
+    `rope_` values after it say by how much.
     """
 
     vocab_size: int = 32_000
@@ -23,6 +26,11 @@ class LlamaConfig:
     embedding_dim: int = 0  # 0: dim
     tied_head: bool = False
     rope_theta: float = 10_000.0
+    rope_scaling: str = "none"
+    rope_factor: float = 1.0  # linear and llama3: how many times longer the context became
+    rope_low_freq_factor: float = 1.0  # llama3
+    rope_high_freq_factor: float = 4.0  # llama3
+    rope_original_seq_len: int = 8192  # llama3: the context before it became longer
     norm_eps: float = 1e-5
     dropout: float = 0.0  # embedding and residual
     attention_dropout: float = 0.0
@@ -44,6 +52,20 @@ class LlamaConfig:
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name}: {getattr(self, name)} is not in [0, 1)")
+        self._check_rope()
+
+    def _check_rope(self) -> None:
+        if self.rope_scaling not in ROPE_SCALINGS:
+            raise ValueError(f"rope_scaling: {self.rope_scaling!r} is none of {', '.join(ROPE_SCALINGS)}")
+        if not self.rope_factor >= 1:
+            raise ValueError(f"rope_factor: {self.rope_factor} must be at least 1")
+        if not 0 < self.rope_low_freq_factor < self.rope_high_freq_factor:
+            raise ValueError(
+                f"rope_low_freq_factor: {self.rope_low_freq_factor} must be above 0 and below rope_high_freq_factor "
+                f"{self.rope_high_freq_factor}"
+            )
+        if self.rope_original_seq_len < 1:
+            raise ValueError(f"rope_original_seq_len: {self.rope_original_seq_len} must be at least 1")
 
     @property
     def has_projections(self) -> bool:
