@@ -155,7 +155,7 @@ def test_one_document_goes_to_train_with_a_warning(tmp_path: Path, capsys: pytes
 def test_empty_corpora_are_one_line(tmp_path: Path) -> None:
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
-    with pytest.raises(InputError, match="no document came out of 1 input files"):
+    with pytest.raises(InputError, match="no document came out"):
         run(tmp_path / "a", [empty])
     pages = write_warc(tmp_path / "x.warc.gz", {"http://a.org/": b"<nav>menu</nav>"})
     with pytest.raises(InputError, match="most often html_no_text"):

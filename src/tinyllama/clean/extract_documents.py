@@ -67,7 +67,7 @@ def extract_documents(config: CleanConfig, inputs: list[Path], out: Path) -> dic
             done += _extract_file(
                 records, number, out, lambda window: _texts(window, pool, threads, workers), line, done
             )
-        return _finish(out, len(found))
+        return _finish(out, found)
 
 
 def _extract_file(
@@ -145,19 +145,20 @@ def _write(part: _Part, out: Path, name: str) -> None:
     parts.write_part(out / name, pa.Table.from_pylist(ordered, schema=parts.DOCUMENT_SCHEMA))
 
 
-def _finish(out: Path, input_files: int) -> dict[str, Any]:
+def _finish(out: Path, inputs: list[Path]) -> dict[str, Any]:
     dropped: Counter[str] = Counter()
     for path in parts.part_paths(out / parts.DROPPED):
         dropped.update(parts.read_part(path, ["reason"]).column("reason").to_pylist())
     documents = sum(map(parts.row_count, parts.part_paths(out)))
     if not documents:
         why = f"; most often {dropped.most_common(1)[0][0]}" if dropped else ""
-        raise InputError(f"{out}: no document came out of {input_files} input files{why}; give files that hold text")
+        others = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
+        raise InputError(f"{inputs[0]}{others}: no document came out{why}; give files that hold text")
     summary = {
         "documents_in": documents + dropped.total(),
         "documents_out": documents,
         "dropped": dict(sorted(dropped.items())),
-        "input_files": input_files,
+        "input_files": len(inputs),
     }
     write_json(out / EXTRACTION, summary)
     return summary

@@ -51,7 +51,7 @@ LEFT_OUT_PARTS = frozenset(_NOT_PUBLIC.split())
 ALLOW_LIST = (*STANDARD_LIBRARY, *PACKAGES, TOPICS)
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-_SHORTEST_PAGE_WORDS = 12  # a one-line docstring stands on its module's page only, as a summary
+_SHORTEST_PAGE_WORDS = 12  # a docstring of one line makes no page
 
 
 @dataclass(frozen=True, slots=True)
