@@ -25,6 +25,7 @@ from tinyllama.clean.funnel import Tally, write_funnel
 from tinyllama.clean.judge import HASHES, judged_parts
 from tinyllama.clean.split import is_validation
 from tinyllama.errors import InputError
+from tinyllama.files import sweep_temporary
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def clean_documents(config: CleanConfig, documents: Path, out: Path) -> dict[str
 
 def _judge(config: CleanConfig, found: list[Path], work: Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
-    parts.sweep_temporary(work)
+    sweep_temporary(work)
     missing = [path for path in found if not (work / path.name).exists()]
     with log.progress("judge documents", sum(map(parts.row_count, found))) as line:
         done = sum(parts.row_count(path) for path in found if path not in missing)

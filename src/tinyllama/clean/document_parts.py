@@ -72,9 +72,3 @@ def removed_on_bad_input(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # not empty: the phase's marker is in it
             folder.rmdir()
         raise
-
-
-def sweep_temporary(folder: Path) -> None:
-    """Remove what a killed run left half-written."""
-    for path in folder.glob(".*.parquet.*"):
-        path.unlink(missing_ok=True)

@@ -25,7 +25,7 @@ from tinyllama.clean.cores import worker_count
 from tinyllama.clean.extract import ExtractPool
 from tinyllama.clean.read_inputs import Record, find_inputs, read_records
 from tinyllama.errors import InputError
-from tinyllama.files import write_json
+from tinyllama.files import sweep_temporary, write_json
 from tinyllama.sources.document import document_id
 
 EXTRACTION = "extraction.json"
@@ -53,7 +53,7 @@ def extract_documents(config: CleanConfig, inputs: list[Path], out: Path) -> dic
     found = find_inputs(inputs)
     for folder in (out, out / parts.DROPPED):
         folder.mkdir(parents=True, exist_ok=True)
-        parts.sweep_temporary(folder)
+        sweep_temporary(folder)
     workers = worker_count(config.workers)
     with (
         parts.removed_on_bad_input(out),

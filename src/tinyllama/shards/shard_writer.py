@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from tinyllama import log
 from tinyllama.errors import InputError
-from tinyllama.files import atomic_file, read_json, sha256_file, sha256_json, write_json
+from tinyllama.files import atomic_file, read_json, sha256_file, sha256_json, sweep_temporary, write_json
 from tinyllama.shards.shard_format import (
     DOCUMENT_SCHEMA,
     FORMAT_VERSION,
@@ -147,8 +147,7 @@ class _SplitWriter:
     def _go_on(self) -> Place:
         """Take up the finished files that progress.json names; remove what a killed run left of unfinished ones."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        for leftover in self._folder.glob(".*"):
-            leftover.unlink()
+        sweep_temporary(self._folder)
         progress = read_json(self._progress_path).get(self._folder.name)
         if not progress:
             return Place(0, 0)
