@@ -1,4 +1,3 @@
-import hashlib
 import json
 import shutil
 import signal
@@ -19,7 +18,7 @@ from tinyllama.errors import InputError
 from tinyllama.shards import shard_writer
 from tinyllama.shards.batches import TokenShards
 from tinyllama.shards.shard_format import open_split, read_shard_documents, verify_split
-from tinyllama.shards.shard_writer import in_validation, write_shards
+from tinyllama.shards.shard_writer import write_shards
 from tinyllama.shards.shards_config import ShardsConfig
 from tinyllama.tokenizer.bpe import Tokenizer
 
@@ -39,7 +38,7 @@ def write_rows(path: Path, rows: list[dict[str, str]]) -> Path:
 def test_the_summary_is_true(corpus: Path, tokenizer: Tokenizer, rows: list[dict[str, str]], tmp_path: Path):
     summary = write_shards(SMALL, [corpus], tokenizer, tmp_path / "out", validation_fraction=0.1)
     lengths = {row["id"]: len(tokenizer.encode(row["text"])) + 2 for row in rows}
-    held_out = {i for i in lengths if in_validation(i, 0.1)}
+    held_out = {i for i in lengths if is_validation(i, 0.1)}
     assert 0 < len(held_out) < len(rows) / 4
     assert summary["documents"] == len(rows)
     assert summary["validation_documents"] == len(held_out)
@@ -49,21 +48,6 @@ def test_the_summary_is_true(corpus: Path, tokenizer: Tokenizer, rows: list[dict
     assert summary["bytes_per_token"] == pytest.approx(text_bytes / summary["tokens"], abs=1e-4)
     assert summary["bytes"] == sum(len(v) for k, v in all_bytes(tmp_path / "out").items() if k.endswith(".bin"))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["train", "validation"]
-
-
-def test_the_split_rule_by_hand():
-    """The hash of "doc-1" begins with 8 bytes that are this share of 2^64."""
-    share = int(hashlib.sha256(b"split\0doc-1").hexdigest()[:16], 16) / 2**64
-    assert in_validation("doc-1", share + 1e-9)
-    assert not in_validation("doc-1", share - 1e-9)
-    assert not in_validation("doc-1", 0.0)
-    assert in_validation("doc-1", 1.0)
-
-
-def test_the_split_rule_is_cleanings():
-    ids = [f"doc-{i}" for i in range(1000)]
-    for fraction in (0.01, 0.3):
-        assert [in_validation(i, fraction) for i in ids] == [is_validation(i, fraction) for i in ids]
 
 
 def test_a_clean_folder_keeps_its_split(rows: list[dict[str, str]], tokenizer: Tokenizer, tmp_path: Path):

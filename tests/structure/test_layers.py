@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "sources": set(),
     "clean": {"sources"},
     "tokenizer": set(),
-    "shards": {"tokenizer"},
+    "shards": {"tokenizer", "clean"},
     "model": set(),
     "checkpoint": {"model"},
     "exchange": {"checkpoint", "model", "tokenizer"},

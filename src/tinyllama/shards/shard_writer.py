@@ -1,6 +1,5 @@
 """Documents to token shards: one pass a split; a killed run goes on behind the last finished file."""
 
-import hashlib
 import re
 import shutil
 import time
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tinyllama import log
+from tinyllama.clean.split import is_validation
 from tinyllama.errors import InputError
 from tinyllama.files import atomic_file, read_json, sha256_file, sha256_json, sweep_temporary, write_json
 from tinyllama.shards.shard_format import (
@@ -41,7 +41,7 @@ PART_OF_SHARDS = re.compile(r"index\.json|\d+\.(bin|parquet)|\..*")
 
 
 class Source(NamedTuple):
-    """One input file; `divide`: it holds documents of both splits, told apart by `in_validation`."""
+    """One input file; `divide`: it holds documents of both splits, told apart by `is_validation`."""
 
     path: Path
     divide: bool
@@ -102,16 +102,6 @@ def write_shards(
         "bytes_per_token": round((train.text_bytes + validation.text_bytes) / tokens, 4),
         "seconds": round(time.monotonic() - started, 3),
     }
-
-
-def in_validation(document_id: str, validation_fraction: float) -> bool:
-    """Whether a document belongs to validation: a hash of its id, as a share of 2^64, is below the fraction.
-
-    The rule is cleaning's (`clean/split.py`; a test holds the two together), so a document is in the same split whether
-    it was cleaned here or came clean.
-    """
-    digest = hashlib.sha256(b"split\0" + document_id.encode("utf-8", "backslashreplace")).digest()
-    return int.from_bytes(digest[:8], "big") < validation_fraction * 2**64
 
 
 class _SplitWriter:
@@ -271,7 +261,7 @@ def _documents(
         if number < first.file:
             continue
         for document in read_documents(source.path, first.row if number == first.file else 0):
-            if not source.divide or in_validation(document.id, validation_fraction) == (split == "validation"):
+            if not source.divide or is_validation(document.id, validation_fraction) == (split == "validation"):
                 yield Place(number, document.row), document
 
 
