@@ -21,6 +21,7 @@ from tinyllama.cli_options import (
     RecipeName,
     RunDir,
     TokenizerPath,
+    fertility_table,
     json_lines,
     plain_value,
     print_json,
@@ -140,7 +141,7 @@ def tokenizer_train(
     recipe: OtherRecipe = None,
     as_json: Json = False,
 ) -> None:
-    """Byte pair encoding with byte fallback, as Llama has it.
+    """Byte pair encoding with byte fallback, as Llama has it; says how well it fits the text, by source kind.
 
     Example: tinyllama tokenizer train cleaned --out tokenizer --vocab-size 32000
     """
@@ -149,7 +150,11 @@ def tokenizer_train(
 
     paths, overrides = split_paths(inputs)
     overrides += [f"tokenizer.vocab_size={vocab_size}"] if vocab_size is not None else []
-    show(run_phase(tokenizer_phase(load_recipe(recipe, overrides), paths, out)), as_json)
+    summary = run_phase(tokenizer_phase(load_recipe(recipe, overrides), paths, out))
+    by_kind = {} if as_json else summary.pop("by_kind", {})
+    show(summary, as_json)
+    if by_kind:
+        typer.echo(fertility_table(by_kind))
 
 
 @tokenizer_app.command("encode")

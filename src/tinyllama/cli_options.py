@@ -72,7 +72,19 @@ def show(summary: dict[str, Any], as_json: bool, plain: str | None = None) -> No
 def plain_value(value: Any) -> str:
     """A value as people read it: thousands apart, tables as name = value."""
     if isinstance(value, dict):
-        return ", ".join(f"{key} = {plain_value(inner)}" for key, inner in value.items())
+        shown = ((key, f"({plain_value(v)})" if isinstance(v, dict) else plain_value(v)) for key, v in value.items())
+        return ", ".join(f"{key} = {inner}" for key, inner in shown)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+def fertility_table(by_kind: dict[str, dict[str, Any]]) -> str:
+    """A tokenizer's fit as a table, a line for each kind of source."""
+    lines = [f"{'kind':<12}{'documents':>12}{'bytes':>18}{'bytes/token':>13}{'byte pieces':>13}{'less newlines':>15}"]
+    for kind, row in by_kind.items():
+        name = kind if kind.isprintable() else ascii(kind)  # kinds are whatever the documents say
+        shares = f"{row['byte_fallback_share']:>13.3%}{row['byte_fallback_share_without_newlines']:>15.3%}"
+        counts = f"{row['documents']:>12,}{row['text_bytes']:>18,}{row['bytes_per_token']:>13.3f}"
+        lines.append(f"{name[:11]:<12}{counts}{shares}")
+    return "\n".join(lines)

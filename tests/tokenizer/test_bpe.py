@@ -3,6 +3,7 @@ import json
 import random
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -172,6 +173,109 @@ def test_damaged_files_load_or_are_refused_and_nothing_else(trained: Path, tmp_p
         except InputError:
             refused += 1
     assert refused >= 20
+
+
+def _lie(document: dict[str, Any], lie: str) -> None:
+    model = document["model"]
+    added = {
+        "content": "q",
+        "special": False,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": True,
+    }
+    match lie:
+        case "a piece of a huge id":
+            model["vocab"]["q"] = 2**32 - 1
+        case "a piece of a negative id":
+            model["vocab"]["q"] = -1
+        case "a piece whose id is text":
+            model["vocab"]["q"] = "7"
+        case "no pieces":
+            model["vocab"], model["merges"] = {}, []
+        case "pieces in a list":
+            model["vocab"] = [["a", 0.0]]
+        case "an added token of a huge id":
+            document["added_tokens"].append(added | {"id": 2**32 - 1})
+        case "an added token without content":
+            document["added_tokens"].append(added | {"id": 5, "content": ""})
+        case "a prefix that cuts characters in two":
+            model["continuing_subword_prefix"] = "\0"
+        case "a part that fails only at work":
+            document["pre_tokenizer"] = {"type": "FixedLength", "length": 0}
+        case "a merge of pieces that are not there":
+            model["merges"].append(["no such", "pieces"])
+        case "another kind of model":
+            model["type"] = "Unigram"
+        case "an array":
+            document["model"] = []
+
+
+LIES = (
+    "a piece of a huge id", "a piece of a negative id", "a piece whose id is text", "no pieces", "pieces in a list",
+    "an added token of a huge id", "an added token without content", "a prefix that cuts characters in two",
+    "a part that fails only at work", "a merge of pieces that are not there", "another kind of model", "an array",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_tokenizer_json_that_lies_is_refused_in_one_line(trained: Path, tmp_path: Path, lie: str):
+    document = json.loads((trained / "tokenizer.json").read_text())
+    _lie(document, lie)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    with pytest.raises(InputError, match=r"tokenizer\.json: not a readable tokenizer") as caught:
+        Tokenizer.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pattern_without_end_is_an_error_of_the_text(trained: Path, tmp_path: Path):
+    document = json.loads((trained / "tokenizer.json").read_text())
+    pattern = {"Regex": "(x+x+)+y"}  # tries every way of dividing the letters
+    document["pre_tokenizer"] = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document))
+    tokenizer = Tokenizer.load(tmp_path)
+    for encode in (tokenizer.encode, lambda text: tokenizer.encode_batch([text])):
+        with pytest.raises(InputError, match="retry-limit"):
+            encode("x" * 1000)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer.json"])
+def test_a_file_too_large_is_not_read(tmp_path: Path, name: str):
+    with (tmp_path / name).open("wb") as file:
+        file.truncate(200_000_000)
+    with pytest.raises(InputError, match=f"{name}: larger than"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("▁the", "'▁the', is no special token"),
+        ("<no such>", "'<no such>', is no special token"),
+        ({"content": "a"}, "'a', is no special token"),
+        (5, "bos_token: 5; a token's text is wanted"),
+        ({"content": [1]}, "a token's text is wanted"),
+    ],
+)
+def test_a_tokenizer_config_that_lies(trained: Path, tmp_path: Path, value: Any, message: str):
+    shutil.copy(trained / "tokenizer.json", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"bos_token": value}))
+    with pytest.raises(InputError, match=message) as caught:
+        Tokenizer.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "{", '{"eos_token": "</s>", "bos_token": null}'])
+def test_a_tokenizer_config_of_another_shape(trained: Path, tmp_path: Path, content: str):
+    shutil.copy(trained / "tokenizer.json", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(content)
+    if "null" in content:
+        tokenizer = Tokenizer.load(tmp_path)
+        assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id) == (None, 2, 0)
+    else:
+        with pytest.raises(InputError, match=r"tokenizer_config\.json: not"):
+            Tokenizer.load(tmp_path)
 
 
 def test_a_byte_level_tokenizer_of_another_program(tmp_path: Path, texts: list[str]):

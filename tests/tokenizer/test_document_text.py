@@ -37,7 +37,7 @@ def write(path: Path, data: bytes) -> Path:
     ("name", "data"),
     [
         ("d.jsonl", LINES),
-        ("d.jsonl.gz", gzip.compress(LINES)),
+        ("d.jsonl.gz", gzip.compress(LINES, mtime=0)),
         ("d.jsonl.zst", zstandard.compress(LINES[:20]) + zstandard.compress(LINES[20:])),
     ],
 )
@@ -66,7 +66,7 @@ def test_parquet(tmp_path: Path):
         ("d.jsonl", b'{"id": "x"}\n', "document 1 has no `text`"),
         ("d.jsonl", b'{"text": 5}\n', "document 1 has no `text`"),
         ("d.jsonl", b'{"text": "\\ud800"}\n', "document 1 is not valid Unicode"),
-        ("d.jsonl.gz", gzip.compress(LINES)[:-12], "cannot be read to its end"),
+        ("d.jsonl.gz", gzip.compress(LINES, mtime=0)[:-12], "cannot be read to its end"),
         ("d.jsonl.gz", b"nothing", "cannot be read to its end"),
         ("d.jsonl.zst", b"nothing at all", "cannot be read to its end"),
         ("d.parquet", b"PAR1 nothing", "not a readable parquet file"),

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,11 +16,13 @@ from tinyllama.tokenizer.encoders import (
     GigatokenEncoder,
     HuggingFaceEncoder,
     SentencePieceEncoder,
+    first_line,
     hard_texts,
 )
 
 MODEL_FILE = "tokenizer.model"
 JSON_FILE = "tokenizer.json"
+MAX_FILE_BYTES = 100_000_000  # the largest that are known have 40 million
 
 
 class Tokenizer:
@@ -31,10 +32,11 @@ class Tokenizer:
     (U+2581 comes back as a blank). No text makes a special token: BOS and EOS are added by whoever needs them.
     """
 
-    def __init__(self, reference: SentencePieceEncoder | HuggingFaceEncoder, fingerprint: str) -> None:
+    def __init__(self, reference: SentencePieceEncoder | HuggingFaceEncoder, file_name: str, data: bytes) -> None:
         self._reference = reference
         self._vocabulary = reference.vocabulary()
-        self.fingerprint = fingerprint  # sha256 of the file it was loaded from
+        self.file_name, self.data = file_name, data  # MODEL_FILE or JSON_FILE, and what is in it
+        self.fingerprint = hashlib.sha256(data).hexdigest()
         self.bos_id = self._vocabulary.bos_id  # None where the vocabulary has none
         self.eos_id = self._vocabulary.eos_id
         self.unk_id = self._vocabulary.unk_id
@@ -47,16 +49,26 @@ class Tokenizer:
         Raises InputError when there is none or it is damaged.
         """
         file = _tokenizer_file(Path(path))
-        data = file.read_bytes()
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise InputError(f"{file}: larger than {MAX_FILE_BYTES:,} bytes, so it is no tokenizer")
+        names = _special_names(file.parent) if file.name.endswith(".json") else {}
+        return cls.from_data(file.read_bytes(), JSON_FILE if file.name.endswith(".json") else MODEL_FILE, names, file)
+
+    @classmethod
+    def from_data(cls, data: bytes, file_name: str, special_names: dict[str, str | None], origin: Path) -> "Tokenizer":
+        """From the content of a `tokenizer.model` or a `tokenizer.json`, as `file_name` says.
+
+        `special_names`: `bos_token`, `eos_token`, `unk_token` of a `tokenizer.json` where known. Raises InputError, which
+        names `origin`, when the content is damaged.
+        """
         try:
-            if file.name.endswith(".json"):
-                reference = HuggingFaceEncoder(data.decode(), _special_names(file.parent))
+            if file_name == JSON_FILE:
+                reference = HuggingFaceEncoder(data.decode(), special_names)
             else:
                 reference = SentencePieceEncoder(data)
-            return cls(reference, hashlib.sha256(data).hexdigest())
+            return cls(reference, file_name, data)
         except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            reason = str(error).split("\n", 1)[0][:200]
-            raise InputError(f"{file}: not a readable tokenizer, or a damaged one ({reason})") from None
+            raise InputError(f"{origin}: not a readable tokenizer, or a damaged one ({first_line(error)})") from None
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, without BOS or EOS. Raises InputError for a lone surrogate (not valid Unicode)."""
@@ -107,8 +119,10 @@ class Tokenizer:
         except ImportError:
             log.info(f"tokenizer: encoding with {self._reference.name} (gigatoken is faster; it is not installed)")
             return self._reference
-        except Exception as error:  # it refuses forms that it does not know in many ways; the reference remains
-            log.info(f"tokenizer: encoding with {self._reference.name} (gigatoken refused: {error})")
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # it refuses what it does not know in many ways, panics of Rust code among them
+            log.info(f"tokenizer: encoding with {self._reference.name} (gigatoken refused: {first_line(error)})")
             return self._reference
         if not agrees:
             log.info(f"tokenizer: encoding with {self._reference.name} (gigatoken gave other ids on the self-check)")
@@ -136,16 +150,20 @@ def _tokenizer_file(path: Path) -> Path:
     raise InputError(f"{path}: no {MODEL_FILE} or {JSON_FILE} in this folder")
 
 
-def _special_names(folder: Path) -> dict[str, str]:
-    """`bos_token` and so on as Hugging Face's `tokenizer_config.json` names them, where there is one."""
+def _special_names(folder: Path) -> dict[str, str | None]:
+    """`bos_token` and so on as Hugging Face's `tokenizer_config.json` names them; null there means that it has none.
+
+    Raises InputError when what is there is no name.
+    """
     path = folder / "tokenizer_config.json"
-    if not path.is_file():
-        return {}
-    settings = read_json(path)
-    names: dict[str, str] = {}
+    settings = read_json(path) if path.is_file() else {}
+    if not isinstance(settings, dict):
+        raise InputError(f"{path}: not a JSON object")
+    names: dict[str, str | None] = {}
     for key in ("bos_token", "eos_token", "unk_token"):
-        value: Any = settings.get(key) if isinstance(settings, dict) else None
-        content = value.get("content") if isinstance(value, dict) else value
-        if isinstance(content, str):
-            names[key] = content
+        if key in settings:
+            value = settings[key]
+            names[key] = value.get("content") if isinstance(value, dict) else value
+            if not isinstance(names[key], str | None):
+                raise InputError(f"{path}: {key}: {str(value)[:80]}; a token's text is wanted, or null")
     return names

@@ -1,6 +1,5 @@
 """Trains byte pair encoding with byte fallback, as Llama 2's tokenizer has it, with sentencepiece."""
 
-import hashlib
 import io
 import os
 import re
@@ -14,12 +13,12 @@ from tinyllama import log
 from tinyllama.errors import InputError, RecipeError, TinyllamaError
 from tinyllama.files import atomic_file
 from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE, Tokenizer
-from tinyllama.tokenizer.document_text import read_documents, split_files
+from tinyllama.tokenizer.document_text import DocumentText, read_documents, split_files
+from tinyllama.tokenizer.fertility import FertilitySample, fertility, hash_share
 from tinyllama.tokenizer.tokenizer_config import TokenizerConfig
 from tinyllama.tokenizer.tokenizer_json import to_tokenizer_json
 
 MAX_SENTENCE_CHARACTERS = 1_024  # sentencepiece leaves out what is longer than max_sentence_length bytes
-SAMPLE_BYTES = 2_000_000  # of text, for the figures of the summary
 FIXED_OPTIONS: dict[str, Any] = {
     "model_type": "bpe",
     "byte_fallback": True,
@@ -59,7 +58,8 @@ def train_tokenizer(config: TokenizerConfig, inputs: list[Path], out: Path) -> d
         "vocab_size": processor.get_piece_size(),
         "documents": text.documents,
         "text_bytes": text.bytes,
-        **_figures(Tokenizer.load(out), processor, text),
+        "trained_on_share": round(text.kept_share, 6),
+        **fertility(Tokenizer.load(out), text.sample),
     }
 
 
@@ -67,24 +67,28 @@ class TrainingText:
     """The documents that training reads. More than `max_bytes` is sampled down by the hash of each text.
 
     So a document is in or out whatever file it comes from. Two passes over the files: one to measure, one to read.
+    `sample`, for the fertility report, holds documents of the smallest hashes: they are among those that are kept.
     """
 
     def __init__(self, paths: list[Path], max_bytes: int) -> None:
         self._paths = paths
         self.documents = self.bytes = 0
-        for text in self._all():
+        self.sample = FertilitySample()
+        for document in self._all():
+            text_bytes = len(document.text.encode())
             self.documents += 1
-            self.bytes += len(text.encode())
-        self._kept_share = min(1.0, max_bytes / max(self.bytes, 1))
+            self.bytes += text_bytes
+            self.sample.add(document.kind, document.text, text_bytes, hash_share(document.text))
+        self.kept_share = min(1.0, max_bytes / max(self.bytes, 1))
         self.note = f"{self.bytes / 1e6:,.1f} MB" + (
-            f", a sample of {self._kept_share:.1%}" if self._kept_share < 1 else ""
+            f", a sample of {self.kept_share:.1%}" if self.kept_share < 1 else ""
         )
 
     def texts(self) -> Iterator[str]:
         """Text of each document that is kept."""
-        for text in self._all():
-            if self._kept_share == 1 or _hash_share(text) < self._kept_share:
-                yield text
+        for document in self._all():
+            if self.kept_share == 1 or hash_share(document.text) < self.kept_share:
+                yield document.text
 
     def sentences(self) -> Iterator[str]:
         """Lines of the kept documents, none longer than sentencepiece takes."""
@@ -92,10 +96,9 @@ class TrainingText:
             for line in text.split("\n"):
                 yield from cut_line(line)
 
-    def _all(self) -> Iterator[str]:
+    def _all(self) -> Iterator[DocumentText]:
         for path in self._paths:
-            for document in read_documents(path):
-                yield document.text
+            yield from read_documents(path)
 
 
 def cut_line(line: str, max_characters: int = MAX_SENTENCE_CHARACTERS) -> Iterator[str]:
@@ -192,25 +195,3 @@ def _varint(value: int) -> bytes:
         found.append(value & 0x7F | 0x80)
         value >>= 7
     return bytes([*found, value])
-
-
-def _figures(tokenizer: Tokenizer, processor: SentencePieceProcessor, text: TrainingText) -> dict[str, Any]:
-    """How well the tokenizer fits, on the first documents that it was trained on."""
-    sample, sample_bytes = [], 0
-    for document in text.texts():
-        sample.append(document)
-        sample_bytes += len(document.encode())
-        if sample_bytes >= SAMPLE_BYTES:
-            break
-    ids = [i for found in tokenizer.encode_batch(sample) for i in found.tolist()]
-    fallback = sum(processor.is_byte(i) for i in ids)
-    longest = sorted((tokenizer.piece(i) for i in range(259, tokenizer.vocab_size)), key=lambda p: (-len(p), p))
-    return {
-        "bytes_per_token": round(sample_bytes / max(len(ids), 1), 4),
-        "byte_fallback_share": round(fallback / max(len(ids), 1), 6),
-        "longest_pieces": longest[:10],
-    }
-
-
-def _hash_share(text: str) -> float:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") / 2**64

@@ -1,16 +1,22 @@
 """Three programs that turn text into token ids, behind one small protocol: two references and a fast one."""
 
 import json
-from typing import NamedTuple, Protocol
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from sentencepiece import SentencePieceProcessor
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
+from tinyllama.errors import InputError
 from tinyllama.tokenizer.tokenizer_json import BLANK, to_tokenizer_json
 
 UNKNOWN_BYTES = "\ufffd".encode()
 RENEW_AFTER_CHARACTERS = 64_000_000
+MAX_PIECES = 2**20  # the libraries make room for the largest id that a file names, without asking
+BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class Vocabulary(NamedTuple):
@@ -78,31 +84,34 @@ class HuggingFaceEncoder:
 
     name = "tokenizers"
 
-    def __init__(self, text: str, special_names: dict[str, str]) -> None:
-        """`special_names`: `bos_token`, `eos_token`, `unk_token` where known. Raises ValueError for any other text."""
-        self._document = json.loads(text)
-        try:
+    def __init__(self, text: str, special_names: dict[str, str | None]) -> None:
+        """`special_names`: `bos_token`, `eos_token`, `unk_token` where known, None for one that it says it has not.
+
+        Raises ValueError for any other text.
+        """
+        self._document = _checked_document(text)
+        with _failing_as(ValueError):
             self.tokenizer = HuggingFaceTokenizer.from_str(text)
-        except Exception as error:  # the library raises bare Exception
-            raise ValueError(str(error)) from None
-        if self._document["model"].get("type") != "BPE":
-            raise ValueError(f"model type {self._document['model'].get('type')}, only BPE is read")
+            self.tokenizer.encode("a b")  # some settings fail only at work
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self.tokenizer.encode_special_tokens = True  # a literal `<s>` in a text stays text
         self._special_names = special_names
 
     def encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        with _failing_as(InputError):
+            return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
-        found = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        with _failing_as(InputError):
+            found = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int32) for encoding in found]
 
     def vocabulary(self) -> Vocabulary:
         ids = self.tokenizer.get_vocab(with_added_tokens=True)
         added = self.tokenizer.get_added_tokens_decoder()
         control = frozenset(i for i, token in added.items() if token.special)
+        self._check_named(ids, control)
         pieces = [""] * (max(ids.values()) + 1)
         for piece, i in ids.items():
             pieces[i] = piece
@@ -136,9 +145,17 @@ class HuggingFaceEncoder:
         return json.dumps({**self._document, "added_tokens": kept, "truncation": None, "padding": None})
 
     def _special_id(self, name: str, ids: dict[str, int], usual: tuple[str, ...]) -> int | None:
-        if name in self._special_names:
-            return ids.get(self._special_names[name])
-        return next((ids[piece] for piece in usual if piece in ids), None)
+        if name not in self._special_names:
+            return next((ids[piece] for piece in usual if piece in ids), None)
+        piece = self._special_names[name]
+        return None if piece is None else ids.get(piece)
+
+    def _check_named(self, ids: dict[str, int], control: frozenset[int]) -> None:
+        """BOS and EOS must be special tokens: an ordinary piece by such a name could come out of a text."""
+        for name in ("bos_token", "eos_token"):
+            piece = self._special_names.get(name)
+            if piece is not None and ids.get(piece) not in control:
+                raise ValueError(f"tokenizer_config.json's {name}, {piece!r}, is no special token of this file")
 
 
 class GigatokenEncoder:
@@ -185,9 +202,44 @@ _HARD_TEXTS = (
 )
 
 
+def first_line(error: BaseException) -> str:
+    """The beginning of what an error says, on one line."""
+    return str(error).strip().split("\n", 1)[0][:200]
+
+
+@contextmanager
+def _failing_as(kind: type[Exception]) -> Iterator[None]:
+    """Whatever fails inside is raised as `kind`: bare Exceptions, and panics of Rust code, which are no Exceptions."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise kind(f"tokenizers: {first_line(error)}") from None
+
+
+def _checked_document(text: str) -> dict[str, Any]:
+    """A `tokenizer.json` whose ids are in bounds. Raises ValueError, KeyError or TypeError for anything else."""
+    document = json.loads(text)
+    model = document["model"]
+    if model.get("type") != "BPE":
+        raise ValueError(f"model type {model.get('type')}, only BPE is read")
+    if not isinstance(vocabulary := model["vocab"], dict) or not vocabulary:
+        raise ValueError("model.vocab: no pieces in it")
+    if model.get("continuing_subword_prefix"):  # one that does not suit the pieces ends the whole process
+        raise ValueError("model.continuing_subword_prefix is not supported")
+    added = document.get("added_tokens") or []
+    for piece, i in [*vocabulary.items(), *((token["content"], token["id"]) for token in added)]:
+        if type(i) is not int or not 0 <= i < MAX_PIECES:
+            raise ValueError(f"piece {piece!r} has the id {i!r}; ids are whole numbers below {MAX_PIECES:,}")
+    if not all(token["content"] for token in added):  # found everywhere, forever
+        raise ValueError("added_tokens: one without content")
+    return document
+
+
 def _blank_piece_bytes(piece: str) -> bytes:
-    if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
-        return bytes([int(piece[3:5], 16)])
+    if found := BYTE_PIECE.fullmatch(piece):
+        return bytes([int(found[1], 16)])
     return piece.replace(BLANK, " ").encode()
 
 

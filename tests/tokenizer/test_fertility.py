@@ -1,0 +1,84 @@
+import random
+from pathlib import Path
+
+import pytest
+
+from tinyllama.cli_options import fertility_table
+from tinyllama.tokenizer import fertility as fertility_file
+from tinyllama.tokenizer.bpe import Tokenizer
+from tinyllama.tokenizer.fertility import FertilitySample, count_tokens, fertility, hash_share, longest_pieces
+
+
+def sample_of(documents: list[tuple[str, str]]) -> FertilitySample:
+    sample = FertilitySample()
+    for kind, text in documents:
+        sample.add(kind, text, len(text.encode()), hash_share(text))
+    return sample
+
+
+def test_counts_by_hand(tokenizer: Tokenizer):
+    # "12\n" is ▁ 1 2 <0x0A>; the flag has no piece: ▁ and eight bytes
+    assert count_tokens(tokenizer, ["12\n"]) == (3, 4, 1, 1)
+    assert count_tokens(tokenizer, ["12\n", "🇫🇷"]) == (11, 13, 9, 1)
+    assert count_tokens(tokenizer, []) == (0, 0, 0, 0)
+
+
+def test_a_kind_counts_as_much_as_its_bytes(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch):
+    found = fertility(tokenizer, sample_of([("web", "12\n"), ("book", "🇫🇷"), ("book", "🇫🇷")]))
+    assert found["by_kind"] == {
+        "book": {
+            "documents": 2, "text_bytes": 16, "sample_bytes": 16, "bytes_per_token": round(16 / 18, 4),
+            "byte_fallback_share": round(16 / 18, 6), "byte_fallback_share_without_newlines": round(16 / 18, 6),
+        },
+        "web": {
+            "documents": 1, "text_bytes": 3, "sample_bytes": 3, "bytes_per_token": 0.75,
+            "byte_fallback_share": 0.25, "byte_fallback_share_without_newlines": 0.0,
+        },
+    }  # fmt: skip
+    assert found["bytes_per_token"] == round(19 / 22, 4)
+    assert found["byte_fallback_share"] == round(17 / 22, 6)
+    assert found["byte_fallback_share_without_newlines"] == round(16 / 21, 6)
+    monkeypatch.setattr(fertility_file, "SAMPLE_BYTES", 1)  # one book is measured and stands for both
+    sampled = fertility(tokenizer, sample_of([("web", "12\n"), ("book", "🇫🇷"), ("book", "🇫🇷")]))
+    assert sampled["by_kind"]["book"]["sample_bytes"] == 8
+    assert {key: sampled[key] for key in sampled if key != "by_kind"} == {
+        key: found[key] for key in found if key != "by_kind"
+    }
+
+
+def test_the_sample_is_bounded_and_does_not_depend_on_order(texts: list[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fertility_file, "SAMPLE_BYTES", 5_000)
+    forwards = sample_of([("web", text) for text in texts]).kinds["web"]
+    shuffled = random.Random(3).sample(texts, len(texts))
+    assert sample_of([("web", text) for text in shuffled]).kinds["web"].texts() == forwards.texts()
+    smallest = sorted(texts, key=hash_share)
+    assert forwards.texts() == smallest[: len(forwards.texts())]
+    sizes = [len(text.encode()) for text in forwards.texts()]
+    assert sum(sizes) >= 5_000 > sum(sizes[:-1])
+    assert forwards.documents == len(texts)
+
+
+def test_kinds_without_end_are_put_together(tokenizer: Tokenizer):
+    sample = sample_of([(f"kind {number}", "a text") for number in range(1000)])
+    assert len(sample.kinds) == fertility_file.MAX_KINDS + 1
+    assert sample.kinds["other"].documents == 1000 - fertility_file.MAX_KINDS
+    assert fertility(tokenizer, sample)["by_kind"]["other"]["documents"] == 1000 - fertility_file.MAX_KINDS
+
+
+def test_longest_pieces(tokenizer: Tokenizer):
+    ordinary = [tokenizer.piece(i) for i in range(259, tokenizer.vocab_size)]
+    found = longest_pieces(tokenizer)
+    assert len(found) == 10
+    assert set(found) <= set(ordinary)
+    shortest = min(map(len, found))
+    assert all(piece in found or len(piece) <= shortest for piece in ordinary)
+    assert [len(piece) for piece in found] == sorted((len(piece) for piece in found), reverse=True)
+
+
+def test_the_table_names_every_kind_and_writes_no_control_character(tokenizer: Tokenizer, tmp_path: Path):
+    by_kind = fertility(tokenizer, sample_of([("web", "12\n"), ("\x1b[31mred", "12\n")]))["by_kind"]
+    lines = fertility_table(by_kind).splitlines()
+    assert len(lines) == 3
+    assert len({len(line) for line in lines}) == 1
+    assert "\x1b" not in "".join(lines)
+    assert lines[-1].split() == ["web", "1", "3", "0.750", "25.000%", "0.000%"]
