@@ -21,7 +21,7 @@ PathLike = str | Path
 
 
 def open_model(model: PathLike, device: str = "auto") -> "OpenedModel":
-    """Network, configuration and tokenizer of a run folder, a checkpoint or a Hugging Face folder, in fp32.
+    """Network, configuration and tokenizer of a run folder, a checkpoint, a Hugging Face folder or a GGUF file, in fp32.
 
     Raises InputError when it is none of them or is damaged.
     """

@@ -300,16 +300,21 @@ def generate(
 def export(
     model: Model,
     out: Out,
-    form: Annotated[Literal["hf"], typer.Option("--format", help="hf: a Hugging Face folder.")] = "hf",
+    form: Annotated[
+        Literal["hf", "gguf"], typer.Option("--format", help="hf: a Hugging Face folder; gguf: for llama.cpp.")
+    ] = "hf",
+    gguf_type: Annotated[
+        Literal["f32", "f16", "bf16", "q8_0"], typer.Option(help="Number format of the matrices of a GGUF.")
+    ] = "f16",
     as_json: Json = False,
 ) -> None:
-    """A Hugging Face folder that opens in Transformers without our code.
+    """A Hugging Face folder that opens in Transformers without our code, or a GGUF file for llama.cpp.
 
-    Example: tinyllama export runs/quickstart --out model
+    Example: tinyllama export runs/quickstart --out gguf --format gguf --gguf-type q8_0
     """
     from tinyllama.phases import export_phase
 
-    show(run_phase(export_phase((_made_from(model),), model, out, form)), as_json)
+    show(run_phase(export_phase((_made_from(model),), model, out, form, gguf_type)), as_json)
 
 
 def _made_from(model: Path) -> Path:

@@ -18,7 +18,9 @@ OtherRecipe = Annotated[
 ]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as train.peak_lr=3e-4.")]
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files or folders; and KEY=VALUE of the recipe.")]
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint, or a Hugging Face folder.")]
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint, a Hugging Face folder, or a GGUF file.")
+]
 TokenizerPath = Annotated[Path, typer.Argument(metavar="T", help="A tokenizer file, its folder, or a MODEL.")]
 
 

@@ -117,16 +117,22 @@ def generate_phase(recipe: Recipe, run_dir: Path) -> Phase:
     return Phase("generate", 1, config, (run_dir / "checkpoints",), run_dir / "samples.json", work)
 
 
-def export_phase(inputs: tuple[Path, ...], model: Path, out: Path, form: str = "hf") -> Phase:
-    """A model as a Hugging Face folder. `inputs`: what it is made from; `model`: a run, a checkpoint or another MODEL."""
+def export_phase(inputs: tuple[Path, ...], model: Path, out: Path, form: str = "hf", gguf_type: str = "f16") -> Phase:
+    """A model as a Hugging Face folder or a GGUF file. `inputs`: what it is made from; `model`: any MODEL."""
 
     def work(out: Path) -> Summary:
-        from tinyllama.exchange.hugging_face import export_hugging_face
         from tinyllama.exchange.open_model import open_model
+
+        if form == "gguf":
+            from tinyllama.exchange.gguf import export_gguf
+
+            return export_gguf(open_model(model, device="cpu"), out, gguf_type)
+        from tinyllama.exchange.hugging_face import export_hugging_face
 
         return export_hugging_face(open_model(model, device="cpu"), out)
 
-    return Phase("export", 1, {"format": form}, inputs, out, work)
+    config = {"format": form} | ({"gguf_type": gguf_type} if form == "gguf" else {})
+    return Phase("export", 1, config, inputs, out, work)
 
 
 def run_recipe(recipe: Recipe, run_dir: Path) -> Summary:

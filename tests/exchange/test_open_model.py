@@ -210,8 +210,8 @@ def test_an_index_cannot_point_outside(folder: Path, name: str):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: None, "no such folder"),
-        (lambda path: path.write_text("x"), "not a folder"),
+        (lambda path: None, "no such file or folder"),
+        (lambda path: path.write_text("x"), "not a GGUF file, nor a folder"),
         (lambda path: path.mkdir(), "neither checkpoints/"),
         (lambda path: (path / "checkpoints").mkdir(parents=True), "no valid checkpoint"),
     ],

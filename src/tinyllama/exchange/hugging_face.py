@@ -7,11 +7,9 @@ the projections are multiplied into the embedding and the head, which then have 
 import json
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
@@ -20,8 +18,8 @@ from tinyllama.errors import InputError
 from tinyllama.exchange.hugging_face_names import config_to_hugging_face, to_hugging_face
 from tinyllama.exchange.model_card import card_facts, model_card
 from tinyllama.exchange.open_model import CONFIG, INDEX, WEIGHTS, OpenedModel
+from tinyllama.exchange.plain_llama import plain_llama
 from tinyllama.files import atomic_file, sync_folder, write_json
-from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE
 from tinyllama.tokenizer.tokenizer_json import to_tokenizer_json
 
@@ -51,7 +49,8 @@ def export_hugging_face(
             "Transformers opens no such network; use it here, or export it as gguf"
         )
     _make_room(out)
-    config, tensors = plain_llama(opened)
+    config, weights = plain_llama(opened)
+    tensors = {to_hugging_face(name): value for name, value in weights.items()}
     names = _write_tokenizer(opened, out)
     names += _write_weights(tensors, out, max_file_bytes)
     with atomic_file(out / CARD, "w") as file:
@@ -61,22 +60,6 @@ def export_hugging_face(
     write_json(out / CONFIG, config_to_hugging_face(config, bos_id, eos_id))
     parameters = sum(values.numel() for values in tensors.values())
     return {"files": sorted([*names, CARD, GENERATION, CONFIG]), "parameters": parameters}
-
-
-@torch.no_grad()
-def plain_llama(opened: OpenedModel) -> tuple[LlamaConfig, dict[str, Tensor]]:
-    """The network without projections: its configuration, and its fp32 weights by Hugging Face's names."""
-    weights = {name: value.detach().float().cpu().contiguous() for name, value in opened.model.named_parameters()}
-    config = opened.config
-    if config.has_projections:  # products in fp64, so that folding adds no error of its own
-        embedding = weights["embedding.weight"].double()  # (V, E)
-        head = weights.get("head.weight", weights["embedding.weight"]).double()  # (V, E)
-        into = weights.pop("embedding_projection.weight").double()  # (D, E)
-        out_of = weights.pop("head_projection.weight").double()  # (E, D)
-        weights["embedding.weight"] = (embedding @ into.T).float()  # (V, D)
-        weights["head.weight"] = (head @ out_of).float()  # (V, D)
-        config = replace(config, embedding_dim=config.dim, tied_head=False)
-    return config, {to_hugging_face(name): value for name, value in weights.items()}
 
 
 def _make_room(out: Path) -> None:
@@ -129,7 +112,7 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def _write_tokenizer(opened: OpenedModel, out: Path) -> list[str]:
-    """The tokenizer's files. A Hugging Face folder's own are copied; a run's get the configuration that they need."""
+    """The tokenizer's files. A Hugging Face folder's own are copied; others get the configuration that they need."""
     origin = opened.origin
     names = [name for name in (MODEL_FILE, JSON_FILE, TOKENIZER_CONFIG, SPECIAL_TOKENS) if (origin / name).is_file()]
     for name in names:
@@ -138,6 +121,10 @@ def _write_tokenizer(opened: OpenedModel, out: Path) -> list[str]:
     if TOKENIZER_CONFIG in names:
         return names
     tokenizer = opened.tokenizer
+    if not names:  # from a file that holds model and tokenizer in one
+        with atomic_file(out / tokenizer.file_name) as file:
+            file.write(tokenizer.data)
+        names = [tokenizer.file_name]
     special = {
         key: tokenizer.piece(token_id)
         for key, token_id in (
@@ -156,7 +143,7 @@ def _write_tokenizer(opened: OpenedModel, out: Path) -> list[str]:
             # LlamaTokenizer would rebuild the pipeline and swallow a leading blank
             "tokenizer_class": "PreTrainedTokenizerFast",
             **special,
-            "add_bos_token": "bos_token" in special,
+            "add_bos_token": opened.add_bos and "bos_token" in special,
             "add_eos_token": False,
             "split_special_tokens": True,  # a text's own `</s>` stays text
             "clean_up_tokenization_spaces": False,
@@ -169,13 +156,15 @@ def _write_tokenizer(opened: OpenedModel, out: Path) -> list[str]:
 
 def _tokenizer_document(opened: OpenedModel) -> dict[str, Any]:
     """tokenizer.json, with BOS written first unless the file already says what is written around a text."""
-    path = opened.origin / JSON_FILE
+    tokenizer, path = opened.tokenizer, opened.origin / JSON_FILE
     if path.is_file():
         document = json.loads(path.read_text(encoding="utf-8"))
+    elif tokenizer.file_name == JSON_FILE:
+        document = json.loads(tokenizer.data)
     else:
-        document = json.loads(to_tokenizer_json(SentencePieceProcessor(model_file=str(opened.origin / MODEL_FILE))))
+        document = json.loads(to_tokenizer_json(SentencePieceProcessor(model_proto=tokenizer.data)))
     bos_id = opened.tokenizer.bos_id
-    if document.get("post_processor") is None and bos_id is not None:
+    if document.get("post_processor") is None and opened.add_bos and bos_id is not None:
         bos = opened.tokenizer.piece(bos_id)
 
         def sequence(text: str, type_id: int) -> list[dict[str, Any]]:

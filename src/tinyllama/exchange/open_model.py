@@ -1,4 +1,4 @@
-"""The only way in for a model, whatever its form: a run folder, a checkpoint, or a Hugging Face folder of a Llama.
+"""The only way in for a model, whatever its form: a run folder, a checkpoint, a Hugging Face folder or a GGUF of a Llama.
 
 Nothing is unpickled. Headers are held against the settings before memory is taken for the network.
 """
@@ -7,12 +7,17 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from tinyllama.checkpoint import checkpoint_format as form
 from tinyllama.checkpoint.checkpoint_format import RunState
 from tinyllama.errors import InputError
+from tinyllama.exchange.gguf_format import GgufFile, is_gguf
+from tinyllama.exchange.gguf_names import GgufWeights, config_from_metadata, to_gguf
+from tinyllama.exchange.gguf_tokenizer import adds_bos, tokenizer_from_metadata
 from tinyllama.exchange.hugging_face_names import config_from_hugging_face, is_ignored, to_hugging_face
 from tinyllama.exchange.tensor_files import TensorFiles, indexed_files
 from tinyllama.files import read_json
@@ -24,12 +29,21 @@ CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
+class Weights(Protocol):
+    """A model's tensors on disk, by their names there."""
+
+    shapes: dict[str, tuple[int, ...]]
+    path_of: dict[str, Path]
+
+    def tensor(self, name: str) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class OpenedModel:
     """A network ready to be used, in evaluation mode, with its tokenizer.
 
-    `origin` is the folder that the weights came from; `state` is the training run's, None for a Hugging Face folder.
-    `add_bos` is False where the tokenizer's configuration says so.
+    `origin` is the folder or the GGUF file that the weights came from; `state` is the training run's, None for others'
+    models. `add_bos` is False where the tokenizer's configuration says so.
     """
 
     model: Llama
@@ -51,12 +65,15 @@ class OpenedModel:
 
 
 def open_model(path: Path | str, device: str = "auto", dtype: torch.dtype = torch.float32) -> OpenedModel:
-    """Open a run folder (its newest valid checkpoint), a checkpoint, or a Hugging Face folder of a Llama.
+    """Open a run folder (its newest valid checkpoint), a checkpoint, a Hugging Face folder or a GGUF file of a Llama.
 
     Weights are converted to `dtype`. `device` auto: a GPU if there is one. Raises InputError, one line that names the
-    file, when the folder is none of these, is damaged, or describes a network that we do not have.
+    file, when `path` is none of these, is damaged, or describes a network that we do not have.
     """
-    folder, target = model_folder(Path(path)), _device(device)
+    path, target = Path(path), _device(device)
+    if is_gguf(path):
+        return _open_gguf(path, target, dtype)
+    folder = model_folder(path)
     if (folder / CONFIG).is_file():
         config, state = config_from_hugging_face(folder / CONFIG), None
         tokenizer = Tokenizer.load(folder)
@@ -68,18 +85,34 @@ def open_model(path: Path | str, device: str = "auto", dtype: torch.dtype = torc
         if tokenizer.fingerprint != state.tokenizer_fingerprint:
             raise InputError(f"{folder}: its tokenizer is not the one that it was trained with")
         paths, their_name = [folder / form.WEIGHTS], str
-    if tokenizer.vocab_size > config.vocab_size:
-        raise InputError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces, the network's vocabulary {config.vocab_size}"
-        )
+    _check_vocabulary(folder, tokenizer, config)
     with TensorFiles(paths) as tensors:
         model = _load(config, tensors, their_name, folder, target, dtype)
     return OpenedModel(model, config, tokenizer, folder, state, _add_bos(folder))
 
 
+def _open_gguf(path: Path, device: torch.device, dtype: torch.dtype) -> OpenedModel:
+    with GgufFile(path) as file:
+        config = config_from_metadata(file)
+        tokenizer = tokenizer_from_metadata(file.metadata, path)
+        _check_vocabulary(path, tokenizer, config)
+        model = _load(config, GgufWeights(file, config), to_gguf, path, device, dtype)
+        return OpenedModel(model, config, tokenizer, path, None, adds_bos(file.metadata))
+
+
+def _check_vocabulary(origin: Path, tokenizer: Tokenizer, config: LlamaConfig) -> None:
+    if tokenizer.vocab_size > config.vocab_size:
+        raise InputError(
+            f"{origin}: the tokenizer has {tokenizer.vocab_size} pieces, the network's vocabulary {config.vocab_size}"
+        )
+
+
 def open_tokenizer(path: Path | str) -> Tokenizer:
     """The tokenizer of a MODEL, or of a tokenizer's own file or folder. Raises InputError when there is none."""
     path = Path(path)
+    if is_gguf(path):
+        with GgufFile(path) as file:
+            return tokenizer_from_metadata(file.metadata, path)
     if (path / "tokenizer").is_dir():  # a run folder, with or without a checkpoint
         return Tokenizer.load(path / "tokenizer")
     if (path / "checkpoints").is_dir():
@@ -93,8 +126,8 @@ def model_folder(path: Path) -> Path:
     Raises InputError when `path` is no MODEL, or is a damaged checkpoint.
     """
     if not path.is_dir():
-        what = "not a folder" if path.exists() else "no such folder"
-        raise InputError(f"{path}: {what}; give a run folder, a checkpoint or a Hugging Face folder")
+        what = "not a GGUF file, nor a folder" if path.exists() else "no such file or folder"
+        raise InputError(f"{path}: {what}; give a run folder, a checkpoint, a Hugging Face folder or a GGUF file")
     if (path / CONFIG).is_file():
         return path
     if (path / form.WEIGHTS).is_file() or (path / form.STATE).is_file():
@@ -110,14 +143,14 @@ def model_folder(path: Path) -> Path:
 
 def _load(
     config: LlamaConfig,
-    tensors: TensorFiles,
+    tensors: Weights,
     their_name: Callable[[str], str],
     folder: Path,
     device: torch.device,
     dtype: torch.dtype,
 ) -> Llama:
     """Build the network without memory, hold every shape against the files, then fill it tensor by tensor."""
-    layers = {match[1] for name in tensors.shapes if (match := re.match(r"(?:model\.)?layers\.(\d+)\.", name))}
+    layers = {match[1] for name in tensors.shapes if (match := re.match(r"(?:(?:model\.)?layers|blk)\.(\d+)\.", name))}
     if len(layers) != config.n_layers:  # also keeps a lying config from making a billion layers
         raise InputError(f"{folder}: the weights have {len(layers)} layers, its configuration says {config.n_layers}")
     try:

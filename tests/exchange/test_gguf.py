@@ -1,0 +1,200 @@
+"""A GGUF that we write is the same model: read back here, and in llama.cpp where it is installed."""
+
+import json
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.tiny_model import make_run, random_tokens, tiny_llama
+from tinyllama.checkpoint.save_load import weights_sha256
+from tinyllama.errors import InputError, MissingExtraError
+from tinyllama.exchange.gguf import export_gguf
+from tinyllama.exchange.hugging_face import export_hugging_face
+from tinyllama.exchange.open_model import OpenedModel, open_model, open_tokenizer
+from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE
+from tinyllama.tokenizer.encoders import hard_texts
+
+pytest.importorskip("gguf")
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "grouped": {"dim": 64},
+    "tied": {"tied_head": True, "n_kv_heads": 4},
+    "free head_dim": {"head_dim": 12, "n_kv_heads": 1, "rope_theta": 1e5, "norm_eps": 1e-6},
+    "linear rope": {"rope_scaling": "linear", "rope_factor": 4.0},
+    "llama3 rope": {
+        "rope_scaling": "llama3", "rope_factor": 8.0, "rope_original_seq_len": 24, "rope_theta": 500.0, "head_dim": 32,
+    },
+    "article-1.1b scaled down": {"dim": 96, "n_heads": 16, "n_kv_heads": 4, "ffn_dim": 60, "embedding_dim": 48},
+    "rows beyond the tokenizer": {"vocab_size": 530},
+}  # fmt: skip
+
+
+def opened_run(prepared_run: Path, folder: Path, **changes: Any) -> OpenedModel:
+    return open_model(make_run(prepared_run, folder / "run", tiny_llama(**changes)), "cpu")
+
+
+@pytest.fixture(scope="module")
+def opened(prepared_run: Path, tmp_path_factory: pytest.TempPathFactory) -> OpenedModel:
+    return opened_run(prepared_run, tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="module", params=list(SHAPES.values()), ids=list(SHAPES))
+def pair(request: Any, prepared_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[OpenedModel, Path]:
+    """A model and its GGUF in f32."""
+    folder = tmp_path_factory.mktemp("shape")
+    model = opened_run(prepared_run, folder, **request.param)
+    return model, folder / "gguf" / export_gguf(model, folder / "gguf", "f32")["files"][0]
+
+
+def test_it_is_the_same_model(pair: tuple[OpenedModel, Path]):
+    model, path = pair
+    again = open_model(path, "cpu")
+    if not model.config.has_projections:
+        assert weights_sha256(again.model) == weights_sha256(model.model)
+        assert again.config == model.config
+    tokens = random_tokens(2, 48)
+    assert torch.allclose(again.model(tokens), model.model(tokens), atol=1e-4)
+    assert again.with_bos([7]) == model.with_bos([7])
+    pieces = [model.tokenizer.piece(token_id) for token_id in range(512)]
+    for text in hard_texts(pieces):
+        assert again.tokenizer.encode(text) == model.tokenizer.encode(text)
+        assert again.tokenizer.decode(model.tokenizer.encode(text)) == model.tokenizer.decode(
+            model.tokenizer.encode(text)
+        )
+
+
+@pytest.mark.parametrize(("gguf_type", "error"), [("f32", 0.0), ("f16", 2**-11), ("bf16", 2**-8), ("q8_0", 1 / 127)])
+def test_number_formats(opened: OpenedModel, tmp_path: Path, gguf_type: str, error: float):
+    summary = export_gguf(opened, tmp_path / "out", gguf_type)
+    assert summary == {"files": [f"model-{gguf_type}.gguf"], "parameters": opened.config.n_parameters}
+    again = open_model(tmp_path / "out" / summary["files"][0], "cpu")
+    for (name, wanted), found in zip(opened.model.named_parameters(), again.model.parameters(), strict=True):
+        assert (found - wanted).abs().max() <= wanted.abs().max() * (error if wanted.dim() > 1 else 0), name
+
+
+def test_rows_that_do_not_divide_are_not_quantised(prepared_run: Path, tmp_path: Path):
+    opened = opened_run(prepared_run, tmp_path, ffn_dim=50)
+    again = open_model(tmp_path / "out" / export_gguf(opened, tmp_path / "out", "q8_0")["files"][0], "cpu")
+    name = "layers.0.feed_forward.down.weight"  # rows of 50
+    assert torch.equal(again.model.get_parameter(name), opened.model.get_parameter(name).half().float())
+
+
+def test_values_beyond_f16_are_named(prepared_run: Path, tmp_path: Path):
+    model = tiny_llama()
+    with torch.no_grad():
+        model.layers[0].get_parameter("attention.o.weight")[0, 0] = 1e6
+    opened = open_model(make_run(prepared_run, tmp_path / "run", model), "cpu")
+    with pytest.raises(InputError, match=r"blk\.0\.attn_output\.weight: values beyond 65,504"):
+        export_gguf(opened, tmp_path / "out", "f16")
+    assert list((tmp_path / "out").iterdir()) == []
+    assert export_gguf(opened, tmp_path / "out", "bf16")["files"] == ["model-bf16.gguf"]
+
+
+def test_the_same_bytes_again(opened: OpenedModel, tmp_path: Path):
+    for name in ("a", "b"):
+        export_gguf(opened, tmp_path / name, "q8_0")
+    assert (tmp_path / "a" / "model-q8_0.gguf").read_bytes() == (tmp_path / "b" / "model-q8_0.gguf").read_bytes()
+
+
+def test_from_gguf_to_hugging_face_and_back(opened: OpenedModel, tmp_path: Path):
+    export_gguf(opened, tmp_path / "first", "f32")
+    middle = open_model(tmp_path / "first" / "model-f32.gguf", "cpu")
+    export_hugging_face(middle, tmp_path / "hf")
+    again = open_model(tmp_path / "hf", "cpu")
+    assert weights_sha256(again.model) == weights_sha256(opened.model)
+    text = "for x in  range(3):\n\tπ </s>"
+    assert again.with_bos(again.tokenizer.encode(text)) == opened.with_bos(opened.tokenizer.encode(text))
+    export_gguf(again, tmp_path / "second", "f32")
+    assert open_tokenizer(tmp_path / "second" / "model-f32.gguf").encode(text) == opened.tokenizer.encode(text)
+
+
+def test_a_tokenizer_json_alone_is_enough(opened: OpenedModel, tmp_path: Path):
+    export_hugging_face(opened, tmp_path / "hf")
+    (tmp_path / "hf" / MODEL_FILE).unlink()
+    alone = open_model(tmp_path / "hf", "cpu")
+    assert alone.tokenizer.file_name == JSON_FILE
+    export_gguf(alone, tmp_path / "gguf", "f32")  # holds the ids against the tokenizer's
+    again = open_tokenizer(tmp_path / "gguf" / "model-f32.gguf")
+    assert (again.bos_id, again.eos_id, again.unk_id) == (1, 2, 0)
+
+
+def test_a_tokenizer_that_gguf_has_no_form_for_is_named(opened: OpenedModel, tmp_path: Path):
+    export_hugging_face(opened, tmp_path / "hf")
+    (tmp_path / "hf" / MODEL_FILE).unlink()
+    path = tmp_path / "hf" / JSON_FILE
+    document = json.loads(path.read_text())
+    document["model"]["merges"].reverse()  # another tokenizer: the rarest pairs first
+    document["normalizer"]["normalizers"].insert(0, {"type": "Lowercase"})
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputError, match="gives other ids"):
+        export_gguf(open_model(tmp_path / "hf", "cpu"), tmp_path / "gguf")
+
+
+def test_out_must_be_a_folder_of_its_own(opened: OpenedModel, tmp_path: Path):
+    with pytest.raises(InputError, match="--out is a folder"):
+        export_gguf(opened, tmp_path / "model.gguf")
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="not an earlier export's file"):
+        export_gguf(opened, tmp_path)
+
+
+def test_without_the_package_the_mend_is_named(opened: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'tinyllama-pretrain\[gguf\]'"):
+        export_gguf(opened, tmp_path / "out")
+
+
+# -- llama.cpp -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def llama_cpp(pair: tuple[OpenedModel, Path]) -> Callable[[str, dict[str, Any]], dict[str, Any]]:
+    """llama.cpp with the pair's GGUF: a function (path, body) -> answer."""
+    xllamacpp = pytest.importorskip("xllamacpp", reason="llama.cpp (pip install xllamacpp) is not installed")
+    params = xllamacpp.CommonParams()
+    params.model.path = str(pair[1])
+    params.n_ctx, params.n_parallel, params.warmup, params.verbosity = 64, 1, False, 0
+    params.cpuparams.n_threads = 1
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED  # it rounds to f16
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    server = xllamacpp.Server(params)
+
+    def ask(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        request = urllib.request.Request(server.listening_address + path, json.dumps(body).encode())
+        request.add_header("Content-Type", "application/json")
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    return ask
+
+
+def test_llama_cpp_gives_our_ids_and_tokens(pair: tuple[OpenedModel, Path], llama_cpp: Any):
+    model, _ = pair
+    pieces = [model.tokenizer.piece(token_id) for token_id in range(512)]
+    for text in hard_texts(pieces):
+        body = {"content": text, "add_special": True, "parse_special": False}
+        if text and "\0" not in text:  # it ends a text at a zero byte
+            assert llama_cpp("/tokenize", body)["tokens"] == model.with_bos(model.tokenizer.encode(text)), text
+
+    tokens = model.with_bos(model.tokenizer.encode("The statement is executed"))
+    settings = {"temperature": 0, "return_tokens": True, "ignore_eos": True, "n_probs": 3}
+    found = llama_cpp("/completion", settings | {"prompt": tokens, "n_predict": 24})["tokens"]
+    assert len(found) == 24
+    n_compared = 0
+    for n_made, token_id in enumerate(found):
+        seen = tokens + found[:n_made]
+        logprobs = model.model(torch.tensor([seen]))[0, -1].log_softmax(-1)
+        without_eos = logprobs.clone()
+        without_eos[[model.tokenizer.eos_id]] = float("-inf")
+        assert token_id == without_eos.argmax().item()
+        answer = llama_cpp("/completion", settings | {"prompt": seen, "n_predict": 1})
+        for row in answer.get("completion_probabilities", []):  # none where the token is a part of a character
+            n_compared += 1
+            for likely in row["top_logprobs"]:
+                assert likely["logprob"] == pytest.approx(logprobs[likely["id"]].item(), abs=1e-4)
+    assert n_compared
