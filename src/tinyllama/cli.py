@@ -15,6 +15,7 @@ from tinyllama.cli_options import (
     Inputs,
     Json,
     Model,
+    NumberFormat,
     OtherRecipe,
     Out,
     Overrides,
@@ -26,6 +27,7 @@ from tinyllama.cli_options import (
     plain_value,
     print_json,
     show,
+    show_texts,
     split_overrides,
     split_paths,
 )
@@ -261,39 +263,54 @@ def score(
 @app.command()
 def generate(
     model: Model,
-    prompt: Annotated[str, typer.Option("--prompt", help="The text to go on from.")] = "",
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="The text to go on from; several are decoded together.")
+    ] = None,
     greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(help="Most new tokens.")] = 128,
+    max_new_tokens: Annotated[int, typer.Option(help="Most new tokens of each text; 0: none.")] = 128,
     temperature: Annotated[float, typer.Option(help="Divides the logits; 0: greedy.")] = 0.8,
     top_k: Annotated[int, typer.Option(help="Only the k likeliest tokens; 0: all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Only tokens that together reach this probability.")] = 0.95,
-    seed: Annotated[int, typer.Option(help="Seed of sampling.")] = 1,
+    min_p: Annotated[float, typer.Option(help="Only tokens so likely, measured by the likeliest; 0: all.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1: tokens of the text come less often.")] = 1.0,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="A text that ends the output, not part of it; repeatable.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of sampling; text number n has seed + n.")] = 1,
+    num_samples: Annotated[int, typer.Option(help="Texts for each prompt.", min=1)] = 1,
+    dtype: Annotated[NumberFormat, typer.Option(help="Number format; auto: bf16 on a GPU, else fp32.")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Text out of a model, as it is made.
+    """Text out of a model, as it is made. An empty prompt starts from BOS.
 
-    Example: tinyllama generate runs/quickstart --prompt "Return the" --max-new-tokens 50
+    Example: tinyllama generate runs/quickstart --prompt "Return the" --max-new-tokens 50 --stop "."
     """
     values = {
         "max_new_tokens": max_new_tokens,
         "temperature": 0.0 if greedy else temperature,
         "top_k": top_k,
         "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "stop": json.dumps(stop or [], ensure_ascii=False),
         "seed": seed,
     }
     from tinyllama.recipe import load_recipe
 
     config = load_recipe(None, [f"generate.{key}={value}" for key, value in values.items()]).generate
     from tinyllama.exchange.open_model import open_model
-    from tinyllama.generate.decode import generate as decode
+    from tinyllama.generate import decode
 
-    opened = open_model(model)
-    if as_json:
-        print_json(decode(opened, prompt, config))
-        return
-    typer.echo(prompt, nl=False)
-    decode(opened, prompt, config, on_text=lambda piece: typer.echo(piece, nl=False))
-    typer.echo()
+    opened = open_model(model, dtype=decode.number_format(dtype))
+    prompts = [text for text in prompt or [""] for _ in range(num_samples)]
+    if len(prompts) > 1:
+        show_texts(decode.generate_many(opened, prompts, config), as_json)
+    elif as_json:
+        print_json(decode.generate(opened, prompts[0], config))
+    else:
+        typer.echo(prompts[0], nl=False)
+        decode.generate(opened, prompts[0], config, on_text=lambda piece: typer.echo(piece, nl=False))
+        typer.echo()
 
 
 @app.command()

@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +21,7 @@ Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files or 
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint, a Hugging Face folder, or a GGUF file.")
 ]
+NumberFormat = Literal["auto", "fp32", "bf16", "fp16"]
 TokenizerPath = Annotated[Path, typer.Argument(metavar="T", help="A tokenizer file, its folder, or a MODEL.")]
 
 
@@ -69,6 +70,15 @@ def show(summary: dict[str, Any], as_json: bool, plain: str | None = None) -> No
     else:
         for name, value in summary.items():
             typer.echo(f"{name}: {plain_value(value)}")
+
+
+def show_texts(found: dict[str, Any], as_json: bool) -> None:
+    """Several generated texts: one JSON object, or each with its prompt, a numbered line before it."""
+    if as_json:
+        print_json(found)
+        return
+    for number, sequence in enumerate(found["sequences"], 1):
+        typer.echo(f"--- {number}\n{sequence['prompt']}{sequence['text']}")
 
 
 def plain_value(value: Any) -> str:

@@ -4,13 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from tests.tiny_model import make_run, tiny_llama
 from tinyllama.errors import InputError
 from tinyllama.exchange.open_model import OpenedModel, open_model
-from tinyllama.generate.decode import TextStream, generate
+from tinyllama.generate.decode import generate, generate_many, number_format
+from tinyllama.generate.decoder import Decoder
 from tinyllama.generate.generate_config import GenerateConfig
 from tinyllama.tokenizer.bpe import Tokenizer
 
@@ -118,26 +117,83 @@ def test_weights_gone_wrong_are_said(opened: OpenedModel):
         generate(replace(opened, model=broken), "The", GenerateConfig())
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    prompt=st.text(st.characters(codec="utf-8", exclude_characters="▁"), max_size=8),
-    ids=st.lists(st.integers(0, 515), max_size=25),
-)
-def test_streamed_pieces_are_the_whole_text(tokenizer: Tokenizer, prompt: str, ids: list[int]):
-    prompt_ids = [1, *tokenizer.encode(prompt)]
-    stream = TextStream(tokenizer, prompt_ids)
-    pieces = [stream.add(token_id) for token_id in ids]
-    pieces.append(stream.finish())
-    assert "".join(pieces) == stream.text
-    assert tokenizer.decode(prompt_ids) + stream.text == tokenizer.decode([*prompt_ids, *ids])
+PROMPTS = ["The statement", "", "An object of this type is", "x"]
 
 
-@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(text=st.text(st.characters(codec="utf-8", exclude_characters="▁\ufffd"), min_size=1, max_size=12))
-def test_no_character_is_ever_cut(tokenizer: Tokenizer, text: str):
-    ids = tokenizer.encode(text)
-    stream = TextStream(tokenizer, [1])
-    pieces = [stream.add(token_id) for token_id in ids]
-    assert "".join(pieces) == text
-    assert not any("\ufffd" in piece for piece in pieces)
-    assert stream.finish() == ""
+def test_prompts_together_are_as_alone(opened: OpenedModel):
+    sampling = GenerateConfig(max_new_tokens=12, temperature=1.3, top_p=0.9, repetition_penalty=1.2)
+    for config in (GenerateConfig(max_new_tokens=12, temperature=0.0), sampling):
+        together = generate_many(opened, PROMPTS, config)
+        assert together["tokens_per_second"] > 0
+        for n, (prompt, found) in enumerate(zip(PROMPTS, together["sequences"], strict=True)):
+            alone = generate(opened, prompt, config.model_copy(update={"seed": config.seed + n}))
+            assert found == {"prompt": prompt, **{key: alone[key] for key in ("text", "token_ids", "finish_reason")}}
+
+
+def test_many_prompts_wait_their_turn(opened: OpenedModel, monkeypatch: pytest.MonkeyPatch):
+    config = GenerateConfig(max_new_tokens=6, temperature=1.0)
+    wanted = generate_many(opened, PROMPTS, config)["sequences"]
+    monkeypatch.setattr("tinyllama.generate.decode.MAX_TOGETHER", 3)
+    assert generate_many(opened, PROMPTS, config)["sequences"] == wanted
+    assert generate_many(opened, [], config)["sequences"] == []
+
+
+def test_sequences_of_several_lengths_each_end_with_the_context(opened: OpenedModel, tokenizer: Tokenizer):
+    token_id = tokenizer.encode("x")[-1]
+    model = always(opened, token_id)
+    found = generate_many(model, ["The statement", "x"], GenerateConfig(max_new_tokens=1000, temperature=0.0))
+    for prompt, sequence in zip(["The statement", "x"], found["sequences"], strict=True):
+        n_prompt = len(opened.with_bos(tokenizer.encode(prompt)))
+        assert sequence["token_ids"] == [token_id] * (opened.config.seq_len - n_prompt)
+
+
+def test_pieces_say_whose_they_are(opened: OpenedModel):
+    texts = ["", ""]
+
+    def on_text(number: int, piece: str) -> None:
+        texts[number] += piece
+
+    found = generate_many(opened, ["The", "An object"], GenerateConfig(max_new_tokens=15), on_text=on_text)
+    assert [sequence["text"] for sequence in found["sequences"]] == texts
+    assert all(texts)
+
+
+def test_stop_strings_end_the_text_and_are_not_in_it(opened: OpenedModel):
+    whole = run(opened, max_new_tokens=40, temperature=1.0)
+    text = whole["text"]
+    stops = [text[n : n + length] for n in range(3, len(text) - 5, 4) for length in (1, 3, 5)]
+    for stop in [stop for stop in stops if "\ufffd" not in stop]:
+        found = run(opened, max_new_tokens=40, temperature=1.0, stop=[stop, "never there"])
+        assert found["text"] == text[: text.index(stop)]
+        assert found["finish_reason"] == "stop"
+        assert found["token_ids"] == whole["token_ids"][: len(found["token_ids"])]
+        assert stop in opened.tokenizer.decode([opened.tokenizer.encode("x")[-1], *found["token_ids"]])
+        quiet = generate(opened, "The ", GenerateConfig(max_new_tokens=40, temperature=1.0, stop=[stop]))
+        assert (quiet["text"], quiet["token_ids"]) == (found["text"], found["token_ids"])
+
+
+def test_a_stop_string_begun_and_not_ended_is_text(opened: OpenedModel):
+    whole = run(opened, max_new_tokens=10, temperature=1.0)["text"]
+    found = run(opened, max_new_tokens=10, temperature=1.0, stop=[whole[-3:] + "\x00"])
+    assert (found["text"], found["finish_reason"]) == (whole, "length")
+
+
+def test_a_repetition_penalty_makes_tokens_come_once(opened: OpenedModel):
+    ids = run(opened, max_new_tokens=25, temperature=0.0, repetition_penalty=1e6)["token_ids"]
+    made = [*opened.with_bos(opened.tokenizer.encode("The ")), *ids]
+    assert len(set(ids)) == len(ids)
+    assert not set(ids) & set(made[: -len(ids)])
+
+
+def test_a_decoder_kept_gives_the_same(opened: OpenedModel):
+    decoder = Decoder(opened.model, opened.tokenizer.vocab_size)
+    for changes in ({}, {"temperature": 0.0}, {}, {"max_new_tokens": 3}, {"repetition_penalty": 1.5}):
+        config = GenerateConfig(**{"max_new_tokens": 12, **changes})
+        for prompt in ("The statement", "x"):
+            kept = generate(opened, prompt, config, decoder=decoder)
+            assert kept["token_ids"] == generate(opened, prompt, config)["token_ids"]
+
+
+def test_number_formats():
+    assert number_format("bf16") == torch.bfloat16
+    assert number_format("auto") == (torch.bfloat16 if torch.cuda.is_available() else torch.float32)

@@ -1,51 +1,85 @@
-"""Text out of the network, token by token, with a key-value cache."""
+"""Text out of the network: prompts in, what follows them out, streamed where one wants it."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tinyllama.errors import InputError
 from tinyllama.exchange.open_model import OpenedModel
+from tinyllama.generate.decoder import Decoder
 from tinyllama.generate.generate_config import GenerateConfig
-from tinyllama.generate.kv_cache import KVCache
-from tinyllama.generate.sampling import sample
-from tinyllama.model.llama import Cache, Llama
-from tinyllama.tokenizer.bpe import Tokenizer
+from tinyllama.generate.text_stream import StopText, TextStream
+
+MAX_TOGETHER = 64  # sequences decoded at once; more wait their turn
+
+
+def number_format(name: str) -> torch.dtype:
+    """The dtype that a model is opened in: fp32, bf16, fp16; `auto`: bf16 where there is a GPU, else fp32."""
+    if name == "auto":
+        name = "bf16" if torch.cuda.is_available() else "fp32"
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
 
 
 def generate(
-    opened: OpenedModel, prompt: str, config: GenerateConfig, *, on_text: Callable[[str], None] | None = None
+    opened: OpenedModel,
+    prompt: str,
+    config: GenerateConfig,
+    *,
+    on_text: Callable[[str], None] | None = None,
+    decoder: Decoder | None = None,
 ) -> dict[str, Any]:
-    """Go on from `prompt` until EOS, `config.max_new_tokens`, or the end of the network's context.
+    """Go on from `prompt` until EOS, a stop string, `config.max_new_tokens`, or the end of the network's context.
 
-    Returns `text` and `token_ids` (new ones only, without EOS), `tokens_per_second` of the new tokens, the prompt's
-    reading included, and `finish_reason`: `stop` at EOS, `length` at a limit. `on_text` gets the text in pieces as it is
-    made, never a part of a character. The seed fixes the text on the CPU. Raises InputError for a prompt that fills the
-    context, or an empty one where the vocabulary has no BOS.
+    Returns `text` and `token_ids` (new ones only, without EOS; those of a stop string are among them, its text is not),
+    `tokens_per_second` of the new tokens, the prompt's reading included, and `finish_reason`: `stop` at EOS or a stop
+    string, `length` at a limit. `on_text` gets the text in pieces as it is made, never a part of a character or of a
+    stop string. Raises InputError for a prompt that fills the context, or an empty one where the vocabulary has no BOS.
     """
-    prompt_ids = prompt_tokens(opened, prompt)
-    stream = TextStream(opened.tokenizer, prompt_ids)
-    started = time.perf_counter()
-    token_ids: list[int] = []
-    finish_reason = "length"
-    for token_id in new_tokens(opened, prompt_ids, config):
-        if token_id == opened.tokenizer.eos_id:
-            finish_reason = "stop"
-            break
-        token_ids.append(token_id)
-        if (piece := stream.add(token_id)) and on_text:
-            on_text(piece)
-    seconds = time.perf_counter() - started
-    if (piece := stream.finish()) and on_text:
-        on_text(piece)
+    pieces = None if on_text is None else lambda _, piece: on_text(piece)
+    found = generate_many(opened, [prompt], config, on_text=pieces, decoder=decoder)
+    sequence = found["sequences"][0]
     return {
-        "text": stream.text,
-        "token_ids": token_ids,
-        "tokens_per_second": round(len(token_ids) / seconds, 2) if token_ids else 0.0,
-        "finish_reason": finish_reason,
+        "text": sequence["text"],
+        "token_ids": sequence["token_ids"],
+        "tokens_per_second": found["tokens_per_second"],
+        "finish_reason": sequence["finish_reason"],
+    }
+
+
+def generate_many(
+    opened: OpenedModel,
+    prompts: Sequence[str],
+    config: GenerateConfig,
+    *,
+    on_text: Callable[[int, str], None] | None = None,
+    decoder: Decoder | None = None,
+) -> dict[str, Any]:
+    """The same for several prompts of any lengths, decoded together; sequence n has the seed `config.seed` + n.
+
+    Returns `sequences` (`prompt`, `text`, `token_ids`, `finish_reason`, in the order of `prompts`) and
+    `tokens_per_second` of all new tokens together. `on_text` gets a sequence's number and a piece of its text. With a
+    `decoder` kept from call to call, buffers and GPU graphs are made once.
+    """
+    ids = [prompt_tokens(opened, prompt) for prompt in prompts]
+    decoder = decoder or Decoder(opened.model, opened.tokenizer.vocab_size)
+    started = time.perf_counter()
+    sequences: list[_Sequence] = []
+    for first in range(0, len(ids), MAX_TOGETHER):
+        group = [
+            _Sequence(opened, n, ids[n], config, on_text) for n in range(first, min(first + MAX_TOGETHER, len(ids)))
+        ]
+        _decode_group(opened, decoder, group, config)
+        sequences += group
+    seconds = time.perf_counter() - started
+    n_tokens = sum(len(sequence.token_ids) for sequence in sequences)
+    return {
+        "sequences": [
+            {"prompt": prompt, "text": s.text, "token_ids": s.token_ids, "finish_reason": s.finish_reason}
+            for prompt, s in zip(prompts, sequences, strict=True)
+        ],
+        "tokens_per_second": round(n_tokens / seconds, 2) if n_tokens else 0.0,
     }
 
 
@@ -61,66 +95,67 @@ def prompt_tokens(opened: OpenedModel, prompt: str) -> list[int]:
     return ids
 
 
-@torch.inference_mode()
-def new_tokens(opened: OpenedModel, prompt_ids: list[int], config: GenerateConfig) -> Iterator[int]:
-    """Token ids after the prompt, EOS among them, until a limit. Sampling is on the CPU, in fp32, on every device."""
-    most = min(config.max_new_tokens, opened.config.seq_len - len(prompt_ids))
-    if most == 0:
-        return
-    device, dtype = opened.device, opened.model.embedding.weight.dtype
-    cache = KVCache(opened.config, 1, len(prompt_ids) + most, device, dtype)
-    generator = torch.Generator().manual_seed(config.seed)
-    tokens = torch.tensor([prompt_ids], device=device)
-    for made in range(1, most + 1):
-        logits = next_logits(opened.model, tokens, cache)[0, : opened.tokenizer.vocab_size].float().cpu()
-        if not torch.isfinite(logits).all():
-            raise InputError(
-                f"{opened.origin}: its logits are not finite; the weights are damaged or dtype is too narrow"
-            )
-        token_id = sample(
-            logits, temperature=config.temperature, top_k=config.top_k, top_p=config.top_p, generator=generator
-        )
-        yield token_id
-        if made < most:
-            tokens = torch.tensor([[token_id]], device=device)
+def _decode_group(opened: OpenedModel, decoder: Decoder, group: "list[_Sequence]", config: GenerateConfig) -> None:
+    steps = decoder.new_tokens([s.prompt_ids for s in group], config, [config.seed + s.number for s in group])
+    for tokens in steps:
+        for sequence, token_id in zip(group, tokens, strict=True):
+            if sequence.is_done:
+                continue
+            if token_id < 0:
+                raise InputError(
+                    f"{opened.origin}: its logits are not finite; the weights are damaged or dtype is too narrow"
+                )
+            sequence.add(token_id)
+        if all(sequence.is_done for sequence in group):
+            break
+    for sequence in group:
+        sequence.finish()
 
 
-def next_logits(model: Llama, tokens: Tensor, cache: Cache) -> Tensor:  # (B, T) -> (B, V)
-    """Scores of the token after `tokens`, which follow those in the cache and join them."""
-    return model.logits(model.hidden(tokens, cache=cache)[:, -1])
+class _Sequence:
+    """One prompt's new tokens and text. Text is made token by token only where someone waits for it."""
 
+    def __init__(
+        self,
+        opened: OpenedModel,
+        number: int,
+        prompt_ids: list[int],
+        config: GenerateConfig,
+        on_text: Callable[[int, str], None] | None,
+    ) -> None:
+        self.number, self.prompt_ids = number, prompt_ids
+        self.token_ids: list[int] = []
+        self.text, self.finish_reason, self.is_done = "", "length", False
+        self._eos_id, self._on_text = opened.tokenizer.eos_id, on_text
+        self._most = min(config.max_new_tokens, opened.config.seq_len - len(prompt_ids))
+        self._stream = TextStream(opened.tokenizer, prompt_ids)
+        self._stop = StopText(config.stop)
+        self._is_watched = on_text is not None or bool(config.stop)
 
-class TextStream:
-    """Turns token ids into text as they come, in whole characters; the pieces together are the text of all new ids.
+    def add(self, token_id: int) -> None:
+        """Take the next token, or end with it."""
+        if token_id == self._eos_id:
+            self.finish_reason, self.is_done = "stop", True
+            return
+        self.token_ids.append(token_id)
+        if self._is_watched:
+            self._write(self._stop.add(self._stream.add(token_id)))
+        if self._stop.found:
+            self.finish_reason, self.is_done = "stop", True
+        elif len(self.token_ids) == self._most:
+            self.is_done = True
 
-    Each piece is the difference of two decodings that start at the same earlier token, so that a blank inside a text is
-    not taken for the one that encoding writes before it. A piece waits while the text ends in U+FFFD: the next token
-    may bring the rest of the character.
-    """
+    def finish(self) -> None:
+        """Write what was held back."""
+        if not self._is_watched:
+            for token_id in self.token_ids:
+                self._write(self._stream.add(token_id))
+        self._write(self._stop.add(self._stream.finish()))
+        if self._stop.found:
+            self.finish_reason = "stop"
+        self._write(self._stop.finish())
 
-    def __init__(self, tokenizer: Tokenizer, prompt_ids: list[int]) -> None:
-        self._tokenizer = tokenizer
-        self._ids = list(prompt_ids)  # from the last written piece on
-        self._written = len(prompt_ids)  # of those, whose text is out
-        self._known = tokenizer.decode(self._ids)
-        self.text = ""
-
-    def add(self, token_id: int) -> str:
-        """The text that is ready after one more token; often one word, sometimes nothing."""
-        self._ids.append(token_id)
-        decoded = self._tokenizer.decode(self._ids)
-        if len(decoded) <= len(self._known) or decoded.endswith("\ufffd"):
-            return ""
-        piece = decoded[len(self._known) :]
-        self._ids = self._ids[self._written :]
-        self._written = len(self._ids)
-        self._known = self._tokenizer.decode(self._ids)
+    def _write(self, piece: str) -> None:
         self.text += piece
-        return piece
-
-    def finish(self) -> str:
-        """What is left at the end, bytes that make no character as U+FFFD."""
-        piece = self._tokenizer.decode(self._ids)[len(self._known) :]
-        self._ids, self._written, self._known = [], 0, ""
-        self.text += piece
-        return piece
+        if piece and self._on_text is not None:
+            self._on_text(self.number, piece)

@@ -1,0 +1,200 @@
+"""New tokens for several prompts at once: prompts are read in one pass, then each step makes one token for each.
+
+On a GPU a whole step, choice of the token included, is one CUDA graph, and the host reads a step's tokens while the
+device is already at the next ones. With 16-bit weights the step is made of fused kernels (`fused_step`); elsewhere, and
+on a CPU, it is the network itself with a cache.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+
+import torch
+from torch import Tensor
+
+from tinyllama import log
+from tinyllama.generate.generate_config import GenerateConfig
+from tinyllama.generate.kv_cache import KVCache, OneTokenEach
+from tinyllama.generate.sampling import choose
+from tinyllama.model.llama import Llama
+
+SLOTS_STEP = 256  # caches of a GPU have a multiple of it, so that a graph serves prompts of several lengths
+STEPS_AHEAD = 2  # of the host, on a GPU
+
+
+class Decoder:
+    """A network that makes new tokens; it keeps the buffers and the graph of its latest use for the next one.
+
+    Only ids below `vocab_size` are made (default: all). `fused` None: fused kernels where they can be used.
+    """
+
+    def __init__(self, model: Llama, vocab_size: int | None = None, fused: bool | None = None) -> None:
+        self._model, self._vocab_size, self._fused = model, vocab_size or model.config.vocab_size, fused
+        self._latest: tuple[object, DecodeBatch] | None = None
+
+    @torch.inference_mode()
+    def new_tokens(
+        self, prompts: list[list[int]], config: GenerateConfig, seeds: list[int] | None = None
+    ) -> Generator[list[int], None, None]:
+        """Step by step the new token of every sequence, until the last one's limit; -1 where logits are not finite.
+
+        A sequence's limit is `config.max_new_tokens` or the end of the context; its tokens past it, as those past an
+        EOS, mean nothing. `seeds`: default `config.seed` plus the sequence's number. Raises ValueError for an empty
+        prompt or one that fills the context.
+        """
+        seq_len = self._model.config.seq_len
+        if not all(0 < len(prompt) < seq_len for prompt in prompts):
+            raise ValueError(f"every prompt needs 1 to {seq_len - 1} tokens")
+        n_steps = max(min(config.max_new_tokens, seq_len - len(prompt)) for prompt in prompts)
+        if n_steps == 0:
+            return
+        batch = self._batch(len(prompts), min(seq_len, max(map(len, prompts)) + n_steps), config)
+        batch.start(prompts, [config.seed + n for n in range(len(prompts))] if seeds is None else seeds)
+        yield from batch.steps(n_steps)
+
+    def _batch(self, size: int, slots: int, config: GenerateConfig) -> "DecodeBatch":
+        if self._model.embedding.weight.is_cuda:
+            slots = min(self._model.config.seq_len, -(-slots // SLOTS_STEP) * SLOTS_STEP)
+        choice = config.model_dump(include={"temperature", "top_k", "top_p", "min_p", "repetition_penalty"})
+        key = (size, slots, tuple(choice.items()))
+        if self._latest is None or self._latest[0] != key:
+            self._latest = None  # its memory is free before the next is taken
+            self._latest = (key, DecodeBatch(self._model, size, slots, config, self._vocab_size, self._fused))
+        return self._latest[1]
+
+
+class DecodeBatch:
+    """Buffers of `size` sequences of at most `slots` tokens, and the step that adds one token to each."""
+
+    def __init__(
+        self, model: Llama, size: int, slots: int, config: GenerateConfig, vocab_size: int, fused: bool | None
+    ) -> None:
+        weight = model.embedding.weight
+        self._model, self._config, self._vocab_size, self._slots = model, config, vocab_size, slots
+        self._cache = KVCache(model.config, size, slots, weight.device, weight.dtype)
+        self._chosen = torch.zeros(size, dtype=torch.int64, device=weight.device)  # -1: logits not finite
+        self._tokens = torch.zeros_like(self._chosen)  # what the next step reads
+        self._positions = torch.zeros_like(self._chosen)  # and where it is
+        self._seeds = torch.zeros_like(self._chosen)
+        self._number = torch.zeros((), dtype=torch.int64, device=weight.device)  # of the token to choose
+        self._seen: Tensor | None = None
+        if config.repetition_penalty != 1:
+            self._seen = torch.zeros((size, vocab_size), dtype=torch.bool, device=weight.device)
+        self._reach, self._is_ragged = slots, True  # a graph has one shape for all; without one, see `start`
+        self._network: Callable[[Tensor, Tensor], Tensor] = self._plain_network
+        self._graph: torch.cuda.CUDAGraph | None = None
+        if weight.is_cuda:
+            self._network = self._fused_network(size, fused) or self._plain_network
+            self._capture()
+
+    def start(self, prompts: list[list[int]], seeds: list[int]) -> None:
+        """Read the prompts and choose each one's first token. Padding stands behind a prompt and is never attended."""
+        device, lengths = self._chosen.device, [len(prompt) for prompt in prompts]
+        longest = max(lengths)
+        rows = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts])  # (B, T)
+        self._cache.clear()
+        self._positions.copy_(torch.tensor(lengths))
+        self._seeds.copy_(torch.tensor(seeds))
+        self._number.zero_()
+        if self._seen is not None:
+            self._seen.zero_()
+            for n, prompt in enumerate(prompts):
+                self._seen[n, [i for i in set(prompt) if i < self._vocab_size]] = True
+        if self._graph is None:
+            self._reach, self._is_ragged = longest, min(lengths) < longest
+        hidden = self._model.hidden(rows.to(device), cache=self._cache)  # (B, T, E)
+        last = hidden[torch.arange(len(prompts), device=device), self._positions - 1]
+        self._choose(self._model.logits(last))
+
+    def steps(self, n_steps: int) -> Iterator[list[int]]:
+        """The tokens chosen by `start`, then those of further steps."""
+        ahead = STEPS_AHEAD if self._graph is not None else 0
+        on_their_way: deque[Callable[[], list[int]]] = deque()
+        ring = [_HostCopy(self._chosen) for _ in range(ahead + 1)]
+        for step in range(n_steps):
+            if step > 0:
+                self._advance()
+            on_their_way.append(ring[step % len(ring)].send(self._chosen))
+            if len(on_their_way) > ahead:
+                yield on_their_way.popleft()()
+        while on_their_way:
+            yield on_their_way.popleft()()
+
+    def _advance(self) -> None:
+        if self._graph is not None:
+            self._graph.replay()
+        else:
+            self._reach = min(self._reach + 1, self._slots)
+            self._step()
+
+    def _step(self) -> None:
+        logits = self._network(self._tokens, self._positions)
+        self._positions.add_(1).clamp_(max=self._slots - 1)  # a sequence past its limit writes over its last slot
+        self._choose(logits)
+
+    def _choose(self, logits: Tensor) -> None:  # (B, V)
+        logits = logits[:, : self._vocab_size].float()
+        self._chosen.copy_(choose(logits, self._config, self._seeds, self._number, self._seen))
+        self._tokens.copy_(self._chosen.clamp(min=0))
+        self._number.add_(1)
+        if self._seen is not None:
+            self._seen.scatter_(1, self._tokens[:, None], True)
+
+    def _plain_network(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        mask = None
+        if self._is_ragged:
+            mask = torch.arange(self._reach, device=tokens.device) <= positions[:, None]  # (B, S)
+            mask = mask[:, None, None]
+        cache = OneTokenEach(self._cache, positions, self._reach)
+        return self._model.logits(self._model.hidden(tokens[:, None], positions[:, None], mask, cache)[:, 0])
+
+    def _fused_network(self, size: int, fused: bool | None) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """The fused step, tried once; None where it cannot be used. `fused` True: what hinders it is raised."""
+        if fused is False:
+            return None
+        try:
+            from tinyllama.generate.fused_step import FusedStep, can_fuse
+
+            if not can_fuse(self._model, size):
+                return None
+            network = FusedStep(self._model, self._cache, size)
+            network(self._tokens, self._positions)
+            torch.cuda.synchronize()
+        except Exception as error:  # no Triton, no C compiler for it, a device it does not know: plain works everywhere
+            if fused:
+                raise
+            log.info(f"generate: without fused kernels ({type(error).__name__}: {str(error).splitlines()[0:1]})")
+            return None
+        return network
+
+    def _capture(self) -> None:
+        """Make one step a CUDA graph. What it writes meanwhile lies in buffers that `start` fills anew."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self._step()
+            self._step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._step()
+        self._graph = graph
+
+
+class _HostCopy:
+    """A row of token ids on its way to the host; on a GPU the copy goes on while the device works."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._row = torch.empty(like.shape, dtype=like.dtype, pin_memory=like.is_cuda)
+        self._event = torch.cuda.Event() if like.is_cuda else None
+
+    def send(self, values: Tensor) -> Callable[[], list[int]]:
+        """Start the copy; the returned function waits for it."""
+        self._row.copy_(values, non_blocking=True)
+        if self._event is not None:
+            self._event.record()
+        return self._arrived
+
+    def _arrived(self) -> list[int]:
+        if self._event is not None:
+            self._event.synchronize()
+        return self._row.tolist()
