@@ -329,14 +329,9 @@ def export(
 
     Example: tinyllama export runs/quickstart --out gguf --format gguf --gguf-type q8_0
     """
-    from tinyllama.phases import export_phase
+    from tinyllama.phases import export_phase, weights_of
 
-    show(run_phase(export_phase((_made_from(model),), model, out, form, gguf_type)), as_json)
-
-
-def _made_from(model: Path) -> Path:
-    """What identifies a MODEL: its checkpoints when it is a run folder."""
-    return model / "checkpoints" if (model / "checkpoints").is_dir() else model
+    show(run_phase(export_phase((weights_of(model),), model, out, form, gguf_type)), as_json)
 
 
 # -- plan and report ---------------------------------------------------------------------------------------------------

@@ -82,6 +82,8 @@ def pretrain_phase(recipe: Recipe, run_dir: Path) -> Phase:
 
     values = {"model": config.to_dict(), "train": recipe.train.result_values()}
     inputs = (run_dir / "shards", run_dir / "tokenizer")
+    if recipe.train.init_from:
+        inputs += (weights_of(Path(recipe.train.init_from)),)
     return Phase("pretrain", 1, values, inputs, run_dir / "checkpoints", work, keeps_changed=True)
 
 
@@ -133,6 +135,11 @@ def export_phase(inputs: tuple[Path, ...], model: Path, out: Path, form: str = "
 
     config = {"format": form} | ({"gguf_type": gguf_type} if form == "gguf" else {})
     return Phase("export", 1, config, inputs, out, work)
+
+
+def weights_of(model: Path) -> Path:
+    """What identifies a MODEL: its checkpoints when it is a run folder."""
+    return model / "checkpoints" if (model / "checkpoints").is_dir() else model
 
 
 def run_recipe(recipe: Recipe, run_dir: Path) -> Summary:

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "exchange": {"checkpoint", "model", "tokenizer"},
     "generate": {"exchange", "checkpoint", "model", "tokenizer"},
     "evaluate": {"generate", "exchange", "checkpoint", "model", "shards", "tokenizer"},
-    "train": {"evaluate", "checkpoint", "model", "shards", "tokenizer"},
+    "train": {"evaluate", "exchange", "checkpoint", "model", "shards", "tokenizer"},
     "plan": {"model", "train"},
     "report": set(),
 }

@@ -41,7 +41,10 @@ def start(run_dir: Path, words: list[str]) -> subprocess.Popen:
     ids=["fp32", "bf16-dropout"],
 )
 def test_killed_run_ends_as_the_undisturbed_one(prepared_run: Path, tmp_path: Path, changes: dict):
-    words = overrides(train__steps=40, **changes)
+    assert_kill_changes_nothing(prepared_run, tmp_path, overrides(train__steps=40, **changes))
+
+
+def assert_kill_changes_nothing(prepared_run: Path, tmp_path: Path, words: list[str]) -> None:
     results = []
     for name, is_killed in (("undisturbed", False), ("killed", True)):
         run_dir = Path(shutil.copytree(prepared_run, tmp_path / name))

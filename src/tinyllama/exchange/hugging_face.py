@@ -17,18 +17,13 @@ from torch import Tensor
 from tinyllama.errors import InputError
 from tinyllama.exchange.hugging_face_names import config_to_hugging_face, to_hugging_face
 from tinyllama.exchange.model_card import card_facts, model_card
-from tinyllama.exchange.open_model import CONFIG, INDEX, WEIGHTS, OpenedModel
+from tinyllama.exchange.open_model import CONFIG, INDEX, TOKENIZER_CONFIG, WEIGHTS, OpenedModel
 from tinyllama.exchange.plain_llama import plain_llama
 from tinyllama.files import atomic_file, sync_folder, write_json
 from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE
 from tinyllama.tokenizer.tokenizer_json import to_tokenizer_json
 
-TOKENIZER_CONFIG, SPECIAL_TOKENS, GENERATION, CARD = (
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "README.md",
-)
+SPECIAL_TOKENS, GENERATION, CARD = "special_tokens_map.json", "generation_config.json", "README.md"
 MAX_FILE_BYTES = 5_000_000_000
 _OWN_NAMES = {CONFIG, WEIGHTS, INDEX, JSON_FILE, MODEL_FILE, TOKENIZER_CONFIG, SPECIAL_TOKENS, GENERATION, CARD}
 _MANIFESTS = {"manifest.json", "unfinished.json"}  # of the phase that exports

@@ -26,6 +26,7 @@ from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.tokenizer.bpe import Tokenizer
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -203,7 +204,7 @@ def _hugging_face_files(folder: Path) -> list[Path]:
 
 def _add_bos(folder: Path) -> bool:
     """False where tokenizer_config.json says `add_bos_token: false`."""
-    path = folder / "tokenizer_config.json"
+    path = folder / TOKENIZER_CONFIG
     settings = read_json(path) if path.is_file() else {}
     return not (isinstance(settings, dict) and settings.get("add_bos_token") is False)
 

@@ -29,6 +29,7 @@ class TrainConfig(Config):
     max_grad_norm: float = setting(1.0, "Gradients are scaled down to this global norm; 0: never.", ge=0)
     z_loss: float = setting(0.0, "Weight of the squared log-partition term.", ge=0)
     seed: int = setting(42, "Seed of initialisation, data order and dropout.")
+    init_from: str = setting("", "A MODEL whose weights training starts from; empty: random ones.")
     device: Literal["auto", "cpu", "cuda"] = setting(
         "auto", "Where to compute; auto: a GPU if there is one.", changes_result=False
     )

@@ -13,12 +13,14 @@ from tinyllama.checkpoint import checkpoint_format as form
 from tinyllama.checkpoint import save_load
 from tinyllama.errors import InputError, RecipeError
 from tinyllama.evaluate.validation import unigram_perplexity, validate
+from tinyllama.exchange.open_model import TOKENIZER_CONFIG
 from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.seeds import derive_seed
 from tinyllama.shards.batches import Batches, TokenShards, prefetch
 from tinyllama.shards.shard_format import INDEX_FILE
 from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE, Tokenizer
+from tinyllama.train.initial_weights import load_initial_weights
 from tinyllama.train.lr_schedule import lr_schedule
 from tinyllama.train.metrics import (
     MetricsFile,
@@ -183,7 +185,7 @@ class Trainer:
 
     def _save(self) -> None:
         self.metrics.sync()
-        tokenizer_files = [self.run_dir / "tokenizer" / name for name in (MODEL_FILE, JSON_FILE)]
+        tokenizer_files = [self.run_dir / "tokenizer" / name for name in (MODEL_FILE, JSON_FILE, TOKENIZER_CONFIG)]
         tokenizer_files = [file for file in tokenizer_files if file.exists()]
         path = save_load.save(
             self.folder, self.model, self.optimizer, self._state(), tokenizer_files, self.train.keep_checkpoints
@@ -191,9 +193,14 @@ class Trainer:
         write_event(self.run_dir, "save", step=self.step, checkpoint=path.name)
 
     def resume(self) -> None:
-        """Take up the newest valid checkpoint, if there is one. Raises InputError when it is another run's."""
+        """Take up the newest valid checkpoint, or else the weights of `init_from`.
+
+        Raises InputError when the checkpoint is another run's, RecipeError when those weights do not fit.
+        """
         path = form.newest_valid(self.folder)
         if path is None:
+            if self.train.init_from:
+                load_initial_weights(self.model, self.tokenizer, self.train.init_from)
             write_event(self.run_dir, "start", step=0)
             return
         state = form.read_state(path)
