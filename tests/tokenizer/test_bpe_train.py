@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tinyllama.errors import InputError, RecipeError
 from tinyllama.tokenizer.bpe import Tokenizer
-from tinyllama.tokenizer.bpe_train import TrainingText, cut_line, train_tokenizer, without_thread_count
+from tinyllama.tokenizer.bpe_train import TrainingText, cut_line, train_tokenizer
 from tinyllama.tokenizer.tokenizer_config import TokenizerConfig
 
 WriteJsonl = Callable[[Path, list[str]], Path]
@@ -139,14 +139,6 @@ def test_cut_lines_are_short_and_lose_only_blanks(line: str, limit: int):
 def test_cutting_at_blanks_keeps_the_words():
     line = "the quick brown fox jumps over"
     assert [word for part in cut_line(line, 10) for word in part.split()] == line.split()
-
-
-def test_the_thread_count_leaves_the_model(trained: Path):
-    model = (trained / "tokenizer.model").read_bytes()
-    assert without_thread_count(model) == model
-    # one piece (field 1), then settings (field 2) of num_threads = 300 (field 16) and vocab_size = 5 (field 4)
-    settings = b"\x80\x01\xac\x02" + b"\x20\x05"
-    assert without_thread_count(b"\x0a\x01x\x12\x06" + settings) == b"\x0a\x01x\x12\x02\x20\x05"
 
 
 def test_killed_while_training_leaves_nothing_half_written(

@@ -5,6 +5,7 @@ of words loads everywhere and tokenises wrongly without a word.
 """
 
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from typing import Any
 from sentencepiece import SentencePieceProcessor
 
 from tinyllama.errors import InputError
+from tinyllama.exchange.gguf_format import NumberList
 from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE, Tokenizer
 from tinyllama.tokenizer.encoders import hard_texts
+from tinyllama.tokenizer.sentencepiece_proto import user_defined_pieces
 
 Metadata = dict[str, Any]
+MAX_PIECES = 2_000_000
 _KEY = "tokenizer.ggml."
 # Kinds of pieces; sentencepiece and llama.cpp number them alike.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -71,7 +75,14 @@ def tokenizer_to_metadata(tokenizer: Tokenizer, vocab_size: int, add_bos: bool, 
 
 def _from_sentencepiece(model: SentencePieceProcessor) -> Metadata:
     ids = range(model.get_piece_size())
-    kinds = ((CONTROL, model.is_control), (UNKNOWN, model.is_unknown), (BYTE, model.is_byte), (UNUSED, model.is_unused))
+    matched_first = set(user_defined_pieces(model.serialized_model_proto()))
+    kinds = (
+        (CONTROL, model.is_control),
+        (UNKNOWN, model.is_unknown),
+        (BYTE, model.is_byte),
+        (UNUSED, model.is_unused),
+        (USER_DEFINED, lambda i: model.id_to_piece(i) in matched_first),
+    )
     return {
         _KEY + "model": "llama",
         _KEY + "pre": "default",
@@ -143,9 +154,9 @@ def _words_of(pre_tokenizer: dict[str, Any] | None) -> list[dict[str, Any]]:
 def tokenizer_from_metadata(metadata: Metadata, origin: Path) -> Tokenizer:
     """The tokenizer that a GGUF's metadata describes. Raises InputError, with key and value, for what we cannot read."""
     pieces = _texts(metadata, "tokens", origin)
-    types = [int(kind) for kind in metadata.get(_KEY + "token_type", [NORMAL] * len(pieces))]
-    if len(types) != len(pieces):
-        raise InputError(f"{origin}: {_KEY}token_type: {len(types)} values for {len(pieces)} tokens")
+    types = [NORMAL] * len(pieces)
+    if _KEY + "token_type" in metadata:
+        types = [int(kind) for kind in _numbers(metadata, "token_type", len(pieces), origin)]
     special: dict[str, str | None] = {}
     for name, key in _SPECIAL.items():
         token_id = metadata.get(_KEY + key)
@@ -154,9 +165,7 @@ def tokenizer_from_metadata(metadata: Metadata, origin: Path) -> Tokenizer:
         special[name] = None if token_id is None else pieces[token_id]
     kind = metadata.get(_KEY + "model")
     if kind == "llama":
-        scores = [float(score) for score in metadata.get(_KEY + "scores", [])]
-        if len(scores) != len(pieces):
-            raise InputError(f"{origin}: {_KEY}scores: {len(scores)} values for {len(pieces)} tokens")
+        scores = [float(score) for score in _numbers(metadata, "scores", len(pieces), origin)]
         blank_first = metadata.get(_KEY + "add_space_prefix", True) is not False
         data = _sentencepiece_model(pieces, scores, types, special, blank_first)
         return Tokenizer.from_data(data, MODEL_FILE, {}, origin)
@@ -168,13 +177,23 @@ def tokenizer_from_metadata(metadata: Metadata, origin: Path) -> Tokenizer:
 
 def adds_bos(metadata: Metadata) -> bool:
     """Whether a text begins with BOS: as the file says, else as llama.cpp takes it for the tokenizer's kind."""
-    return bool(metadata.get(_KEY + "add_bos_token", metadata.get(_KEY + "model") == "llama"))
+    return metadata.get(_KEY + "add_bos_token", metadata.get(_KEY + "model") == "llama") is True
 
 
 def _texts(metadata: Metadata, key: str, origin: Path) -> list[str]:
     values = metadata.get(_KEY + key)
-    if not isinstance(values, list) or not values:
-        raise InputError(f"{origin}: {_KEY}{key}: missing, or no list of texts")
+    if not isinstance(values, list) or not 0 < len(values) <= MAX_PIECES:
+        raise InputError(f"{origin}: {_KEY}{key}: missing, or no list of 1 to {MAX_PIECES:,} texts")
+    return values
+
+
+def _numbers(metadata: Metadata, key: str, count: int, origin: Path) -> list[float]:
+    """A list of `count` finite numbers."""
+    values = metadata.get(_KEY + key)
+    if isinstance(values, NumberList):
+        values = values.values.tolist() if len(values.values) == count else None
+    if not isinstance(values, list) or len(values) != count or not all(map(math.isfinite, values)):
+        raise InputError(f"{origin}: {_KEY}{key}: missing, or not {count:,} numbers, one for each token")
     return values
 
 

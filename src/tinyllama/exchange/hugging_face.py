@@ -20,7 +20,8 @@ from tinyllama.exchange.model_card import card_facts, model_card
 from tinyllama.exchange.open_model import CONFIG, INDEX, TOKENIZER_CONFIG, WEIGHTS, OpenedModel
 from tinyllama.exchange.plain_llama import plain_llama
 from tinyllama.files import atomic_file, sync_folder, write_json
-from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE
+from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE, Tokenizer
+from tinyllama.tokenizer.encoders import hard_texts
 from tinyllama.tokenizer.tokenizer_json import to_tokenizer_json
 
 SPECIAL_TOKENS, GENERATION, CARD = "special_tokens_map.json", "generation_config.json", "README.md"
@@ -149,6 +150,21 @@ def _write_tokenizer(opened: OpenedModel, out: Path) -> list[str]:
     return sorted({*names, JSON_FILE, SPECIAL_TOKENS, TOKENIZER_CONFIG})
 
 
+def _checked_json(opened: OpenedModel) -> dict[str, Any]:
+    """The tokenizer.json of a tokenizer.model. Raises InputError where it gives other ids, as with normalised text."""
+    tokenizer = opened.tokenizer
+    text = to_tokenizer_json(SentencePieceProcessor(model_proto=tokenizer.data))
+    again = Tokenizer.from_data(text.encode(), JSON_FILE, {}, opened.origin)
+    pieces = [tokenizer.piece(i) for i in range(tokenizer.vocab_size)]
+    for hard in hard_texts(pieces):
+        if again.encode(hard) != tokenizer.encode(hard):
+            raise InputError(
+                f"{opened.origin}: its tokenizer.model gives other ids in any tokenizer.json ({hard[:20]!r}); "
+                "put its author's tokenizer.json beside it"
+            )
+    return json.loads(text)
+
+
 def _tokenizer_document(opened: OpenedModel) -> dict[str, Any]:
     """tokenizer.json, with BOS written first unless the file already says what is written around a text."""
     tokenizer, path = opened.tokenizer, opened.origin / JSON_FILE
@@ -157,7 +173,7 @@ def _tokenizer_document(opened: OpenedModel) -> dict[str, Any]:
     elif tokenizer.file_name == JSON_FILE:
         document = json.loads(tokenizer.data)
     else:
-        document = json.loads(to_tokenizer_json(SentencePieceProcessor(model_proto=tokenizer.data)))
+        document = _checked_json(opened)
     bos_id = opened.tokenizer.bos_id
     if document.get("post_processor") is None and opened.add_bos and bos_id is not None:
         bos = opened.tokenizer.piece(bos_id)

@@ -15,6 +15,7 @@ from tinyllama.files import atomic_file
 from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE, Tokenizer
 from tinyllama.tokenizer.document_text import DocumentText, read_documents, split_files
 from tinyllama.tokenizer.fertility import FertilitySample, fertility, hash_share
+from tinyllama.tokenizer.sentencepiece_proto import without_thread_count
 from tinyllama.tokenizer.tokenizer_config import TokenizerConfig
 from tinyllama.tokenizer.tokenizer_json import to_tokenizer_json
 
@@ -145,53 +146,3 @@ def _mendable(vocab_size: int, message: str) -> TinyllamaError:
             f"{found[1]}; set it at least to that, or lower tokenizer.character_coverage"
         )
     return InputError(f"sentencepiece cannot train on this text ({message.strip().splitlines()[0]})")
-
-
-def without_thread_count(model: bytes) -> bytes:
-    """A sentencepiece model less the note of how many threads trained it, the only thing in it that they change.
-
-    Protocol buffers: field 2 of the model is the trainer's settings, field 16 of those the number of threads.
-    """
-    parts = []
-    for number, whole, payload in _fields(model):
-        if number == 2:
-            settings = b"".join(field for inner, field, _ in _fields(payload) if inner != 16)
-            whole = b"\x12" + _varint(len(settings)) + settings
-        parts.append(whole)
-    return b"".join(parts)
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Each field of a protocol buffer: its number, its bytes with tag, and its content where it has a length."""
-    at = 0
-    while at < len(message):
-        start = at
-        tag, at = _read_varint(message, at)
-        content = b""
-        if tag & 7 == 0:
-            _, at = _read_varint(message, at)
-        elif tag & 7 == 2:
-            length, at = _read_varint(message, at)
-            content = message[at : at + length]
-            at += length
-        else:
-            at += {1: 8, 5: 4}[tag & 7]
-        yield tag >> 3, message[start:at], content
-
-
-def _read_varint(message: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[at]
-        value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 0x80:
-            return value, at
-
-
-def _varint(value: int) -> bytes:
-    found = bytearray()
-    while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*found, value])

@@ -4,6 +4,9 @@ import json
 
 from sentencepiece import SentencePieceProcessor
 
+from tinyllama.errors import InputError
+from tinyllama.tokenizer.sentencepiece_proto import user_defined_pieces
+
 BLANK = "▁"  # U+2581 stands for a blank inside pieces
 
 
@@ -11,8 +14,14 @@ def to_tokenizer_json(model: SentencePieceProcessor, *, with_special_tokens: boo
     """`model` (BPE, byte fallback, dummy prefix, identity normalisation) as the text of a `tokenizer.json`.
 
     The normalizer writes a blank before the text and U+2581 for blanks, and there is no pre-tokenizer, as sentencepiece
-    has it. Without special tokens no text, not even a literal `<s>`, can become one, whatever reads the file.
+    has it. Without special tokens no text, not even a literal `<s>`, can become one, whatever reads the file. Raises
+    InputError for a model with user-defined pieces: around those a tokenizer.json would swallow or add blanks.
     """
+    if found := user_defined_pieces(model.serialized_model_proto()):
+        raise InputError(
+            f"tokenizer.model: {len(found)} user-defined pieces, such as {found[0]!r}; no tokenizer.json gives the same "
+            "ids; put its author's tokenizer.json beside it"
+        )
     size = model.get_piece_size()
     special = [i for i in range(size) if model.is_control(i) or model.is_unknown(i)]
     document = {
