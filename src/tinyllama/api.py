@@ -48,10 +48,7 @@ def train_tokenizer(
 
 def pretrain(recipe: str, run_dir: PathLike, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Train on run_dir/shards with run_dir/tokenizer to the recipe's end, resuming by itself; returns the figures."""
-    resolved = load_recipe(recipe, list(overrides))
-    phase = phases.pretrain_phase(resolved, Path(run_dir))
-    phases.prepare_run_folder(resolved, Path(run_dir))
-    return run_phase(phase)
+    return phases.pretrain(load_recipe(recipe, list(overrides)), Path(run_dir))
 
 
 def evaluate(run_dir: PathLike, recipe: str | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:

@@ -215,17 +215,10 @@ def pretrain(recipe: RecipeName, overrides: Overrides = None, run_dir: RunDir = 
 
     Example: tinyllama pretrain small-120m --run-dir runs/mine train.peak_lr=3e-4
     """
-    from tinyllama.phases import prepare_run_folder, pretrain_phase
+    from tinyllama.phases import pretrain as run_pretrain
     from tinyllama.recipe import load_recipe
 
-    folder = run_dir or Path("runs") / Path(recipe).stem
-    resolved = load_recipe(recipe, overrides)
-    for name in ("shards", "tokenizer"):
-        if not (folder / name).is_dir():
-            raise InputError(f"{folder / name}: no such folder; `tinyllama {name}` makes it")
-    phase = pretrain_phase(resolved, folder)
-    prepare_run_folder(resolved, folder)
-    show(run_phase(phase), as_json)
+    show(run_pretrain(load_recipe(recipe, overrides), run_dir or Path("runs") / Path(recipe).stem), as_json)
 
 
 @app.command()

@@ -4,13 +4,14 @@ Each function makes one `Phase`; the heavy library behind it is imported when it
 all in one run folder; the single commands run one of them with inputs of the user's own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tinyllama import files, log
-from tinyllama.errors import InputError, RecipeError
+from tinyllama.errors import InputError, RecipeError, TinyllamaError
 from tinyllama.phase_runner import Phase, run_phase, versions
 from tinyllama.recipe import Recipe, to_toml
 
@@ -69,6 +70,15 @@ def shards_phase(recipe: Recipe, inputs: tuple[Path, ...], tokenizer: Path, out:
         return write_shards(recipe.shards, list(inputs), Tokenizer.load(tokenizer), out)
 
     return Phase("shards", 1, recipe.shards.result_values(), (*inputs, tokenizer), out, work)
+
+
+def pretrain(recipe: Recipe, run_dir: Path) -> Summary:
+    """The training phase alone, on the shards and the tokenizer that a run folder has."""
+    for name in ("shards", "tokenizer"):
+        if not (run_dir / name).is_dir():
+            raise InputError(f"{run_dir / name}: no such folder; `tinyllama {name}` makes it")
+    with recorded_recipe(recipe, run_dir):
+        return run_phase(pretrain_phase(recipe, run_dir))
 
 
 def pretrain_phase(recipe: Recipe, run_dir: Path) -> Phase:
@@ -144,24 +154,23 @@ def weights_of(model: Path) -> Path:
 
 def run_recipe(recipe: Recipe, run_dir: Path) -> Summary:
     """Run every phase in `run_dir`, skipping finished ones, and write the report. Returns a summary by phase."""
-    prepare_run_folder(recipe, run_dir)
-    clean, tokenizer = run_dir / "clean", run_dir / "tokenizer"
     summaries: Summary = {}
-    for name, make in _chain(recipe, run_dir, clean, tokenizer):
-        log.info(f"── {name}")
-        phase = make()
-        if name in TRAINING_RESTS_ON and (run_dir / "checkpoints").is_dir():
-            phase = replace(phase, keeps_changed=True)
-        summaries[name] = run_phase(phase)
+    with recorded_recipe(recipe, run_dir):
+        for name, make in _chain(recipe, run_dir):
+            log.info(f"── {name}")
+            phase = make()
+            if name in TRAINING_RESTS_ON and (run_dir / "checkpoints").is_dir():
+                phase = replace(phase, keeps_changed=True)
+            summaries[name] = run_phase(phase)
     from tinyllama.report.run_report import write_report
 
     log.info(f"report: {write_report(run_dir)}")
     return summaries
 
 
-def _chain(recipe: Recipe, run_dir: Path, clean: Path, tokenizer: Path) -> list[tuple[str, Callable[[], Phase]]]:
+def _chain(recipe: Recipe, run_dir: Path) -> list[tuple[str, Callable[[], Phase]]]:
     """The phases in order; each is made when the one before it is done, because its fingerprint reads that manifest."""
-    sources = recipe.sources
+    sources, clean, tokenizer = recipe.sources, run_dir / "clean", run_dir / "tokenizer"
     if not (sources.seeds or sources.documentation_site or sources.paths):
         raise RecipeError("sources: nothing to read; give sources.seeds (URLs) or sources.paths (files or folders)")
     crawls = bool(sources.seeds or sources.documentation_site)
@@ -180,10 +189,29 @@ def _chain(recipe: Recipe, run_dir: Path, clean: Path, tokenizer: Path) -> list[
     return chain if crawls else chain[1:]
 
 
-def prepare_run_folder(recipe: Recipe, run_dir: Path) -> None:
-    """Make the folder and write the resolved recipe with the versions that run it."""
+@contextmanager
+def recorded_recipe(recipe: Recipe, run_dir: Path) -> Iterator[None]:
+    """While a run works: its resolved recipe in `run_dir/recipe.toml`, with the versions that run it.
+
+    When the run is refused, the recipe that stood there before stands there again.
+    """
     if run_dir.exists() and not run_dir.is_dir():
         raise InputError(f"{run_dir}: not a folder; choose another --run-dir")
+    path = run_dir / "recipe.toml"
+    is_new, before = not run_dir.exists(), path.read_text(encoding="utf-8") if path.exists() else None
     known = "\n".join(f"# {name} {version}" for name, version in versions().items())
-    with files.atomic_file(run_dir / "recipe.toml", "w") as file:
-        file.write(f"# Every value of this run, made with\n{known}\n\n{to_toml(recipe)}")
+    _write(path, f"# Every value of this run, made with\n{known}\n\n{to_toml(recipe)}")
+    try:
+        yield
+    except TinyllamaError:
+        if before is not None:
+            _write(path, before)
+        elif is_new and list(run_dir.iterdir()) == [path]:
+            path.unlink()
+            run_dir.rmdir()
+        raise
+
+
+def _write(path: Path, text: str) -> None:
+    with files.atomic_file(path, "w") as file:
+        file.write(text)

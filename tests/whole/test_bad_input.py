@@ -57,6 +57,7 @@ def test_recipe_files(tmp_path: Path):
     broken.write_bytes(b"\xff\xfe")
     assert f"{broken}: not valid TOML" in fails("run", broken)
     assert "sources: nothing to read" in fails("run", "tinyllama-1b", "--run-dir", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_missing_and_empty_inputs(tmp_path: Path):
