@@ -1,18 +1,18 @@
 """One decoding step of the network in few kernels, for a GPU and 16-bit weights: fused q k v, gate and up, norms.
 
-It computes what `Llama.logits(Llama.hidden(...))` does, with the residual stream in fp32. The packed matrices take the
-place of the network's own, whose parameters become views of them: canonical names and values stay, memory too.
+It computes what `Llama.logits(Llama.hidden(...))` does, with the residual stream in fp32.
 """
 
 import math
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tinyllama.generate import decode_kernels
 from tinyllama.generate.kv_cache import KVCache
+from tinyllama.generate.packed_weights import pack
 from tinyllama.model.llama import Llama
 from tinyllama.model.rotary import rotary_table
 
@@ -47,22 +47,6 @@ def can_fuse(model: Llama, batch: int) -> bool:
         and K & (K - 1) == 0
         and batch <= MAX_BATCH
     )
-
-
-@torch.inference_mode(False)  # the network may be used in other ways later
-@torch.no_grad()
-def pack(linears: list[nn.Linear]) -> Tensor:
-    """The matrices one under another, (sum of out, in); each linear's weight becomes a view of its rows."""
-    weights = [linear.weight for linear in linears]
-    sizes, width = [len(weight) for weight in weights], weights[0].shape[1]
-    storages = {weight.untyped_storage().data_ptr() for weight in weights}
-    offsets = [weight.storage_offset() - weights[0].storage_offset() for weight in weights]
-    if len(storages) == 1 and offsets == [sum(sizes[:n]) * width for n in range(len(sizes))]:  # packed before
-        return weights[0].detach().as_strided((sum(sizes), width), (width, 1))
-    packed = torch.cat([weight.detach() for weight in weights])
-    for linear, part in zip(linears, packed.split(sizes), strict=True):
-        linear.weight.data = part
-    return packed
 
 
 class FusedStep:
