@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from tinyllama.errors import InputError
 
+MAX_JSON_BYTES = 500_000_000
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # `.NAME.` and tempfile's eight characters
 
 
@@ -88,8 +89,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read one JSON file. Raises InputError when it is missing or is not JSON."""
+    """Read one JSON file. Raises InputError when it is missing, is not JSON or is too large to be ours."""
     try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise InputError(f"{path}: larger than {MAX_JSON_BYTES:,} bytes")
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None

@@ -198,3 +198,74 @@ def test_llama_cpp_gives_our_ids_and_tokens(pair: tuple[OpenedModel, Path], llam
             for likely in row["top_logprobs"]:
                 assert likely["logprob"] == pytest.approx(logprobs[likely["id"]].item(), abs=1e-4)
     assert n_compared
+
+
+# -- byte-level tokenizers -----------------------------------------------------------------------------------------------
+
+
+def byte_level_folder(folder: Path, opened: OpenedModel, pre_tokenizer: dict[str, Any], ignore_merges: bool) -> Path:
+    """A Hugging Face folder with a tokenizer of GPT-2's kind: all bytes, some pairs, two special tokens."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    export_hugging_face(opened, folder)
+    (folder / MODEL_FILE).unlink()
+    pairs = [["t", "h"], ["th", "e"], ["Ġ", "the"], ["i", "n"], ["1", "2"], ["12", "3"], ["\u010a", "\u010a"]]
+    pieces = ["<|end|>", "<|start|>", *sorted(ByteLevel.alphabet()), *("".join(pair) for pair in pairs), "hello"]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    document = {
+        "version": "1.0", "truncation": None, "padding": None, "normalizer": None, "post_processor": None,
+        "added_tokens": [{"id": i, "content": pieces[i], **flags} for i in (0, 1)],
+        "pre_tokenizer": pre_tokenizer,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {
+            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+            "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": ignore_merges,
+            "vocab": {piece: i for i, piece in enumerate(pieces)}, "merges": pairs,
+        },
+    }  # fmt: skip
+    (folder / JSON_FILE).write_text(json.dumps(document))
+    special = {"bos_token": "<|start|>", "eos_token": {"content": "<|end|>"}, "unk_token": None}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**special, "add_bos_token": ignore_merges}))
+    return folder
+
+
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+LLAMA3_SPLIT = (
+    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*"
+    "|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+)
+WORDS: dict[str, dict[str, Any]] = {
+    "gpt-2": BYTES,
+    "smollm": {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTES]},
+    "llama-bpe": {
+        "type": "Sequence",
+        "pretokenizers": [
+            {"type": "Split", "pattern": {"Regex": LLAMA3_SPLIT}, "behavior": "Isolated", "invert": False},
+            BYTES | {"use_regex": False},
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("pre", WORDS)
+def test_byte_level_tokenizers_go_through_a_gguf(opened: OpenedModel, tmp_path: Path, pre: str):
+    folder = byte_level_folder(tmp_path / "hf", opened, WORDS[pre], ignore_merges=pre == "llama-bpe")
+    model = open_model(folder, "cpu")
+    export_gguf(model, tmp_path / "gguf", "f32")
+    again = open_model(tmp_path / "gguf" / "model-f32.gguf", "cpu")
+    assert (again.tokenizer.bos_id, again.tokenizer.eos_id, again.tokenizer.unk_id) == (1, 0, None)
+    assert again.add_bos == model.add_bos == (pre == "llama-bpe")
+    for text in [*hard_texts(["the", "hello", "in"]), "the 123 hello <|start|>\n\n in12 123"]:
+        ids = model.tokenizer.encode(text)
+        assert again.tokenizer.encode(text) == ids
+        assert again.tokenizer.decode(ids) == text
+    export_hugging_face(again, tmp_path / "again")
+    assert open_tokenizer(tmp_path / "again").encode("the hello 123") == model.tokenizer.encode("the hello 123")
+
+
+def test_a_split_of_words_that_gguf_has_no_name_for(opened: OpenedModel, tmp_path: Path):
+    split = {"type": "Split", "pattern": {"Regex": "x+"}, "behavior": "Isolated", "invert": False}
+    words = {"type": "Sequence", "pretokenizers": [split, BYTES]}
+    folder = byte_level_folder(tmp_path / "hf", opened, words, ignore_merges=False)
+    with pytest.raises(InputError, match="cuts words as none of gpt-2, smollm, llama-bpe does"):
+        export_gguf(open_model(folder, "cpu"), tmp_path / "gguf")

@@ -18,7 +18,7 @@ from torch import Tensor
 from tinyllama.errors import InputError
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
-MAX_ENTRIES = 1_000_000  # of metadata, of tensors
+MAX_ENTRIES = 100_000  # of metadata, of tensors
 MAX_STRINGS = 4_000_000  # in all lists of strings together
 DEFAULT_ALIGNMENT = 32
 BLOCK = 32  # values that share a scale in the quantised formats
@@ -45,6 +45,12 @@ _NUMBERS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4"
 _FLOAT32, _BOOL, _STRING, _LIST = 6, 7, 8, 9
 
 
+class NumberList(NamedTuple):
+    """A list of numbers in metadata, as it lies in the file."""
+
+    values: np.ndarray
+
+
 class _Header(NamedTuple):
     shape: tuple[int, ...]
     number_format: NumberFormat
@@ -55,7 +61,7 @@ class _Header(NamedTuple):
 class GgufFile:
     """An open GGUF file, memory-mapped; a context manager.
 
-    `metadata`: values by key (lists of numbers as numpy arrays). `shapes`: every tensor's shape, rows first.
+    `metadata`: values by key. `shapes`: every tensor's shape, rows first.
     """
 
     def __init__(self, path: Path) -> None:
@@ -152,7 +158,7 @@ class GgufFile:
             raise self._fault(f"a metadata value of unknown type {kind}")
         inner, count = self._number("<I"), self._number("<Q")
         if inner in _NUMBERS or inner == _BOOL:
-            return self._array(_NUMBERS.get(inner, "?"), count)
+            return NumberList(self._array(_NUMBERS.get(inner, "?"), count))
         if inner != _STRING:
             raise self._fault(f"a list of values of type {inner}")
         self._strings_left -= count

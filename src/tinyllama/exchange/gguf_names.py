@@ -144,8 +144,8 @@ def config_from_metadata(file: GgufFile) -> LlamaConfig:
         if _size(path, values, key, config.head_dim) != config.head_dim:
             raise InputError(f"{path}: {key}: {values[key]} is not the heads' width {config.head_dim}")
     if config.rope_scaling == "llama3":
-        wanted, found = rope_factors(config), file.tensor(ROPE_FACTORS)
-        if wanted.shape != found.shape or not torch.allclose(wanted, found, rtol=1e-3):
+        right_size = file.shapes[ROPE_FACTORS] == (config.head_dim // 2,)
+        if not right_size or not torch.allclose(rope_factors(config), file.tensor(ROPE_FACTORS), rtol=1e-3):
             raise InputError(f"{path}: tensor {ROPE_FACTORS} is not that of Llama 3.1's rotary scaling")
     return config
 

@@ -5,7 +5,6 @@ of words loads everywhere and tokenises wrongly without a word.
 """
 
 import json
-import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from tinyllama.tokenizer.sentencepiece_proto import user_defined_pieces
 
 Metadata = dict[str, Any]
 MAX_PIECES = 2_000_000
+_LARGEST_F32 = 3.4e38
 _KEY = "tokenizer.ggml."
 # Kinds of pieces; sentencepiece and llama.cpp number them alike.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
@@ -188,11 +188,11 @@ def _texts(metadata: Metadata, key: str, origin: Path) -> list[str]:
 
 
 def _numbers(metadata: Metadata, key: str, count: int, origin: Path) -> list[float]:
-    """A list of `count` finite numbers."""
+    """A list of `count` numbers that fp32 can hold."""
     values = metadata.get(_KEY + key)
     if isinstance(values, NumberList):
         values = values.values.tolist() if len(values.values) == count else None
-    if not isinstance(values, list) or len(values) != count or not all(map(math.isfinite, values)):
+    if not isinstance(values, list) or len(values) != count or not all(abs(value) <= _LARGEST_F32 for value in values):
         raise InputError(f"{origin}: {_KEY}{key}: missing, or not {count:,} numbers, one for each token")
     return values
 

@@ -27,6 +27,7 @@ from tinyllama.tokenizer.bpe import Tokenizer
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
+MAX_LAYERS = 4096  # each takes some 30 kB of memory, however small its matrices
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -154,6 +155,8 @@ def _load(
     layers = {match[1] for name in tensors.shapes if (match := re.match(r"(?:(?:model\.)?layers|blk)\.(\d+)\.", name))}
     if len(layers) != config.n_layers:  # also keeps a lying config from making a billion layers
         raise InputError(f"{folder}: the weights have {len(layers)} layers, its configuration says {config.n_layers}")
+    if config.n_layers > MAX_LAYERS:
+        raise InputError(f"{folder}: {config.n_layers} layers; at most {MAX_LAYERS:,} are read")
     try:
         with torch.device("meta"):
             model = Llama(config)
