@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from sentencepiece import SentencePieceTrainer
 
 from tests.tiny_model import make_run, random_tokens, tiny_llama
 from tinyllama.checkpoint.save_load import weights_sha256
 from tinyllama.errors import InputError, MissingExtraError
 from tinyllama.exchange.gguf import export_gguf
+from tinyllama.exchange.gguf_tokenizer import tokenizer_from_metadata, tokenizer_to_metadata
 from tinyllama.exchange.hugging_face import export_hugging_face
 from tinyllama.exchange.open_model import OpenedModel, open_model, open_tokenizer
-from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE
+from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE, Tokenizer
 from tinyllama.tokenizer.encoders import hard_texts
 
 pytest.importorskip("gguf")
@@ -133,6 +135,22 @@ def test_a_tokenizer_that_gguf_has_no_form_for_is_named(opened: OpenedModel, tmp
     path.write_text(json.dumps(document))
     with pytest.raises(InputError, match="gives other ids"):
         export_gguf(open_model(tmp_path / "hf", "cpu"), tmp_path / "gguf")
+
+
+def test_pieces_that_are_taken_whole_stay_so(tmp_path: Path, reference_texts: list[str]):
+    (tmp_path / "text").write_text("\n".join(reference_texts[:20]))
+    SentencePieceTrainer.train(
+        input=str(tmp_path / "text"), model_prefix=str(tmp_path / "tokenizer"), model_type="bpe", vocab_size=400,
+        byte_fallback=True, user_defined_symbols=["<|call|>"], normalization_rule_name="identity",
+        remove_extra_whitespaces=False, minloglevel=2,
+    )  # fmt: skip
+    tokenizer = Tokenizer.load(tmp_path / "tokenizer.model")
+    metadata = tokenizer_to_metadata(tokenizer, 400, True, tmp_path)
+    whole = metadata["tokenizer.ggml.tokens"].index("<|call|>")
+    assert metadata["tokenizer.ggml.token_type"][whole] == 4
+    text = "the<|call|> of"
+    assert whole in tokenizer.encode(text)
+    assert tokenizer_from_metadata(metadata, tmp_path).encode(text) == tokenizer.encode(text)
 
 
 def test_out_must_be_a_folder_of_its_own(opened: OpenedModel, tmp_path: Path):
