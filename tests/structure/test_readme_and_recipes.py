@@ -30,7 +30,7 @@ def file_map() -> set[str]:
             folder = head[1] + "/"
         elif re.match(r"  \S", line):
             folder = ""
-        found |= {folder + name for name in re.findall(r"\b(\w+\.(?:py|toml|css|js))\b", line)}
+        found |= {folder + name for name in re.findall(r"([\w-]+\.(?:py|toml|css|js))\b", line)}
     return found
 
 
