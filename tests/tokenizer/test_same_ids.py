@@ -4,7 +4,7 @@ import http.client
 import importlib.util
 import json
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +123,10 @@ def check_llama_cpp(folder: Path, out: Path, count: int, seed: int) -> None:
     """llama.cpp ends a text at a zero byte, so the texts have none."""
     tokenizer = Tokenizer.load(folder)
     reader = llama_cpp(export(folder, out, "gguf"))
-    strings = (text.replace("\0", "") for text in hard_strings(count, seed, words_of(tokenizer)))
-    for texts in batches(strings, 1_000):
+    words = words_of(tokenizer)
+    strings = (text.replace("\0", "") for text in hard_strings(count, seed, words))
+    giants = giant_strings(words).values() if count == FULL_STRINGS else ()
+    for texts in batches(chain(strings, giants), 1_000):
         for text, ours, theirs in zip(texts, tokenizer.encode_batch(texts), reader(texts), strict=True):
             assert ours.tolist() == theirs, repr(text)
 
@@ -198,6 +200,7 @@ def test_large_vocabulary_in_full(large: Path, tmp_path: Path, check: Callable[.
 def test_a_vocabulary_of_others_in_full(tmp_path: Path):
     folder = foreign("tokenizer.model.v1", tmp_path / "foreign")
     check_same_ids(folder, tmp_path / "hf", FULL_STRINGS, 5)
+    check_llama_cpp(folder, tmp_path / "gguf", FULL_STRINGS, 7)
     check_giants(folder, tmp_path / "giants")
 
 
