@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +137,22 @@ def test_models_and_outputs(tmp_path: Path, documents: Path):
     (tmp_path / "folder" / "mine.txt").write_text("mine")
     assert "not empty" in fails("clean", documents, "--out", tmp_path / "folder")
     assert (tmp_path / "folder" / "mine.txt").read_text() == "mine"
+
+
+def test_models_of_strangers(tmp_path: Path, prepared_run: Path):
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + (3).to_bytes(4, "little") + b"\xff" * 16)
+    assert f"{broken}: 18446744073709551615 tensors" in fails("score", broken, "--text", "a")
+    assert str(broken) in fails("export", broken, "--out", tmp_path / "out", "--format", "gguf")
+    assert not (tmp_path / "out").exists()
+    folder = tmp_path / "hf"
+    folder.mkdir()
+    shutil.copy(prepared_run / "tokenizer" / "tokenizer.model", folder)
+    sizes = {"vocab_size": 512, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "intermediate_size": 48, **sizes}))
+    header = b'{"model.norm.weight": {"dtype": "F32", "shape": [32], "data_offsets": [0, 99999999999]}}'
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(128))
+    assert "model.safetensors: not a whole safetensors file" in fails("generate", folder, "--prompt", "a")
 
 
 def test_plan(tmp_path: Path):
