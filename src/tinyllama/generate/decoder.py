@@ -5,8 +5,10 @@ device is already at the next ones. With 16-bit weights the step is made of fuse
 on a CPU, it is the network itself with a cache.
 """
 
+import gc
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -80,10 +82,10 @@ class DecodeBatch:
         if config.repetition_penalty != 1:
             self._seen = torch.zeros((size, vocab_size), dtype=torch.bool, device=weight.device)
         self._reach, self._is_ragged = slots, True  # a graph has one shape for all; without one, see `start`
-        self._network: Callable[[Tensor, Tensor], Tensor] = self._plain_network
+        self._fused_step: Callable[[Tensor, Tensor], Tensor] | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
         if weight.is_cuda:
-            self._network = self._fused_network(size, fused) or self._plain_network
+            self._fused_step = self._try_fused(size, fused)
             self._capture()
 
     def start(self, prompts: list[list[int]], seeds: list[int]) -> None:
@@ -127,7 +129,7 @@ class DecodeBatch:
             self._step()
 
     def _step(self) -> None:
-        logits = self._network(self._tokens, self._positions)
+        logits = (self._fused_step or self._plain_step)(self._tokens, self._positions)
         self._positions.add_(1).clamp_(max=self._slots - 1)  # a sequence past its limit writes over its last slot
         self._choose(logits)
 
@@ -139,7 +141,7 @@ class DecodeBatch:
         if self._seen is not None:
             self._seen.scatter_(1, self._tokens[:, None], True)
 
-    def _plain_network(self, tokens: Tensor, positions: Tensor) -> Tensor:
+    def _plain_step(self, tokens: Tensor, positions: Tensor) -> Tensor:
         mask = None
         if self._is_ragged:
             mask = torch.arange(self._reach, device=tokens.device) <= positions[:, None]  # (B, S)
@@ -147,7 +149,7 @@ class DecodeBatch:
         cache = OneTokenEach(self._cache, positions, self._reach)
         return self._model.logits(self._model.hidden(tokens[:, None], positions[:, None], mask, cache)[:, 0])
 
-    def _fused_network(self, size: int, fused: bool | None) -> Callable[[Tensor, Tensor], Tensor] | None:
+    def _try_fused(self, size: int, fused: bool | None) -> Callable[[Tensor, Tensor], Tensor] | None:
         """The fused step, tried once; None where it cannot be used. `fused` True: what hinders it is raised."""
         if fused is False:
             return None
@@ -175,9 +177,22 @@ class DecodeBatch:
             self._step()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with _no_collection(), torch.cuda.graph(graph):
             self._step()
         self._graph = graph
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Collect garbage now and not within: freeing an older graph while one is captured would spoil the capture."""
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class _HostCopy:
