@@ -1,8 +1,11 @@
+import json
 import random
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from tinyllama.cli import app
 from tinyllama.cli_options import fertility_table
 from tinyllama.tokenizer import fertility as fertility_file
 from tinyllama.tokenizer.bpe import Tokenizer
@@ -82,3 +85,14 @@ def test_the_table_names_every_kind_and_writes_no_control_character(tokenizer: T
     assert len({len(line) for line in lines}) == 1
     assert "\x1b" not in "".join(lines)
     assert lines[-1].split() == ["web", "1", "3", "0.750", "25.000%", "0.000%"]
+
+
+def test_the_command_prints_the_table_and_the_manifest_keeps_the_figures(corpus: Path, tmp_path: Path):
+    words = ["tokenizer", "train", str(corpus), "--out", str(tmp_path / "out"), "--vocab-size", "600"]
+    for_people = CliRunner().invoke(app, words).stdout.splitlines()
+    again = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)
+    summary = json.loads((tmp_path / "out" / "manifest.json").read_text())["summary"]
+    assert again == summary
+    assert for_people[-2:] == fertility_table(summary["by_kind"]).splitlines()
+    assert summary["by_kind"]["web"]["bytes_per_token"] == summary["bytes_per_token"]
+    assert f"bytes_per_token: {summary['bytes_per_token']:,.4g}" in for_people
