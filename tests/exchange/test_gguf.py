@@ -153,6 +153,35 @@ def test_pieces_that_are_taken_whole_stay_so(tmp_path: Path, reference_texts: li
     assert tokenizer_from_metadata(metadata, tmp_path).encode(text) == tokenizer.encode(text)
 
 
+def test_what_does_not_agree_inside_a_gguf_is_named(
+    opened: OpenedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def written(**changes: Any) -> Path:
+        def metadata(tokenizer: Tokenizer, vocab_size: int, *others: Any) -> dict[str, Any]:
+            return tokenizer_to_metadata(tokenizer, vocab_size + 5 * ("rows" in changes), *others) | {
+                key.replace("__", "."): value for key, value in changes.items() if key != "rows"
+            }
+
+        monkeypatch.setattr("tinyllama.exchange.gguf.tokenizer_to_metadata", metadata)
+        return tmp_path / export_gguf(opened, tmp_path, "f32")["files"][0]
+
+    for changes, message in (
+        ({"rows": 5}, "the tokenizer has 517 pieces, the network's vocabulary 512"),
+        ({"llama__embedding_length": 64}, r"tensor token_embd\.weight has shape \(512, 32\), the configuration's is"),
+        ({"llama__block_count": 3}, "the weights have 2 layers, its configuration says 3"),
+        ({"llama__block_count": "two"}, "llama.block_count: two is not a whole number"),
+        ({"llama__rope__dimension_count": 4}, "llama.rope.dimension_count: 4 is not the heads' width 8"),
+        ({"llama__rope__scaling__type": "yarn"}, "llama.rope.scaling.type: 'yarn' is not supported"),
+        ({"llama__expert_count": 8}, "a mixture of experts is not supported"),
+        ({"split__count": 2}, "one of several files"),
+        ({"tokenizer__ggml__model": "bert"}, "tokenizer.ggml.model: 'bert'; only 'llama' and 'gpt2' are read"),
+        ({"tokenizer__ggml__eos_token_id": 512}, "eos_token_id: 512 is no id of 512 tokens"),
+        ({"tokenizer__ggml__scores": [0.0]}, "tokenizer.ggml.scores: missing, or not 512 numbers"),
+    ):
+        with pytest.raises(InputError, match=message):
+            open_model(written(**changes), "cpu")
+
+
 def test_out_must_be_a_folder_of_its_own(opened: OpenedModel, tmp_path: Path):
     with pytest.raises(InputError, match="--out is a folder"):
         export_gguf(opened, tmp_path / "model.gguf")

@@ -175,14 +175,22 @@ def test_weights_that_do_not_fit_are_named(folder: Path, change: Callable, messa
         open_model(folder, "cpu")
 
 
-def test_half_precision_weights_are_read(folder: Path):
-    def halve(tensors: dict[str, torch.Tensor]) -> None:
-        tensors.update({name: value.half() for name, value in tensors.items()})
-
-    change_weights(folder, halve)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_number_formats_are_read(folder: Path, dtype: torch.dtype):
+    change_weights(folder, lambda t: t.update({name: value.to(dtype) for name, value in t.items()}))
     model = open_model(folder, "cpu").model
     assert model.norm.weight.dtype == torch.float32
-    assert torch.equal(model.norm.weight, tiny_llama().norm.weight.half().float())
+    assert torch.equal(model.norm.weight, tiny_llama().norm.weight.to(dtype).float())
+
+
+@pytest.mark.parametrize("kept", ["tokenizer.model", "tokenizer.json"])
+def test_what_transformers_cuts_into_files_opens(folder: Path, tmp_path: Path, kept: str):
+    LlamaForCausalLM.from_pretrained(folder).save_pretrained(tmp_path / "theirs", max_shard_size="50KB")
+    assert len(list((tmp_path / "theirs").glob("model-*.safetensors"))) > 2
+    shutil.copy(folder / kept, tmp_path / "theirs")
+    opened = open_model(tmp_path / "theirs", "cpu")
+    assert weights_sha256(opened.model) == weights_sha256(tiny_llama())
+    assert opened.with_bos([]) == [1]
 
 
 def test_a_truncated_file_is_named(folder: Path):

@@ -124,6 +124,8 @@ def config_from_metadata(file: GgufFile) -> LlamaConfig:
         raise InputError(f"{path}: general.architecture: {found!r}; only {ARCHITECTURE!r} is read")
     if values.get("llama.expert_count", 0) != 0:
         raise InputError(f"{path}: llama.expert_count: a mixture of experts is not supported")
+    if values.get("split.count", 1) != 1:
+        raise InputError(f"{path}: split.count: one of several files; llama-gguf-split --merge makes them one")
     sizes = {ours: _size(path, values, theirs) for ours, theirs in _SIZES.items()}
     embedding = file.shapes.get(_OUTER["embedding.weight"])
     if embedding is None or len(embedding) != 2:
