@@ -204,6 +204,8 @@ def _lie(document: dict[str, Any], lie: str) -> None:
             model["continuing_subword_prefix"] = "\0"
         case "a part that fails only at work":
             document["pre_tokenizer"] = {"type": "FixedLength", "length": 0}
+        case "a table shorter than it says":
+            document["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "//8A/////w=="}
         case "a merge of pieces that are not there":
             model["merges"].append(["no such", "pieces"])
         case "another kind of model":
@@ -215,7 +217,8 @@ def _lie(document: dict[str, Any], lie: str) -> None:
 LIES = (
     "a piece of a huge id", "a piece of a negative id", "a piece whose id is text", "no pieces", "pieces in a list",
     "an added token of a huge id", "an added token without content", "a prefix that cuts characters in two",
-    "a part that fails only at work", "a merge of pieces that are not there", "another kind of model", "an array",
+    "a part that fails only at work", "a merge of pieces that are not there",
+    "a table shorter than it says", "another kind of model", "an array",
 )  # fmt: skip
 
 
