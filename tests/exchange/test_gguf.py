@@ -199,12 +199,14 @@ def test_without_the_package_the_mend_is_named(opened: OpenedModel, tmp_path: Pa
 # -- llama.cpp -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def llama_cpp(pair: tuple[OpenedModel, Path]) -> Callable[[str, dict[str, Any]], dict[str, Any]]:
-    """llama.cpp with the pair's GGUF: a function (path, body) -> answer."""
+Ask = Callable[[str, dict[str, Any]], dict[str, Any]]
+
+
+def llama_cpp(gguf: Path) -> Ask:
+    """llama.cpp with a GGUF: a function (path, body) -> answer."""
     xllamacpp = pytest.importorskip("xllamacpp", reason="llama.cpp (pip install xllamacpp) is not installed")
     params = xllamacpp.CommonParams()
-    params.model.path = str(pair[1])
+    params.model.path = str(gguf)
     params.n_ctx, params.n_parallel, params.warmup, params.verbosity = 64, 1, False, 0
     params.cpuparams.n_threads = 1
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED  # it rounds to f16
@@ -220,17 +222,22 @@ def llama_cpp(pair: tuple[OpenedModel, Path]) -> Callable[[str, dict[str, Any]],
     return ask
 
 
-def test_llama_cpp_gives_our_ids_and_tokens(pair: tuple[OpenedModel, Path], llama_cpp: Any):
-    model, _ = pair
-    pieces = [model.tokenizer.piece(token_id) for token_id in range(512)]
-    for text in hard_texts(pieces):
-        body = {"content": text, "add_special": True, "parse_special": False}
-        if text and "\0" not in text:  # it ends a text at a zero byte
-            assert llama_cpp("/tokenize", body)["tokens"] == model.with_bos(model.tokenizer.encode(text)), text
+def check_ids(ask: Ask, model: OpenedModel) -> None:
+    """llama.cpp makes our ids of hard texts, but for those with a zero byte, where it ends."""
+    tokenizer = model.tokenizer
+    for text in hard_texts([tokenizer.piece(token_id) for token_id in range(tokenizer.vocab_size)]):
+        if text and "\0" not in text:
+            found = ask("/tokenize", {"content": text, "add_special": True, "parse_special": False})["tokens"]
+            assert found == model.with_bos(tokenizer.encode(text)), text
 
+
+def test_llama_cpp_gives_our_ids_and_tokens(pair: tuple[OpenedModel, Path]):
+    model, path = pair
+    ask = llama_cpp(path)
+    check_ids(ask, model)
     tokens = model.with_bos(model.tokenizer.encode("The statement is executed"))
     settings = {"temperature": 0, "return_tokens": True, "ignore_eos": True, "n_probs": 3}
-    found = llama_cpp("/completion", settings | {"prompt": tokens, "n_predict": 24})["tokens"]
+    found = ask("/completion", settings | {"prompt": tokens, "n_predict": 24})["tokens"]
     assert len(found) == 24
     n_compared = 0
     for n_made, token_id in enumerate(found):
@@ -239,7 +246,7 @@ def test_llama_cpp_gives_our_ids_and_tokens(pair: tuple[OpenedModel, Path], llam
         without_eos = logprobs.clone()
         without_eos[[model.tokenizer.eos_id]] = float("-inf")
         assert token_id == without_eos.argmax().item()
-        answer = llama_cpp("/completion", settings | {"prompt": seen, "n_predict": 1})
+        answer = ask("/completion", settings | {"prompt": seen, "n_predict": 1})
         for row in answer.get("completion_probabilities", []):  # none where the token is a part of a character
             n_compared += 1
             for likely in row["top_logprobs"]:
@@ -257,7 +264,7 @@ def byte_level_folder(folder: Path, opened: OpenedModel, pre_tokenizer: dict[str
     export_hugging_face(opened, folder)
     (folder / MODEL_FILE).unlink()
     pairs = [["t", "h"], ["th", "e"], ["Ġ", "the"], ["i", "n"], ["1", "2"], ["12", "3"], ["\u010a", "\u010a"]]
-    pieces = ["<|end|>", "<|start|>", *sorted(ByteLevel.alphabet()), *("".join(pair) for pair in pairs), "hello"]
+    pieces = ["<|eos|>", "<|bos|>", *sorted(ByteLevel.alphabet()), *("".join(pair) for pair in pairs), "hello"]
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     document = {
         "version": "1.0", "truncation": None, "padding": None, "normalizer": None, "post_processor": None,
@@ -271,7 +278,7 @@ def byte_level_folder(folder: Path, opened: OpenedModel, pre_tokenizer: dict[str
         },
     }  # fmt: skip
     (folder / JSON_FILE).write_text(json.dumps(document))
-    special = {"bos_token": "<|start|>", "eos_token": {"content": "<|end|>"}, "unk_token": None}
+    special = {"bos_token": "<|bos|>", "eos_token": {"content": "<|eos|>"}, "unk_token": None}
     (folder / "tokenizer_config.json").write_text(json.dumps({**special, "add_bos_token": ignore_merges}))
     return folder
 
@@ -302,12 +309,19 @@ def test_byte_level_tokenizers_go_through_a_gguf(opened: OpenedModel, tmp_path: 
     again = open_model(tmp_path / "gguf" / "model-f32.gguf", "cpu")
     assert (again.tokenizer.bos_id, again.tokenizer.eos_id, again.tokenizer.unk_id) == (1, 0, None)
     assert again.add_bos == model.add_bos == (pre == "llama-bpe")
-    for text in [*hard_texts(["the", "hello", "in"]), "the 123 hello <|start|>\n\n in12 123"]:
+    for text in [*hard_texts(["the", "hello", "in"]), "the 123 hello <|bos|>\n\n in12 123"]:
         ids = model.tokenizer.encode(text)
         assert again.tokenizer.encode(text) == ids
         assert again.tokenizer.decode(ids) == text
     export_hugging_face(again, tmp_path / "again")
     assert open_tokenizer(tmp_path / "again").encode("the hello 123") == model.tokenizer.encode("the hello 123")
+
+
+@pytest.mark.parametrize("pre", WORDS)
+def test_llama_cpp_gives_our_byte_level_ids(opened: OpenedModel, tmp_path: Path, pre: str):
+    folder = byte_level_folder(tmp_path / "hf", opened, WORDS[pre], ignore_merges=pre == "llama-bpe")
+    export_gguf(open_model(folder, "cpu"), tmp_path / "gguf", "f32")
+    check_ids(llama_cpp(tmp_path / "gguf" / "model-f32.gguf"), open_model(folder, "cpu"))
 
 
 def test_a_split_of_words_that_gguf_has_no_name_for(opened: OpenedModel, tmp_path: Path):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
-_LARGEST_F16 = 65_504.0
+_LARGEST = {"f16": 65_504.0, "q8_0": 127 * 65_504.0}  # q8_0: the scale of 32 values is an f16
 _MANIFESTS = {"manifest.json", "unfinished.json"}  # of the phase that exports
 
 
@@ -37,8 +37,8 @@ def export_gguf(opened: OpenedModel, out: Path, gguf_type: str = "f16") -> dict[
 
     `gguf_type`: the matrices' number format, f32, f16, bf16 or q8_0 (8 bits and a scale for 32 values; a matrix whose rows
     do not divide by 32 is f16 then); norms are f32. Embedding projections are folded in. Raises InputError when `out`
-    holds other files, when the tokenizer has no form in GGUF, or for values beyond f16; MissingExtraError without the
-    package `gguf`.
+    holds other files, the tokenizer has no form in GGUF, or a value is too large for the type; MissingExtraError without
+    the package `gguf`.
     """
     try:
         import gguf
@@ -109,9 +109,10 @@ def _type_of(value: Tensor, gguf_type: str) -> str:
 
 
 def _checked(name: str, value: Tensor, number_format: str) -> Tensor:
-    if number_format in ("f16", "q8_0") and value.abs().max() > _LARGEST_F16:
+    largest = _LARGEST.get(number_format)
+    if largest is not None and value.abs().max() > largest:
         raise InputError(
-            f"tensor {name}: values beyond {_LARGEST_F16:,.0f} do not fit f16; choose --gguf-type bf16 or f32"
+            f"tensor {name}: values beyond {largest:,.0f} do not fit {number_format}; choose --gguf-type bf16 or f32"
         )
     return value
 
