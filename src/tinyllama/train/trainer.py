@@ -107,7 +107,8 @@ class Trainer:
                 while self.step < total:
                     started = time.perf_counter()
                     result = self._update(batches)
-                    self._record(result, time.perf_counter() - started, line)
+                    loss = result.loss.item()  # waits for the device: without it only the launches would be timed
+                    self._record(loss, result.grad_norm.item(), time.perf_counter() - started, line)
         finally:
             batches.close()
             self.metrics.close()
@@ -133,14 +134,14 @@ class Trainer:
                 tensors = (tensor.pin_memory().to(self.device, non_blocking=True) for tensor in tensors)
             yield DeviceBatch(*tensors)
 
-    def _record(self, result: StepResult, seconds: float, line: log.ProgressLine) -> None:
+    def _record(self, loss: float, grad_norm: float, seconds: float, line: log.ProgressLine) -> None:
         """Write the step's metrics; validate and save when it is time."""
         train, last = self.train, self.step == self.schedule.total_steps
         row: dict[str, Any] = {
             "step": self.step,
             "tokens": self.tokens,
-            "loss": result.loss.item(),
-            "grad_norm": result.grad_norm.item(),
+            "loss": loss,
+            "grad_norm": grad_norm,
             "lr": self.schedule.lr_at(self.step),
             "tokens_per_second": round(train.tokens_per_step / seconds, 1),
         }
