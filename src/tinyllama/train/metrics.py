@@ -22,7 +22,7 @@ class MetricsFile:
         kept = [row for row in files.read_jsonl(path) if row["step"] <= last_step]
         with files.atomic_file(path, "w") as file:
             file.writelines(json.dumps(row) + "\n" for row in kept)
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("a", buffering=1, encoding="utf-8")  # by line: others read along
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one step."""
