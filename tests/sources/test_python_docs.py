@@ -74,6 +74,13 @@ def test_no_memory_address_is_shown(site: DocumentationSite):
     assert not [path for path, body in reachable(site).items() if b" at 0x" in body]
 
 
+def test_where_python_lies_is_not_shown():
+    """platform.architecture's default is the running executable."""
+    page = DocumentationSite(gather_in_process(("platform",))).reply("/reference/platform/architecture.html").body
+    assert b"executable=sys.executable" in page
+    assert sys.executable.encode() not in page
+
+
 def test_a_reexported_object_has_one_page():
     names = [entry.name for entry in gather_in_process(("json", "json.decoder"))]
     assert "json.decoder.JSONDecoder" in names

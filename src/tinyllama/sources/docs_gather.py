@@ -209,7 +209,7 @@ def _docstring(value: Any) -> str:
         return ""
     # Form feeds and the like are no text; XML and HTML cannot carry them either.
     text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", text)
-    return _ADDRESS.sub("", inspect.cleandoc(text)).encode("utf-8", "replace").decode()
+    return _same_everywhere(inspect.cleandoc(text)).encode("utf-8", "replace").decode()
 
 
 def _signature(name: str, value: Any) -> str:
@@ -217,7 +217,12 @@ def _signature(name: str, value: Any) -> str:
         signature = str(inspect.signature(value))
     except (ValueError, TypeError, NameError, AttributeError, RuntimeError):
         return f"{name}(...)"
-    return name + _ADDRESS.sub("", signature)
+    return name + _same_everywhere(signature)
+
+
+def _same_everywhere(text: str) -> str:
+    """`text` without what differs between runs and machines: objects' addresses, where this Python lies."""
+    return _ADDRESS.sub("", text.replace(repr(sys.executable), "sys.executable"))
 
 
 def _topic_entries() -> Iterator[Entry]:
