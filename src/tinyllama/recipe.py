@@ -114,7 +114,7 @@ def to_toml(recipe: Recipe) -> str:
 
 def _read(name: str | None) -> tuple[str, dict[str, Any]]:
     if name is None:
-        return "defaults", {}
+        return "command line", {}
     if name in packaged_recipes():
         origin, data = f"recipe {name}", (resources.files("tinyllama") / "recipes" / f"{name}.toml").read_bytes()
     else:

@@ -1,11 +1,9 @@
 """Number formats: where the computation may be short, and where it stays in fp32."""
 
-import os
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from tinyllama import log
 from tinyllama.errors import RecipeError
 
 
@@ -15,17 +13,7 @@ def choose_device(wanted: str) -> torch.device:
         raise RecipeError("train.device: 'cuda', but PyTorch finds no CUDA device; 'auto' or 'cpu' would work")
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cpu":
-        _use_all_cores()
     return torch.device(wanted)
-
-
-def _use_all_cores() -> None:
-    """PyTorch counts hyper-threads of one socket only in some containers; the scheduler's own list is right."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() != cores:
-        torch.set_num_threads(cores)
-        log.info(f"using {cores} threads")
 
 
 def compute_format(precision: str, device: torch.device) -> AbstractContextManager:
