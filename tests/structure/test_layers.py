@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "generate": {"exchange", "checkpoint", "model", "tokenizer"},
     "evaluate": {"generate", "exchange", "checkpoint", "model", "shards", "tokenizer"},
     "train": {"evaluate", "exchange", "checkpoint", "model", "shards", "tokenizer"},
+    "bench": {"train", "generate", "model"},
     "plan": {"model", "train"},
     "report": set(),
 }
@@ -124,7 +125,7 @@ HEAVY = {"torch", "daft", "scrapy", "transformers", "lm_eval", "numpy", "pyarrow
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["quickstart"], ["pretrain"], ["crawl"], ["clean"], ["tokenizer", "train"], ["generate"]]
+    "command", [[], ["quickstart"], ["pretrain"], ["crawl"], ["clean"], ["tokenizer", "train"], ["generate"], ["bench"]]
 )
 def test_help_loads_nothing_heavy(command: list[str]):
     code = f"""

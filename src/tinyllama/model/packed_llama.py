@@ -26,6 +26,11 @@ from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.packed_weights import pack
 from tinyllama.model.rotary import rotary_table, rotate
 
+try:
+    from tinyllama.model.swiglu_kernel import swiglu
+except ImportError:  # no Triton: PyTorch's own operations do the same
+    swiglu = None
+
 Recompute = Literal["none", "selective", "full"]
 
 
@@ -102,6 +107,7 @@ class PackedLayer(nn.Module):
         heads = self.qkv(normed).view(B, T, H + 2 * G, K).transpose(1, 2)  # (B, H + 2 G, T, K)
         q, k, v = heads.split((H, G, G), dim=1)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        v = v.clone()  # kept for the backward pass; as a view it would keep all of qkv's output with it
         if dropout_keys is not None and self.config.attention_dropout > 0:
             out = attend_reference(q, k, v, None, self.config.attention_dropout, dropout_keys)
         else:
@@ -109,7 +115,10 @@ class PackedLayer(nn.Module):
         return self.o(out.transpose(1, 2).reshape(B, T, H * K))
 
     def _feed_forward(self, normed: Tensor) -> Tensor:
-        gate, up = self.gate_up(normed).chunk(2, dim=-1)  # (B, T, F) each
+        gate_up = self.gate_up(normed)  # (B, T, 2 F)
+        if swiglu is not None and gate_up.is_cuda and type(self.down) is nn.Linear:  # fp8 fuses its scale with the formula
+            return self.down(swiglu(gate_up.flatten(0, 1)).view(*gate_up.shape[:2], -1))
+        gate, up = gate_up.chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)
 
 

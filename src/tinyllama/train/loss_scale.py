@@ -3,17 +3,20 @@
 import torch
 from torch import Tensor
 
-# The loss is a sum over tokens, not a mean: its gradients are as many times larger as a micro-batch has tokens.
-FIRST, LARGEST = 2.0**8, 2.0**14
+FIRST, LARGEST = 2.0**16, 2.0**24  # of a micro-batch's mean loss
 GROWTH_INTERVAL = 1000  # updates in a row without overflow, after which it doubles
 
 
 class LossScale:
-    """The factor, on the device. Where gradients need none it stays 1 and nothing is ever called off."""
+    """The factor of the summed loss, on the device. Where gradients need none it stays 1 and nothing is ever called off.
 
-    def __init__(self, is_on: bool, device: torch.device) -> None:
+    The loss is a sum over the `tokens` of a micro-batch, not a mean: its gradients are larger as it is.
+    """
+
+    def __init__(self, is_on: bool, tokens: int, device: torch.device) -> None:
         self.is_on = is_on
-        self.factor = torch.tensor(FIRST if is_on else 1.0, device=device)
+        self._largest = LARGEST / tokens
+        self.factor = torch.tensor(FIRST / tokens if is_on else 1.0, device=device)
         self.good_updates = torch.zeros((), dtype=torch.int32, device=device)
 
     def overflow(self, norm: Tensor) -> Tensor:
@@ -28,7 +31,7 @@ class LossScale:
         self.good_updates = (self.good_updates + 1) * (1 - is_off).to(torch.int32)
         grows = self.good_updates >= GROWTH_INTERVAL
         self.factor = torch.where(is_off > 0, self.factor / 2, torch.where(grows, self.factor * 2, self.factor))
-        self.factor.clamp_(max=LARGEST)
+        self.factor.clamp_(max=self._largest)
         self.good_updates *= ~grows
 
     def state(self) -> dict[str, float]:

@@ -36,7 +36,7 @@ class TrainState:
             self.network.compile()
         self.gradients = Gradients(self.network.packed)
         self.optimizer = AdamW(self.network.packed, train)
-        self.loss_scale = LossScale(train.precision == "fp16", device)
+        self.loss_scale = LossScale(train.precision == "fp16", train.micro_batch_size * train.seq_len, device)
 
     def describe(self, train: TrainConfig) -> str:
         """Which of the faster ways are in use, in words."""
