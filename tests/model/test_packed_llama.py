@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tests.model.test_llama import SHAPES
 from tests.tiny_model import random_tokens, tiny_config, tiny_llama
+from tinyllama.model.attention import fastest_first
 from tinyllama.model.dropout import sample_keys
 from tinyllama.model.llama import Llama
 from tinyllama.model.loss import next_token_loss
@@ -26,9 +27,11 @@ def reference_gradients(model: Llama, keys: Tensor | None = None) -> dict[str, T
 
 
 def packed_gradients(network: PackedLlama, keys: Tensor | None = None) -> dict[str, Tensor]:
-    hidden = network.hidden(INPUTS, keys)
-    _, hidden_gradient, head = loss_and_gradients(hidden.detach(), network.output_weight.detach(), TARGETS)
-    hidden.backward(hidden_gradient)
+    with fastest_first():
+        hidden = network.hidden(INPUTS.to(network.device), keys)
+        targets = TARGETS.to(network.device)
+        _, hidden_gradient, head = loss_and_gradients(hidden.detach(), network.output_weight.detach(), targets)
+        hidden.backward(hidden_gradient)
     found = {}
     for parameter in network.packed:
         gradient = parameter.leaf.grad

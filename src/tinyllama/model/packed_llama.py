@@ -27,9 +27,9 @@ from tinyllama.model.packed_weights import pack
 from tinyllama.model.rotary import rotary_table, rotate
 
 try:
-    from tinyllama.model.swiglu_kernel import swiglu
+    from tinyllama.model import norm_kernel, swiglu_kernel
 except ImportError:  # no Triton: PyTorch's own operations do the same
-    swiglu = None
+    norm_kernel = swiglu_kernel = None
 
 Recompute = Literal["none", "selective", "full"]
 
@@ -90,16 +90,29 @@ class PackedLayer(nn.Module):
     def _compute(
         self, x: Tensor, normed: Tensor, next_norm: Tensor, cos: Tensor, sin: Tensor, dropout_keys: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        probability, eps = self.config.dropout, self.config.norm_eps
-        attended = self._attention(normed, cos, sin, dropout_keys)
-        x = x + dropout(attended, probability, dropout_keys, ATTENTION_RESIDUAL).to(x.dtype)
-        normed = rms_norm(x, self.feed_forward_norm, eps, self.compute_dtype)
+        probability = self.config.dropout
+        attended = dropout(
+            self._attention(normed, cos, sin, dropout_keys), probability, dropout_keys, ATTENTION_RESIDUAL
+        )
+        x, normed = self._add_norm(x, attended, self.feed_forward_norm)
         if self.recompute == "selective":
             fed = checkpoint(self._feed_forward, normed, use_reentrant=False, preserve_rng_state=False)
         else:
             fed = self._feed_forward(normed)
-        x = x + dropout(fed, probability, dropout_keys, FEED_FORWARD_RESIDUAL).to(x.dtype)
-        return x, rms_norm(x, next_norm, eps, self.compute_dtype)
+        return self._add_norm(x, dropout(fed, probability, dropout_keys, FEED_FORWARD_RESIDUAL), next_norm)
+
+    def _uses_kernels(self, x: Tensor) -> bool:
+        """Whether Triton's kernels stand between the products: 16-bit ones on a GPU; fp8's scales fuse with formulas."""
+        return x.is_cuda and x.element_size() == 2 and type(self.down) is nn.Linear
+
+    def _add_norm(self, x: Tensor, delta: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The stream x after delta was added, and its norm; (B, T, D) all."""
+        D, eps = x.shape[-1], self.config.norm_eps
+        if norm_kernel is not None and self._uses_kernels(x) and x.dtype == delta.dtype and D <= norm_kernel.MAX_DIM:
+            total, normed, _ = norm_kernel.add_rms_norm(x.flatten(0, 1), delta.flatten(0, 1), weight, eps)
+            return total.view_as(x), normed.view_as(x)
+        x = x + delta.to(x.dtype)
+        return x, rms_norm(x, weight, eps, self.compute_dtype)
 
     def _attention(self, normed: Tensor, cos: Tensor, sin: Tensor, dropout_keys: Tensor | None) -> Tensor:
         B, T, _ = normed.shape
@@ -116,8 +129,8 @@ class PackedLayer(nn.Module):
 
     def _feed_forward(self, normed: Tensor) -> Tensor:
         gate_up = self.gate_up(normed)  # (B, T, 2 F)
-        if swiglu is not None and gate_up.is_cuda and type(self.down) is nn.Linear:  # fp8 fuses its scale with the formula
-            return self.down(swiglu(gate_up.flatten(0, 1)).view(*gate_up.shape[:2], -1))
+        if swiglu_kernel is not None and self._uses_kernels(gate_up):
+            return self.down(swiglu_kernel.swiglu(gate_up.flatten(0, 1)).view(*gate_up.shape[:2], -1))
         gate, up = gate_up.chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)
 
@@ -230,7 +243,8 @@ class PackedLlama(nn.Module):
     def hidden(self, tokens: Tensor, dropout_keys: Tensor | None = None) -> Tensor:
         """Token ids (B, T) to the normalised last layer (B, T, E) in `compute_dtype`, ready for the head.
 
-        `dropout_keys` (B,), from `dropout.sample_keys`: default no dropout.
+        `dropout_keys` (B,), from `dropout.sample_keys`: default no dropout. Where layers are recomputed and not compiled,
+        the backward pass must run inside `fastest_first` too, so that attention's kernel is chosen alike.
         """
         x = F.embedding(tokens, self.embedding)  # (B, T, E)
         x = dropout(x, self.config.dropout, layer_keys(dropout_keys, -1), EMBEDDING)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tinyllama.model.packed_llama import PackedParameter
+from tinyllama.train.optimizer import optimizer_kernel
 
 
 class Gradients:
@@ -28,6 +29,8 @@ class Gradients:
             self._sums[number] = new
         elif total.dtype in (torch.bfloat16, torch.float16):
             self._sums[number] = total.float().add_(new)
+        elif optimizer_kernel is not None and total.is_cuda and new.dtype != total.dtype:
+            optimizer_kernel.accumulate(total, new)
         else:
             total.add_(new)
 

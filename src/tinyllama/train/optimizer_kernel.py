@@ -27,6 +27,21 @@ def update(
     )  # fmt: skip
 
 
+def accumulate(total: Tensor, new: Tensor) -> None:
+    """total += new, in place; total in fp32, new in 16 bits."""
+    n = total.numel()
+    kernel: Any = _accumulate
+    kernel[(triton.cdiv(n, BLOCK),)](total, new.contiguous(), n, BLOCK, num_warps=8)
+
+
+@triton.jit
+def _accumulate(total_ptr, new_ptr, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < n
+    total = tl.load(total_ptr + at, mask=inside) + tl.load(new_ptr + at, mask=inside).to(tl.float32)
+    tl.store(total_ptr + at, total, mask=inside)
+
+
 @triton.jit
 def _update(
     master_ptr, copy_ptr, gradient_ptr, first_ptr, second_ptr, state_ptr,

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tinyllama.model.attention import fastest_first
 from tinyllama.model.dropout import sample_keys
 from tinyllama.model.loss_gradient import loss_and_gradients
 from tinyllama.train.optimizer import clip_factor
@@ -46,12 +47,13 @@ def train_step(
     totals = torch.zeros(3, device=network.device, dtype=torch.promote_types(network.embedding.dtype, torch.float32))
     for batch in micro_batches:
         keys = sample_keys(train.seed, step, batch.samples) if has_dropout else None
-        hidden = network.hidden(batch.tokens, keys)
-        sums, hidden_gradient, gradients[head] = loss_and_gradients(
-            hidden.detach(), network.output_weight.detach(), batch.targets, gradients[head],
-            z_loss=train.z_loss, scale=loss_scale.factor if loss_scale.is_on else None,
-        )  # fmt: skip
-        hidden.backward(hidden_gradient)
+        with fastest_first():  # the backward pass too: what it computes again must choose the same kernel again
+            hidden = network.hidden(batch.tokens, keys)
+            sums, hidden_gradient, gradients[head] = loss_and_gradients(
+                hidden.detach(), network.output_weight.detach(), batch.targets, gradients[head],
+                z_loss=train.z_loss, scale=loss_scale.factor if loss_scale.is_on else None,
+            )  # fmt: skip
+            hidden.backward(hidden_gradient)
         totals += torch.stack([sums.loss, sums.correct, sums.count])
     loss, correct, count = totals
     scale = 1 / (count * loss_scale.factor)  # from the sums to the mean's gradient
