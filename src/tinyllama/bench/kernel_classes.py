@@ -14,13 +14,16 @@ from typing import Any
 PATTERNS: tuple[tuple[str, str], ...] = (
     ("attention", r"^triton_tem\w*attention"),
     ("product", r"^triton_(tem|mm|bmm|addmm)_"),
-    ("fused elementwise", r"^triton_|CompiledFxGraph|_cpp_fused_"),
+    ("fused elementwise", r"^triton_|^_add_norm_|^_swiglu_|CompiledFxGraph|_cpp_fused_"),
     ("attention", r"cudnn|fmha|flash|attention|sdpa"),
     ("cross entropy", r"^_rows(_|$)|nll_loss|log_?softmax|cross_entropy|scatter_gather"),
     ("cross entropy", r"^aten::(logsumexp|gather|scatter_add_?|amax|exp_|log)$"),  # of loss_in_place_reference
-    ("optimizer", r"^_update(_|$)|multi_tensor|foreach|adam|lpnorm|^aten::linalg_vector_norm$"),
+    ("optimizer", r"^_(update|accumulate)(_|$)|multi_tensor|foreach|adam|lpnorm|^aten::linalg_vector_norm$"),
     ("product", r"cublas|nvjet|gemm|gemv|cutlass|xmma|scaled_mm|splitk|^aten::(mm|addmm|bmm|linear|matmul|mkldnn\w*)$"),
-    ("embedding", r"embedding|index|gather|radix|merge_?sort|segment|krn_partial|sum_and_scatter|cub::|thrust"),
+    (
+        "embedding",
+        r"embedding|compute_grad_weight|index|gather|radix|merge_?sort|segment|krn_partial|sum_and_scatter|cub::|thrust",
+    ),
     ("copies and casts", r"memcpy|memset|copy|(?<!with)(?<!without)cast|CatArray|FillFunctor"),
     ("copies and casts", r"^aten::(to|clone|contiguous|reshape|cat|stack|fill_|zero_|zeros\w*|ones\w*|float)$"),
     ("elementwise", r"elementwise"),

@@ -1,6 +1,5 @@
 """Steps of training on random tokens, timed as the trainer takes them, and the memory that they hold."""
 
-import gc
 import math
 import statistics
 import time
@@ -18,7 +17,7 @@ from tinyllama.bench.ceilings import attempt
 from tinyllama.bench.kernel_trace import profile_steps
 from tinyllama.train.gradients import Gradients
 from tinyllama.train.metrics import peak_memory_bytes
-from tinyllama.train.step_clock import Lap, StepClock
+from tinyllama.train.step_clock import Lap, StepClock, garbage_kept
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_state import TrainState
 from tinyllama.train.train_step import DeviceBatch, StepResult, train_step
@@ -138,17 +137,6 @@ def gradient_bytes(gradients: Gradients) -> Iterator[list[int]]:
         yield seen
     finally:
         del vars(gradients)["clear"]
-
-
-@contextmanager
-def garbage_kept() -> Iterator[None]:
-    """No garbage collection between steps, as in the trainer."""
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def finite(value: float) -> float | None:

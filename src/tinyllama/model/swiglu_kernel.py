@@ -21,7 +21,7 @@ def swiglu(gate_up: Tensor) -> Tensor:  # (N, 2 F) -> (N, F)
     """silu(gate) * up of rows that hold gate, then up; computed in fp32, rounded once."""
     N, F = gate_up.shape[0], gate_up.shape[1] // 2
     out = gate_up.new_empty(N, F)
-    kernel: Any = _forward  # Triton's `kernel[grid](...)` has no types
+    kernel: Any = _swiglu_forward  # Triton's `kernel[grid](...)` has no types
     block = _block(F)
     kernel[(triton.cdiv(N, ROWS), triton.cdiv(F, block))](gate_up, out, N, F, ROWS, block, num_warps=4)
     return out
@@ -37,7 +37,7 @@ def swiglu_backward(gradient: Tensor, gate_up: Tensor) -> Tensor:  # (N, F), (N,
     """The gradient of `gate_up` from that of `swiglu`'s result."""
     N, F = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty_like(gate_up)
-    kernel: Any = _backward
+    kernel: Any = _swiglu_backward
     block = _block(F)
     kernel[(triton.cdiv(N, ROWS), triton.cdiv(F, block))](gradient, gate_up, out, N, F, ROWS, block, num_warps=4)
     return out
@@ -66,7 +66,7 @@ def _block(F: int) -> int:
 
 
 @triton.jit
-def _forward(x_ptr, out_ptr, N, F: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def _swiglu_forward(x_ptr, out_ptr, N, F: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     rows = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
     columns = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
     inside = (rows < N) & (columns < F)
@@ -76,7 +76,7 @@ def _forward(x_ptr, out_ptr, N, F: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.c
 
 
 @triton.jit
-def _backward(d_ptr, x_ptr, out_ptr, N, F: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def _swiglu_backward(d_ptr, x_ptr, out_ptr, N, F: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     rows = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
     columns = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
     inside = (rows < N) & (columns < F)

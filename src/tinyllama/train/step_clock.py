@@ -1,6 +1,9 @@
 """How long steps take, and what they report, read behind the device's work: the host never waits for the step under way."""
 
+import gc
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -52,3 +55,16 @@ class StepClock:
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
+
+
+@contextmanager
+def garbage_kept() -> Iterator[None]:
+    """Python collects no garbage when it likes: a collection among many tensors takes half a second."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()

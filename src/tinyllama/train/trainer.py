@@ -4,7 +4,7 @@ import gc
 import statistics
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from tinyllama.train.metrics import (
     write_event,
 )
 from tinyllama.train.precision import choose_device
-from tinyllama.train.step_clock import Lap, StepClock
+from tinyllama.train.step_clock import Lap, StepClock, garbage_kept
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_state import TrainState, log_start
 from tinyllama.train.train_step import DeviceBatch, StepResult, train_step
@@ -119,7 +119,7 @@ class Trainer:
         log_start(self.state, self.train)
         under_way: UnderWay | None = None
         try:
-            with log.progress("pretrain", total) as line, _garbage_kept():
+            with log.progress("pretrain", total) as line, garbage_kept():
                 clock = StepClock(self.device)
                 while self.step < total:
                     result = self._update(batches)
@@ -302,16 +302,3 @@ class Trainer:
 def _note(row: dict[str, Any], validation: dict[str, float] | None) -> str:
     words = f"loss {row['loss']:.3f}  {row['tokens_per_second']:,.0f} tokens/s"
     return words if validation is None else f"{words}  validation {validation['loss']:.3f}"
-
-
-@contextmanager
-def _garbage_kept() -> Iterator[None]:
-    """Python collects no garbage when it likes: a collection among many tensors takes half a second."""
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-        gc.unfreeze()
