@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from tinyllama.checkpoint import save_load
-from tinyllama.checkpoint.checkpoint_format import RunState
+from tinyllama.checkpoint.checkpoint_format import WEIGHTS, RunState
+from tinyllama.checkpoint.save_load import write_checkpoint
 from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE, Tokenizer
@@ -52,7 +52,7 @@ def save_checkpoint(folder: Path, tokenizer: Path, model: Llama, step: int = 3) 
     """Write a checkpoint of `model` with the tokenizer's files into `folder`; returns its path."""
     files = [tokenizer / name for name in (MODEL_FILE, JSON_FILE)]
     state = run_state(model, Tokenizer.load(tokenizer).fingerprint, step)
-    return save_load.save(folder, model, {}, state, files, keep=9)
+    return write_checkpoint(folder, {WEIGHTS: dict(model.named_parameters())}, state, files)
 
 
 def make_run(prepared_run: Path, out: Path, model: Llama | None = None) -> Path:

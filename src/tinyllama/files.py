@@ -1,5 +1,6 @@
 """Files that are either whole or not there: written beside their place, synced, then renamed."""
 
+import errno
 import hashlib
 import json
 import os
@@ -14,7 +15,13 @@ from typing import IO, Any
 from tinyllama.errors import InputError
 
 MAX_JSON_BYTES = 500_000_000
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # `.NAME.` and tempfile's eight characters
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether an error says that a disk, or a user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in FULL_DISK
 
 
 def sync_folder(folder: Path) -> None:
@@ -49,7 +56,8 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success sync its files and rename it to `path`.
 
-    An older folder at `path` is replaced. Files are synced before the rename, so a crash leaves the old or the new.
+    An older folder at `path` is replaced. Files are synced before the rename, so a crash leaves the old or the new, or
+    neither in the moment between two renames; never a part of one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
@@ -62,12 +70,19 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         sync_folder(temporary)
         temporary.chmod(0o755)
         if path.exists():
-            shutil.rmtree(path)
+            remove_folder(path)
         temporary.replace(path)
         sync_folder(path.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that a kill on the way never leaves half of it under its name: renamed first, then removed."""
+    going = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    path.replace(going)
+    shutil.rmtree(going)
 
 
 def sweep_temporary(folder: Path) -> None:

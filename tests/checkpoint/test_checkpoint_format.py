@@ -1,4 +1,6 @@
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -33,9 +35,12 @@ def test_a_saved_checkpoint_is_whole(folder: Path):
     assert (state.step, state.tokens) == (100, 10_000)
 
 
-def test_order_is_that_of_steps_not_of_names(folder: Path):
+def test_order_is_that_of_the_steps_inside_not_of_names(folder: Path):
     (folder / "step_00000100").rename(folder / "step_1000000000")
     assert [path.name for path in form.checkpoints(folder)] == ["step_1000000000", "step_00000020", "step_00000003"]
+    (folder / "step_00000003").rename(folder / "step_9999999999")  # the name lies, the state does not
+    assert [path.name for path in form.checkpoints(folder)] == ["step_1000000000", "step_00000020", "step_9999999999"]
+    assert form.newest_valid(folder) == folder / "step_1000000000"
 
 
 @pytest.mark.parametrize("name", [form.WEIGHTS, form.STATE, "tokenizer.model", "tokenizer.json"])
@@ -73,13 +78,40 @@ def test_a_manifest_cannot_point_outside(folder: Path, tmp_path: Path):
         form.check(folder / "step_00000100")
 
 
-def test_newest_valid_passes_over_damage(folder: Path, capfd: pytest.CaptureFixture[str]):
-    flip_bit(folder / "step_00000100" / form.WEIGHTS, 500)
-    (folder / "step_00000020" / form.MANIFEST).unlink()
-    assert form.newest_valid(folder) == folder / "step_00000003"
-    warnings = "".join(capfd.readouterr().err.split())
-    assert "step_00000100/weights.safetensors" in warnings
-    assert "step_00000020/manifest.json" in warnings
+def truncate(path: Path) -> None:
+    os.truncate(path / form.WEIGHTS, (path / form.WEIGHTS).stat().st_size // 2)
+
+
+def half_delete(path: Path) -> None:
+    for file in sorted(path.iterdir())[::2]:
+        file.unlink()
+
+
+DAMAGES = {
+    "truncated file": (truncate, "weights.safetensors: damaged"),
+    "flipped bit": (lambda path: flip_bit(path / form.WEIGHTS, 500), "weights.safetensors: damaged"),
+    "missing manifest": (lambda path: (path / form.MANIFEST).unlink(), "manifest.json: no such file"),
+    "half-deleted folder": (half_delete, "no such file"),
+    "empty folder": (lambda path: [file.unlink() for file in path.iterdir()], "manifest.json: no such file"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES.keys())
+def test_newest_valid_passes_over_damage(folder: Path, damage, message: str, capfd: pytest.CaptureFixture[str]):
+    damage(folder / "step_00000100")
+    assert form.newest_valid(folder) == folder / "step_00000020"
+    warnings = " ".join(capfd.readouterr().err.split())
+    assert "step_00000100" in warnings.replace(" ", "")
+    assert message.replace(" ", "") in warnings.replace(" ", "")
+    path, damaged = form.find_newest(folder)
+    assert (path, damaged) == (folder / "step_00000020", [folder / "step_00000100"])
+
+
+def test_a_damaged_one_is_set_aside_and_counts_no_more(folder: Path):
+    for _ in range(2):  # the second time there is one of that name
+        shutil.copytree(folder / "step_00000100", folder / "step_00000200")
+        assert form.set_aside(folder / "step_00000200") == folder / "damaged_step_00000200"
+    assert len(form.checkpoints(folder)) == 3
 
 
 def test_no_checkpoint_at_all(tmp_path: Path):

@@ -242,7 +242,7 @@ def rewrite_state(checkpoint: Path, change: Callable[[dict[str, Any]], Any]) -> 
     state = json.loads(path.read_text())
     change(state)
     path.write_text(json.dumps(state))
-    form.write_manifest(checkpoint)
+    form.write_manifest(checkpoint, {})
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
     step_00000500/
       weights.safetensors      canonical names, fp32
-      optimizer.safetensors    exp_avg.NAME and exp_avg_sq.NAME, fp32
+      optimizer.safetensors    exp_avg.NAME and exp_avg_sq.NAME, in the optimizer's format (fp32 or bf16)
       state.json               RunState
       tokenizer.model, tokenizer.json
       manifest.json            written last
 
-Nothing is unpickled, ever. The folder is written under another name and renamed, so it is whole or not there.
+This is all that resume needs. What is not there, because it follows from the step: the place in the data, the learning
+rate, the streams of dropout. The copies that products read are made from the weights. Nothing is unpickled, ever. The
+folder is written under another name, synced and renamed, so it is whole or not there.
 """
 
 import re
@@ -25,17 +27,21 @@ _NAME = re.compile(r"step_(\d{8,})")
 
 @dataclass(frozen=True)
 class RunState:
-    """All that resume needs beside the tensors. The data position is the step itself; dropout draws from no stream."""
+    """All that resume needs beside the tensors.
 
-    step: int
-    tokens: int
+    `step`, `updates`, `loss_scale` and `validation` are taken up; `tokens` is for people; the others say whose they are:
+    resume refuses a checkpoint of another network, recipe, tokenizer or data.
+    """
+
+    step: int  # updates that are done, and so the place in the data
+    tokens: int  # seen in training
     model: dict[str, Any]  # LlamaConfig
     train: dict[str, Any]  # TrainConfig values that change the result
     tokenizer_fingerprint: str
     shards_fingerprint: str
-    updates: int  # steps less those that fp16's loss scale called off
+    updates: int  # steps less those whose update was called off; AdamW's bias correction counts them
     loss_scale: dict[str, float]  # its factor, and the good updates since it last changed
-    validation: dict[str, float] | None = None
+    validation: dict[str, float] | None = None  # the last one measured
 
 
 def checkpoint_name(step: int) -> str:
@@ -43,10 +49,10 @@ def checkpoint_name(step: int) -> str:
     return f"step_{step:08d}"
 
 
-def write_manifest(folder: Path) -> None:
-    """Record every file of a checkpoint under way, with size and sha256."""
+def write_manifest(folder: Path, hashes: dict[str, str]) -> None:
+    """Record every file of a checkpoint under way, with size and sha256; `hashes` has those that are known."""
     rows = {
-        file.name: {"bytes": file.stat().st_size, "sha256": files.sha256_file(file)}
+        file.name: {"bytes": file.stat().st_size, "sha256": hashes.get(file.name) or files.sha256_file(file)}
         for file in sorted(folder.iterdir())
         if file.name != MANIFEST
     }
@@ -95,21 +101,47 @@ def is_checkpoint(folder: Path) -> bool:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Folders named as checkpoints are, newest step first; whether they are valid is not looked at."""
+    """Folders that are named as checkpoints are, newest first by the step in their state; not looked at any further.
+
+    A state that cannot be read is a damage; such a folder takes the place that its name claims.
+    """
     if not folder.is_dir():
         return []
     found = [path for path in folder.iterdir() if path.is_dir() and _NAME.fullmatch(path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step_")), reverse=True)
+    return sorted(found, key=_step_of, reverse=True)
+
+
+def _step_of(path: Path) -> int:
+    try:
+        return int(read_state(path).step)
+    except (InputError, OSError, ValueError, TypeError):
+        return int(path.name.removeprefix("step_"))
 
 
 def newest_valid(folder: Path) -> Path | None:
     """The newest checkpoint that reads whole; damaged ones are named in a warning and passed over."""
+    return find_newest(folder)[0]
+
+
+def find_newest(folder: Path) -> tuple[Path | None, list[Path]]:
+    """The newest checkpoint that reads whole, and the damaged ones that are newer, each named in a warning."""
+    damaged = []
     for path in checkpoints(folder):
         try:
             check(path)
             read_state(path)
-        except InputError as error:
+        except (InputError, OSError) as error:
             log.warn(f"{error}; the checkpoint before it is taken")
+            damaged.append(path)
             continue
-        return path
-    return None
+        return path, damaged
+    return None, damaged
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint so that it counts as none and is in nobody's way; returns its new path."""
+    aside = path.with_name(f"damaged_{path.name}")
+    if aside.exists():
+        files.remove_folder(aside)
+    path.replace(aside)
+    return aside

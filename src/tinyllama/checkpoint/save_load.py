@@ -1,50 +1,43 @@
-"""Moves a run's tensors between memory and a checkpoint folder."""
+"""Moves a run's tensors between host memory and a checkpoint folder."""
 
 import hashlib
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tinyllama import files
 from tinyllama.checkpoint import checkpoint_format as form
 from tinyllama.checkpoint.checkpoint_format import RunState
+from tinyllama.checkpoint.tensor_writer import write_tensors
 from tinyllama.errors import InputError
 
 
-def save(
+def write_checkpoint(
     folder: Path,
-    model: nn.Module,
-    moments: dict[str, Tensor],
+    tensors: dict[str, dict[str, Tensor]],
     state: RunState,
     tokenizer_files: list[Path],
-    keep: int,
+    before_commit: Callable[[], None] | None = None,
 ) -> Path:
-    """Write `folder`/step_NNNNNNNN atomically, then remove all but the `keep` newest. Returns the checkpoint's path.
+    """Write `folder`/step_NNNNNNNN atomically; returns its path. Raises OSError, and then nothing of it is left.
 
-    `moments`: the optimizer's tensors under `MOMENT.PARAMETER NAME`.
+    `tensors`: those in host memory of each safetensors file, by the file's name. `before_commit` runs when the
+    checkpoint is written and has not yet taken its name.
     """
     path = folder / form.checkpoint_name(state.step)
     with files.atomic_folder(path) as partial:
-        save_file(_plain(dict(model.named_parameters())), partial / form.WEIGHTS)
-        if moments:
-            save_file(_plain(moments), partial / form.OPTIMIZER)
+        hashes = {file: write_tensors(partial / file, group) for file, group in tensors.items()}
         for file in tokenizer_files:
             shutil.copyfile(file, partial / file.name)
         form.write_state(partial, state)
-        form.write_manifest(partial)
-    for old in form.checkpoints(folder)[keep:]:
-        shutil.rmtree(old)
+        form.write_manifest(partial, hashes)
+        if before_commit is not None:
+            before_commit()
     return path
-
-
-def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """In fp32, on the CPU, each with memory of its own."""
-    plain = {name: value.detach().to("cpu", torch.float32) for name, value in tensors.items()}
-    return {name: value.clone(memory_format=torch.contiguous_format) for name, value in plain.items()}
 
 
 def load_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:

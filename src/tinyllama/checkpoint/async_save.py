@@ -1,0 +1,141 @@
+"""Saves a run's state while training goes on: training stands still for a copy in memory, a thread does the rest."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+
+import torch
+from torch import Tensor
+
+from tinyllama.checkpoint import checkpoint_format as form
+from tinyllama.checkpoint.checkpoint_format import RunState
+from tinyllama.checkpoint.retention import Retention, remove_others
+from tinyllama.checkpoint.save_load import write_checkpoint
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that is on the disk."""
+
+    path: Path
+    step: int
+    stall_seconds: float  # training stood still: for the save before this one, and for the copy
+    write_seconds: float  # of the thread: write, hash, sync, rename
+    n_bytes: int
+
+
+class HostCopy:
+    """Copies of tensors in host memory, which the next copy of the same tensors uses again.
+
+    From a GPU the memory is pinned and the host does not wait: the copy stands in the device's queue, before the update
+    that would change what is copied.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+        self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
+        self._seconds = 0.0
+
+    def take(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Copies under the same names, whole after `seconds()`. 64-bit values become fp32."""
+        is_cuda = any(value.is_cuda for value in tensors.values())
+        started = time.perf_counter()
+        self._events = None
+        if is_cuda:
+            self._events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            self._events[0].record()
+        copies = {name: self._room(name, value) for name, value in tensors.items()}
+        for name, value in tensors.items():
+            copies[name].copy_(value.detach(), non_blocking=is_cuda)
+        if self._events is not None:
+            self._events[1].record()
+        self._held = copies
+        self._seconds = time.perf_counter() - started
+        return copies
+
+    def _room(self, name: str, value: Tensor) -> Tensor:
+        dtype = torch.float32 if value.dtype == torch.float64 else value.dtype
+        held = self._held.get(name)
+        if held is not None and held.shape == value.shape and held.dtype == dtype:
+            return held
+        return torch.empty(value.shape, dtype=dtype, pin_memory=value.is_cuda)
+
+    def seconds(self) -> float:
+        """How long training stood still for the last copy, on the device or else on the host; waits until it is whole."""
+        if self._events is None:
+            return self._seconds
+        self._events[1].synchronize()
+        return max(self._seconds, self._events[0].elapsed_time(self._events[1]) / 1000)
+
+
+class AsyncSaver:
+    """Writes checkpoints of one run into `folder`, one at a time.
+
+    `before_commit` runs in the thread before the checkpoint takes its name: what must be on the disk first.
+    `on_saved` runs in the thread after it. An error of the thread is raised by the next `save` or `wait`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        retention: Retention,
+        before_commit: Callable[[], None] | None = None,
+        on_saved: Callable[[Saved], None] | None = None,
+    ) -> None:
+        self.folder, self.retention = folder, retention
+        self._before_commit, self._on_saved = before_commit, on_saved
+        self._copy = HostCopy()
+        self._thread: Thread | None = None
+        self._error: BaseException | None = None
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether the thread is at work."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def save(
+        self, weights: dict[str, Tensor], moments: dict[str, Tensor], state: RunState, tokenizer_files: list[Path]
+    ) -> None:
+        """Copy the tensors and let the thread write `folder`/step_NNNNNNNN; waits for the save before this one.
+
+        `moments`: the optimizer's tensors under `MOMENT.PARAMETER NAME`.
+        """
+        started = time.perf_counter()
+        self.wait()
+        waited_seconds = time.perf_counter() - started
+        groups = {form.WEIGHTS: weights, form.OPTIMIZER: moments}
+        copies = self._copy.take({f"{file}/{name}": t for file, group in groups.items() for name, t in group.items()})
+        tensors = {file: {name: copies[f"{file}/{name}"] for name in group} for file, group in groups.items() if group}
+        arguments = (tensors, state, tokenizer_files, waited_seconds)
+        self._thread = Thread(target=self._work, args=arguments, name="save", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait until what was given to `save` is on the disk. Raises the error that kept it from getting there, once."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _work(
+        self,
+        tensors: dict[str, dict[str, Tensor]],
+        state: RunState,
+        tokenizer_files: list[Path],
+        waited_seconds: float,
+    ) -> None:
+        try:
+            stall_seconds = waited_seconds + self._copy.seconds()
+            started = time.perf_counter()
+            path = write_checkpoint(self.folder, tensors, state, tokenizer_files, self._before_commit)
+            n_bytes = sum(file.stat().st_size for file in path.iterdir())
+            saved = Saved(path, state.step, stall_seconds, time.perf_counter() - started, n_bytes)
+            if self._on_saved is not None:
+                self._on_saved(saved)
+            remove_others(self.folder, self.retention)
+        except BaseException as error:  # raised where training can answer it
+            self._error = error

@@ -1,0 +1,51 @@
+"""Which checkpoints of a run stay."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinyllama import files
+from tinyllama.checkpoint import checkpoint_format as form
+from tinyllama.checkpoint.checkpoint_format import RunState
+from tinyllama.errors import InputError
+
+
+@dataclass(frozen=True)
+class Retention:
+    """The last `last`; those of every `every_steps`-th step for ever (0: none); the best by validation loss."""
+
+    last: int
+    every_steps: int = 0
+    best: bool = True
+
+    def kept_steps(self, states: Iterable[RunState]) -> set[int]:
+        """Steps whose checkpoints stay. A checkpoint carries the validation loss that was measured last before it."""
+        newest_first = sorted(states, key=lambda state: state.step, reverse=True)
+        kept = {state.step for state in newest_first[: self.last]}
+        if self.every_steps:
+            kept |= {state.step for state in newest_first if state.step % self.every_steps == 0}
+        losses = {state.step: _validation_loss(state) for state in reversed(newest_first)}
+        if self.best and losses and min(losses.values()) < math.inf:
+            kept.add(min(losses, key=lambda step: losses[step]))  # of equals the earliest: there it was measured
+        return kept
+
+
+def remove_others(folder: Path, retention: Retention) -> list[str]:
+    """Remove the checkpoints that need not stay; returns their names. A folder that cannot be read is left alone."""
+    states: dict[Path, RunState] = {}
+    for path in form.checkpoints(folder):
+        try:
+            states[path] = form.read_state(path)
+        except InputError:
+            continue
+    kept = retention.kept_steps(states.values())
+    removed = [path for path, state in states.items() if state.step not in kept]
+    for path in removed:
+        files.remove_folder(path)
+    return [path.name for path in removed]
+
+
+def _validation_loss(state: RunState) -> float:
+    loss = (state.validation or {}).get("loss", math.inf)
+    return loss if math.isfinite(loss) else math.inf
