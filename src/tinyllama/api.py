@@ -46,9 +46,15 @@ def train_tokenizer(
     return run_phase(phases.tokenizer_phase(resolved, tuple(map(Path, inputs)), Path(out)))
 
 
-def pretrain(recipe: str, run_dir: PathLike, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Train on run_dir/shards with run_dir/tokenizer to the recipe's end, resuming by itself; returns the figures."""
-    return phases.pretrain(load_recipe(recipe, list(overrides)), Path(run_dir))
+def pretrain(
+    recipe: str, run_dir: PathLike, overrides: Sequence[str] = (), allow_changes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Train on run_dir/shards with run_dir/tokenizer to the recipe's end, resuming by itself; returns the figures.
+
+    `allow_changes`: keys, such as `train.peak_lr`, that may differ from what the run began with. Raises RunStoppedError when
+    a signal, the time limit or a full disk ends the run before its end: called again, it goes on.
+    """
+    return phases.pretrain(load_recipe(recipe, list(overrides)), Path(run_dir), allow_changes)
 
 
 def evaluate(run_dir: PathLike, recipe: str | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:

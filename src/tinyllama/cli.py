@@ -6,6 +6,7 @@ People read progress on stderr and the result on stdout; with `--json` stdout is
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +14,7 @@ import typer
 
 from tinyllama.bench.bench_command import bench
 from tinyllama.cli_options import (
+    AllowChange,
     Inputs,
     Json,
     Model,
@@ -62,20 +64,26 @@ def quickstart(
 
 
 @app.command()
-def run(recipe: RecipeName, overrides: Overrides = None, run_dir: RunDir = None, as_json: Json = False) -> None:
+def run(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    allow_change: AllowChange = None,
+    as_json: Json = False,
+) -> None:
     """Every phase of a recipe, skipping finished ones.
 
     Example: tinyllama run small-120m 'sources.paths=["~/texts"]' train.steps=2000
     """
-    _run_all(recipe, run_dir or Path("runs") / Path(recipe).stem, overrides or [], as_json)
+    _run_all(recipe, run_dir or Path("runs") / Path(recipe).stem, overrides or [], as_json, allow_change or [])
 
 
-def _run_all(name: str, run_dir: Path, overrides: list[str], as_json: bool) -> None:
+def _run_all(name: str, run_dir: Path, overrides: list[str], as_json: bool, allow_changes: Sequence[str] = ()) -> None:
     from tinyllama.phases import run_recipe
     from tinyllama.recipe import load_recipe
 
     started = time.monotonic()
-    summaries = run_recipe(load_recipe(name, overrides), run_dir)
+    summaries = run_recipe(load_recipe(name, overrides), run_dir, allow_changes)
     result = {**summaries, "run_dir": str(run_dir), "seconds": round(time.monotonic() - started, 1)}
     if as_json:
         print_json(result)
@@ -211,15 +219,24 @@ def shards(
 
 
 @app.command()
-def pretrain(recipe: RecipeName, overrides: Overrides = None, run_dir: RunDir = None, as_json: Json = False) -> None:
+def pretrain(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    allow_change: AllowChange = None,
+    as_json: Json = False,
+) -> None:
     """The training phase; needs only shards/ and tokenizer/ of the run folder; resumes by itself.
+
+    Exit code 130 after Ctrl-C, 143 after SIGTERM, 75 at train.time_limit_minutes: saved, the same command goes on.
 
     Example: tinyllama pretrain small-120m --run-dir runs/mine train.peak_lr=3e-4
     """
     from tinyllama.phases import pretrain as run_pretrain
     from tinyllama.recipe import load_recipe
 
-    show(run_pretrain(load_recipe(recipe, overrides), run_dir or Path("runs") / Path(recipe).stem), as_json)
+    run_dir = run_dir or Path("runs") / Path(recipe).stem
+    show(run_pretrain(load_recipe(recipe, overrides), run_dir, allow_change or []), as_json)
 
 
 @app.command()

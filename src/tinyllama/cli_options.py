@@ -17,6 +17,12 @@ OtherRecipe = Annotated[
     str | None, typer.Option("--recipe", help="A recipe's path or packaged name; default: defaults.")
 ]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as train.peak_lr=3e-4.")]
+AllowChange = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-change", metavar="KEY", help="A key that may differ from what the run began with; repeatable."
+    ),
+]
 Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files or folders; and KEY=VALUE of the recipe.")]
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint, a Hugging Face folder, or a GGUF file.")

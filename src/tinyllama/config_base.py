@@ -34,3 +34,20 @@ def setting(default: Any, description: str, *, changes_result: bool = True, **li
     if isinstance(default, list):
         return Field(default_factory=lambda: list(default), description=description, json_schema_extra=extra, **limits)
     return Field(default=default, description=description, json_schema_extra=extra, **limits)
+
+
+def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Each value that differs, by dotted key: `before -> after`."""
+    found: dict[str, str] = {}
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found |= differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found[f"{prefix}{key}"] = f"{old!r} -> {new!r}"
+    return found
+
+
+def difference_lines(found: dict[str, str]) -> str:
+    """What `differences` found as words: `key: before -> after; ...`; a key without a change stands alone."""
+    return "; ".join(f"{key}: {change}" if change else key for key, change in found.items())

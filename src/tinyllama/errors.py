@@ -3,7 +3,8 @@
     TinyllamaError          exit code 2
     ├── RecipeError         a recipe or an override: unknown key, wrong type, impossible value
     ├── InputError          a file or folder given by the user: missing, damaged, empty, of the wrong kind
-    └── MissingExtraError   an optional package is not installed
+    ├── MissingExtraError   an optional package is not installed
+    └── RunStoppedError     a run ended before its end, with its state saved; the same command goes on; its own exit code
 
 Anything else that reaches the top is a fault of ours and keeps its traceback.
 """
@@ -25,3 +26,14 @@ class InputError(TinyllamaError):
 
 class MissingExtraError(TinyllamaError):
     """An optional package is needed; the message has the line that installs it."""
+
+
+class RunStoppedError(TinyllamaError):
+    """A run ended before its end: asked to, or because it could not go on. The same command takes it up again.
+
+    Exit codes: 130 SIGINT, 143 SIGTERM, 75 (EX_TEMPFAIL of sysexits.h) its time limit, 1 anything else.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code

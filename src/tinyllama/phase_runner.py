@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from tinyllama import files, log
-from tinyllama.errors import InputError, TinyllamaError
+from tinyllama.config_base import difference_lines, differences
+from tinyllama.errors import InputError, RunStoppedError, TinyllamaError
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
@@ -31,7 +32,8 @@ class Phase:
     `config` holds the recipe keys that the phase reads and that change its result. `inputs` are earlier phases' outputs
     or the user's own files. `run(out)` does the work, resuming from what a killed run left in `out`, and returns the
     summary (JSON values) that people and `--json` see. `keeps_changed` is for results too dear to be made anew: a changed
-    fingerprint is then an error that lists what changed.
+    fingerprint is then an error that lists what changed, unless `allowed_changes` names every key that did: then the work
+    goes on from what is there (None: of this phase nothing can be allowed).
     """
 
     name: str
@@ -41,6 +43,7 @@ class Phase:
     out: Path
     run: Callable[[Path], dict[str, Any]]
     keeps_changed: bool = False
+    allowed_changes: tuple[str, ...] | None = None
 
     @property
     def manifest_path(self) -> Path:
@@ -55,10 +58,10 @@ class Phase:
     def _beside(self, name: str) -> Path:
         return self.out.with_suffix(f".{name}") if self.out.suffix == ".json" else self.out / name
 
-    def fingerprint(self) -> str:
-        """sha256 of the phase's name and format version, its config, and its inputs' manifests."""
+    def fingerprint(self, config: dict[str, Any] | None = None) -> str:
+        """sha256 of the phase's name and format version, its config (or another), and its inputs' manifests."""
         inputs = [input_digest(path) for path in self.inputs]
-        return files.sha256_json([self.name, self.format_version, self.config, inputs])
+        return files.sha256_json([self.name, self.format_version, self.config if config is None else config, inputs])
 
 
 def input_digest(path: Path) -> str:
@@ -88,32 +91,35 @@ def run_phase(phase: Phase) -> dict[str, Any]:
     Raises InputError when `out` holds something that is not this phase's, or a result too dear to be made anew.
     """
     fingerprint = phase.fingerprint()
-    goes_on = False
+    before: dict[str, Any] = {}  # the manifest or marker of the work that goes on
     if phase.manifest_path.exists():
         manifest = files.read_json(phase.manifest_path)
         if manifest.get("fingerprint") == fingerprint:
             log.info(f"{phase.name}: already done, {phase.out}")
             return manifest["summary"]
-        _make_room(phase, manifest)
+        before = _taken_up(phase, manifest)
     elif phase.unfinished_path.exists():
         marker = files.read_json(phase.unfinished_path)
-        goes_on = marker.get("fingerprint") == fingerprint
-        if goes_on:
-            log.info(f"{phase.name}: going on where it stopped, {phase.out}")
-            files.sweep_temporary(phase.out)
-        else:
-            _make_room(phase, marker)
+        before = marker if marker.get("fingerprint") == fingerprint else _taken_up(phase, marker)
     elif phase.out.is_dir() and any(phase.out.iterdir()):
         raise InputError(f"{phase.out}: not empty and not a result of `{phase.name}`; choose another folder")
+    if before:
+        log.info(f"{phase.name}: going on where it stopped, {phase.out}")
+        files.sweep_temporary(phase.out)
 
     stamp = {"phase": phase.name, "format_version": phase.format_version, "fingerprint": fingerprint}
     stamp["config"] = phase.config
-    files.write_json(phase.unfinished_path, stamp)
+    allowed = sorted({*before.get("allowed_changes", []), *(phase.allowed_changes or ())})
+    files.write_json(phase.unfinished_path, stamp | ({"allowed_changes": allowed} if allowed else {}))
     started, cpu_before = time.monotonic(), cpu_seconds()
     try:
         summary = phase.run(phase.out)
+    except RunStoppedError:
+        raise  # what it wrote is what it goes on from
     except TinyllamaError:
-        if not goes_on:  # nothing is kept of a beginning that cannot be gone on with
+        if before:
+            files.write_json(phase.unfinished_path, before)
+        else:  # nothing is kept of a beginning that cannot be gone on with
             _remove_result(phase)
         raise
     summary = {
@@ -143,18 +149,39 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _make_room(phase: Phase, previous: dict[str, Any]) -> None:
-    """Remove another fingerprint's result, or refuse when it is too dear or not this phase's."""
+def allowed_changes(out: Path) -> set[str]:
+    """Keys whose change was allowed, now or when this work was last taken up, in a phase at work in the folder `out`."""
+    path = out / UNFINISHED
+    return set(files.read_json(path).get("allowed_changes", [])) if path.exists() else set()
+
+
+def _taken_up(phase: Phase, previous: dict[str, Any]) -> dict[str, Any]:
+    """Another fingerprint's marker, when work may go on from there with the changes that are allowed by name.
+
+    Else room is made for a new beginning, and nothing is taken up; or InputError is raised, when the result is too dear
+    for that or not this phase's.
+    """
     if previous.get("phase") != phase.name:
         raise InputError(f"{phase.out}: holds a result of `{previous.get('phase')}`; choose another folder")
-    changes = differences(previous.get("config", {}), phase.config) or ["its inputs changed"]
-    if phase.keeps_changed:
+    config = previous.get("config", {})
+    changes = differences(config, phase.config)
+    if phase.fingerprint(config) != previous.get("fingerprint"):
+        changes["its inputs changed"] = ""
+    if not phase.keeps_changed:
+        log.info(f"{phase.name}: made anew, {difference_lines(changes)}")
+        _remove_result(phase)
+        return {}
+    refused = {key: change for key, change in changes.items() if key not in (phase.allowed_changes or ())}
+    if refused:
+        mend = "" if phase.allowed_changes is None else ", or name each key with --allow-change"
         raise InputError(
-            f"{phase.out}: made with another recipe ({'; '.join(changes)}); "
-            "go back to it, choose another --run-dir, or remove the folder"
+            f"{phase.out}: made with another recipe ({difference_lines(refused)}); "
+            f"go back to it, choose another --run-dir, or remove the folder{mend}"
         )
-    log.info(f"{phase.name}: made anew, {'; '.join(changes)}")
-    _remove_result(phase)
+    log.warn(f"{phase.name}: goes on with another recipe, as allowed ({difference_lines(changes)})")
+    files.write_json(phase.unfinished_path, previous)  # first: a kill here leaves the result, as one to go on from
+    phase.manifest_path.unlink(missing_ok=True)
+    return previous
 
 
 def _remove_result(phase: Phase) -> None:
@@ -165,18 +192,6 @@ def _remove_result(phase: Phase) -> None:
         return
     for path in (phase.out, phase.manifest_path, phase.unfinished_path):
         path.unlink(missing_ok=True)
-
-
-def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "") -> list[str]:
-    """Each value that differs, as `key: before -> after`; nested tables by dotted key."""
-    lines = []
-    for key in sorted(before.keys() | after.keys()):
-        old, new = before.get(key), after.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            lines += differences(old, new, f"{prefix}{key}.")
-        elif old != new:
-            lines.append(f"{prefix}{key}: {old!r} -> {new!r}")
-    return lines
 
 
 def _record(phase: Phase) -> dict[str, Any]:

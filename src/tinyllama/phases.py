@@ -4,20 +4,23 @@ Each function makes one `Phase`; the heavy library behind it is imported when it
 all in one run folder; the single commands run one of them with inputs of the user's own.
 """
 
-from collections.abc import Callable, Iterator
+import difflib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tinyllama import files, log
-from tinyllama.errors import InputError, RecipeError, TinyllamaError
-from tinyllama.phase_runner import Phase, run_phase, versions
+from tinyllama.errors import InputError, RecipeError, RunStoppedError, TinyllamaError
+from tinyllama.phase_runner import Phase, allowed_changes, run_phase, versions
 from tinyllama.recipe import Recipe, to_toml
 
 Summary = dict[str, Any]
 # Once training has begun these are not made anew: a changed recipe belongs into another run folder.
 TRAINING_RESTS_ON = {"crawl", "clean", "tokenizer", "shards"}
+# The place in the data is counted in these: with others, a step would mean other tokens.
+FIXED_ONCE_BEGUN = {"train.tokens_per_step", "train.seq_len"}
 
 
 def crawl_phase(recipe: Recipe, out: Path) -> Phase:
@@ -72,29 +75,44 @@ def shards_phase(recipe: Recipe, inputs: tuple[Path, ...], tokenizer: Path, out:
     return Phase("shards", 1, recipe.shards.result_values(), (*inputs, tokenizer), out, work)
 
 
-def pretrain(recipe: Recipe, run_dir: Path) -> Summary:
-    """The training phase alone, on the shards and the tokenizer that a run folder has."""
+def pretrain(recipe: Recipe, run_dir: Path, allow_changes: Sequence[str] = ()) -> Summary:
+    """The training phase alone, on the shards and the tokenizer that a run folder has.
+
+    `allow_changes`: recipe keys, such as `train.peak_lr`, that may differ from what the run began with.
+    """
     for name in ("shards", "tokenizer"):
         if not (run_dir / name).is_dir():
             raise InputError(f"{run_dir / name}: no such folder; `tinyllama {name}` makes it")
     with recorded_recipe(recipe, run_dir):
-        return run_phase(pretrain_phase(recipe, run_dir))
+        return run_phase(pretrain_phase(recipe, run_dir, allow_changes))
 
 
-def pretrain_phase(recipe: Recipe, run_dir: Path) -> Phase:
-    """Token shards to checkpoints."""
+def pretrain_phase(recipe: Recipe, run_dir: Path, allow_changes: Sequence[str] = ()) -> Phase:
+    """Token shards to checkpoints. Raises RecipeError when a key to allow is unknown or can never change."""
     config = recipe.llama_config()
 
     def work(out: Path) -> Summary:
         from tinyllama.train.trainer import pretrain
 
-        return pretrain(config, recipe.train, run_dir)
+        return pretrain(config, recipe.train, run_dir, allowed_changes(out))
 
     values = {"model": config.to_dict(), "train": recipe.train.result_values()}
+    _check_allowed(allow_changes, {f"{section}.{key}" for section, inner in values.items() for key in inner})
     inputs = (run_dir / "shards", run_dir / "tokenizer")
     if recipe.train.init_from:
         inputs += (weights_of(Path(recipe.train.init_from)),)
-    return Phase("pretrain", 1, values, inputs, run_dir / "checkpoints", work, keeps_changed=True)
+    out = run_dir / "checkpoints"
+    return Phase("pretrain", 1, values, inputs, out, work, keeps_changed=True, allowed_changes=tuple(allow_changes))
+
+
+def _check_allowed(keys: Sequence[str], known: set[str]) -> None:
+    for key in keys:
+        if key in FIXED_ONCE_BEGUN:
+            raise RecipeError(f"--allow-change {key}: cannot change, the place in the data is counted in it")
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            mend = f"did you mean {near[0]}?" if near else "write section.key, such as train.peak_lr"
+            raise RecipeError(f"--allow-change {key}: no key that changes training's result; {mend}")
 
 
 def evaluate_phase(recipe: Recipe, run_dir: Path) -> Phase:
@@ -152,11 +170,14 @@ def weights_of(model: Path) -> Path:
     return model / "checkpoints" if (model / "checkpoints").is_dir() else model
 
 
-def run_recipe(recipe: Recipe, run_dir: Path) -> Summary:
-    """Run every phase in `run_dir`, skipping finished ones, and write the report. Returns a summary by phase."""
+def run_recipe(recipe: Recipe, run_dir: Path, allow_changes: Sequence[str] = ()) -> Summary:
+    """Run every phase in `run_dir`, skipping finished ones, and write the report. Returns a summary by phase.
+
+    `allow_changes`: as in `pretrain`.
+    """
     summaries: Summary = {}
     with recorded_recipe(recipe, run_dir):
-        for name, make in _chain(recipe, run_dir):
+        for name, make in _chain(recipe, run_dir, allow_changes):
             log.info(f"── {name}")
             phase = make()
             if name in TRAINING_RESTS_ON and (run_dir / "checkpoints").is_dir():
@@ -168,7 +189,7 @@ def run_recipe(recipe: Recipe, run_dir: Path) -> Summary:
     return summaries
 
 
-def _chain(recipe: Recipe, run_dir: Path) -> list[tuple[str, Callable[[], Phase]]]:
+def _chain(recipe: Recipe, run_dir: Path, allow_changes: Sequence[str]) -> list[tuple[str, Callable[[], Phase]]]:
     """The phases in order; each is made when the one before it is done, because its fingerprint reads that manifest."""
     sources, clean, tokenizer = recipe.sources, run_dir / "clean", run_dir / "tokenizer"
     if not (sources.seeds or sources.documentation_site or sources.paths):
@@ -181,7 +202,7 @@ def _chain(recipe: Recipe, run_dir: Path) -> list[tuple[str, Callable[[], Phase]
         ("clean", lambda: clean_phase(recipe, inputs, clean, run_dir / "documents")),
         ("tokenizer", lambda: tokenizer_phase(recipe, (clean,), tokenizer)),
         ("shards", lambda: shards_phase(recipe, (clean,), tokenizer, run_dir / "shards")),
-        ("pretrain", lambda: pretrain_phase(recipe, run_dir)),
+        ("pretrain", lambda: pretrain_phase(recipe, run_dir, allow_changes)),
         ("evaluate", lambda: evaluate_phase(recipe, run_dir)),
         ("generate", lambda: generate_phase(recipe, run_dir)),
         ("export", lambda: export_phase(export_inputs, run_dir, run_dir / "model")),
@@ -203,6 +224,8 @@ def recorded_recipe(recipe: Recipe, run_dir: Path) -> Iterator[None]:
     _write(path, f"# Every value of this run, made with\n{known}\n\n{to_toml(recipe)}")
     try:
         yield
+    except RunStoppedError:
+        raise
     except TinyllamaError:
         if before is not None:
             _write(path, before)

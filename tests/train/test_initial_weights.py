@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import overrides
 from tests.tiny_model import make_run, tiny_llama
-from tests.train.test_trainer import assert_kill_changes_nothing
+from tests.train.run_processes import assert_kill_changes_nothing
 from tinyllama import api, files
 from tinyllama.checkpoint.save_load import weights_sha256
 from tinyllama.errors import InputError, RecipeError

@@ -1,75 +1,38 @@
 """A run that is stopped anywhere ends as one that was never stopped, byte for byte."""
 
-import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import overrides
+from tests.train.run_processes import assert_kill_changes_nothing, events
 from tinyllama import api, files
 from tinyllama.errors import InputError, RecipeError
-
-TIMING = {
-    "tokens_per_second",
-    "seconds",
-    "mfu_causal",
-    "mfu_palm",
-    "peak_memory_bytes",
-    "time",
-    "cpu_seconds",
-    "data_wait_seconds",
-}
-
-
-@pytest.fixture
-def run_dir(prepared_run: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(prepared_run, tmp_path / "run"))
-
-
-def untimed(rows: list[dict]) -> list[dict]:
-    return [{key: value for key, value in row.items() if key not in TIMING} for row in rows]
-
-
-def outcome(run_dir: Path, summary: dict) -> tuple:
-    return summary["weights_sha256"], summary["validation"], untimed(files.read_jsonl(run_dir / "metrics.jsonl"))
-
-
-def start(run_dir: Path, words: list[str]) -> subprocess.Popen:
-    command = [sys.executable, "-m", "tinyllama", "pretrain", "small-120m", "--run-dir", str(run_dir), "--json", *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"train__precision": "bf16", "model__dropout": 0.1, "model__attention_dropout": 0.1}],
-    ids=["fp32", "bf16-dropout"],
+    [
+        {},
+        {"train__precision": "bf16", "model__dropout": 0.1, "model__attention_dropout": 0.1},
+        {"train__micro_batch_size": 2, "train__optimizer_state": "bf16"},
+        {"train__precision": "fp16"},
+    ],
+    ids=["fp32", "bf16-dropout", "accumulation-bf16-moments", "fp16-loss-scale"],
 )
 def test_killed_run_ends_as_the_undisturbed_one(prepared_run: Path, tmp_path: Path, changes: dict):
     assert_kill_changes_nothing(prepared_run, tmp_path, overrides(train__steps=40, **changes))
 
 
-def assert_kill_changes_nothing(prepared_run: Path, tmp_path: Path, words: list[str]) -> None:
-    results = []
-    for name, is_killed in (("undisturbed", False), ("killed", True)):
-        run_dir = Path(shutil.copytree(prepared_run, tmp_path / name))
-        if is_killed:
-            process = start(run_dir, words)
-            while len(files.read_jsonl(run_dir / "events.jsonl")) < 4:  # start, then three saves
-                assert process.poll() is None, "the run ended before it could be killed"
-                time.sleep(0.01)
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            assert not (run_dir / "checkpoints" / "manifest.json").exists()
-        out, errors = start(run_dir, words).communicate()
-        assert out, errors
-        results.append(outcome(run_dir, json.loads(out)))
-    assert "resume" in {row["event"] for row in files.read_jsonl(tmp_path / "killed" / "events.jsonl")}
-    assert results[0] == results[1]
+def test_what_a_save_costs_is_in_the_events(run_dir: Path):
+    api.pretrain("small-120m", run_dir, overrides(train__keep_every_steps=6, train__keep_checkpoints=1))
+    saves = events(run_dir, "save")
+    assert [row["step"] for row in saves] == [3, 6, 9, 12]
+    assert all(row["stall_seconds"] >= 0 and row["write_seconds"] > 0 for row in saves)
+    newest = run_dir / "checkpoints" / saves[-1]["checkpoint"]
+    assert saves[-1]["bytes"] == sum(file.stat().st_size for file in newest.iterdir())
+    assert sorted(path.name for path in newest.parent.glob("step_*")) == ["step_00000006", "step_00000012"]
 
 
 def test_micro_batch_size_does_not_change_the_run(prepared_run: Path, tmp_path: Path):
@@ -107,6 +70,7 @@ def test_damaged_newest_checkpoint_is_passed_over(run_dir: Path, capfd: pytest.C
     again = api.pretrain("small-120m", run_dir, overrides())
     assert again["weights_sha256"] == first["weights_sha256"]
     assert "step_00000012/weights.safetensors: damaged" in capfd.readouterr().err.replace("\n", "")
+    assert (run_dir / "checkpoints" / "damaged_step_00000012").is_dir()
 
 
 def test_loss_falls_and_figures_agree(run_dir: Path):

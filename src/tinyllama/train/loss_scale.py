@@ -8,7 +8,7 @@ GROWTH_INTERVAL = 1000  # updates in a row without overflow, after which it doub
 
 
 class LossScale:
-    """The factor of the summed loss, on the device. Where gradients need none it stays 1 and nothing is ever called off.
+    """The factor of the summed loss, on the device. Where gradients need none it stays 1.
 
     The loss is a sum over the `tokens` of a micro-batch, not a mean: its gradients are larger as it is.
     """
@@ -18,10 +18,6 @@ class LossScale:
         self._largest = LARGEST / tokens
         self.factor = torch.tensor(FIRST / tokens if is_on else 1.0, device=device)
         self.good_updates = torch.zeros((), dtype=torch.int32, device=device)
-
-    def overflow(self, norm: Tensor) -> Tensor:
-        """1 where the gradients' norm says that a value was out of range, so that the update must be called off; else 0."""
-        return (~norm.isfinite()).to(self.factor.dtype) if self.is_on else torch.zeros_like(self.factor)
 
     @torch.no_grad()
     def update(self, is_off: Tensor) -> None:

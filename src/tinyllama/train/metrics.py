@@ -1,48 +1,82 @@
 """What a run writes down while it trains: metrics.jsonl (one object a step), events.jsonl, and the share of the peak."""
 
 import json
+import math
 import os
 import resource
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tinyllama import files
+from tinyllama import files, log
 from tinyllama.gpu_kinds import find_gpu
 from tinyllama.model.llama_config import LlamaConfig
 
 
 class MetricsFile:
-    """metrics.jsonl of a run. Opened at a step, rows after it are cut off: a resumed run writes them again."""
+    """metrics.jsonl of a run. Opened at a step, rows after it are cut off: a resumed run writes them again.
+
+    Rows that find no room on a full disk wait in memory; `sync` says so. Two threads may use it.
+    """
 
     def __init__(self, path: Path, last_step: int) -> None:
         kept = [row for row in files.read_jsonl(path) if row["step"] <= last_step]
         with files.atomic_file(path, "w") as file:
             file.writelines(json.dumps(row) + "\n" for row in kept)
-        self._file = path.open("a", buffering=1, encoding="utf-8")  # by line: others read along
+        self._path = path
+        self._file = path.open("ab", buffering=0)  # others read along
+        self._unwritten = b""
+        self._lock = threading.Lock()
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append one step."""
-        self._file.write(json.dumps(row) + "\n")
+        """Append one step. Values that are no finite numbers are null: JSON has no others."""
+        finite = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
+        }
+        with self._lock:
+            self._unwritten += json.dumps(finite).encode() + b"\n"
+            try:
+                self._flush()
+            except OSError as error:
+                if not files.is_full_disk(error):
+                    raise
 
     def sync(self) -> None:
-        """Put all rows on the disk, before a checkpoint says that their steps are done."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Put all rows on the disk, before a checkpoint says that their steps are done. Raises OSError without room."""
+        with self._lock:
+            self._flush()
+            os.fsync(self._file.fileno())
+
+    def _flush(self) -> None:
+        while self._unwritten:
+            self._unwritten = self._unwritten[self._file.write(self._unwritten) :]
 
     def close(self) -> None:
-        """Sync and close."""
-        self.sync()
-        self._file.close()
+        """Write what can be written, and close."""
+        with self._lock:
+            try:
+                self._flush()
+            except OSError as error:
+                log.warn(f"{self._path}: the last rows are not written ({error.strerror})")
+            self._file.close()
 
 
 def write_event(run_dir: Path, event: str, **details: Any) -> None:
-    """Append one line to the run's story, events.jsonl: start, resume, save, stop, with the time."""
-    with (run_dir / "events.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"time": round(time.time(), 3), "event": event, **details}) + "\n")
+    """Append one line to the run's story, events.jsonl, with the time; on a full disk the line is left out.
+
+    start, resume, save, stop, finish; allow_change, full_disk, skip, roll_back.
+    """
+    line = json.dumps({"time": round(time.time(), 3), "event": event, **details}) + "\n"
+    try:
+        with (run_dir / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line)
+    except OSError as error:
+        if not files.is_full_disk(error):
+            raise
 
 
 def peak_flops(device: torch.device, precision: str) -> float:

@@ -50,6 +50,24 @@ class TrainConfig(Config):
         1000, "A checkpoint every so many steps, and at the end.", changes_result=False, ge=1
     )
     keep_checkpoints: int = setting(2, "How many of the latest checkpoints stay.", changes_result=False, ge=1)
+    keep_every_steps: int = setting(
+        0, "The checkpoint of every so many steps stays for ever; 0: of none.", changes_result=False, ge=0
+    )
+    keep_best: bool = setting(True, "The checkpoint of the lowest validation loss stays.", changes_result=False)
+    on_full_disk: Literal["stop", "go_on"] = setting(
+        "stop",
+        "When a checkpoint finds no room: stop, or go on and try again at the next one; the last good one stays.",
+        changes_result=False,
+    )
+    time_limit_minutes: float = setting(
+        0.0, "Save and stop with exit code 75 after so long; 0: no limit.", changes_result=False, ge=0
+    )
+    max_skipped_in_a_row: int = setting(
+        10,
+        "Steps in a row of non-finite loss or gradient that are left out; then back to the last checkpoint, once.",
+        changes_result=False,
+        ge=1,
+    )
     validate_every_steps: int = setting(
         1000, "Validation every so many steps, and at the end.", changes_result=False, ge=1
     )

@@ -30,7 +30,7 @@ class StepResult:
     loss: Tensor  # mean nats a token
     accuracy: Tensor  # share of targets that were the likeliest token
     grad_norm: Tensor  # before clipping
-    is_off: Tensor  # 1 where fp16's range was left and the update called off
+    is_off: Tensor  # 1 where the update was called off: fp16's range was left, or loss or gradient are not finite
 
 
 def train_step(
@@ -58,7 +58,7 @@ def train_step(
     loss, correct, count = totals
     scale = 1 / (count * loss_scale.factor)  # from the sums to the mean's gradient
     grad_norm = gradients.norm() * scale
-    is_off = loss_scale.overflow(grad_norm)
+    is_off = (~(grad_norm + loss).isfinite()).to(loss_scale.factor.dtype)
     state.optimizer.step(gradients.all(), lr, scale * clip_factor(grad_norm, train.max_grad_norm), is_off)
     loss_scale.update(is_off)
     gradients.clear()

@@ -3,7 +3,7 @@
 import gc
 import statistics
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Set
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,16 +12,15 @@ from typing import Any
 import torch
 
 from tinyllama import files, log
-from tinyllama.checkpoint import checkpoint_format as form
-from tinyllama.checkpoint import save_load
-from tinyllama.errors import InputError, RecipeError
+from tinyllama.checkpoint.checkpoint_format import RunState, checkpoint_name
+from tinyllama.checkpoint.save_load import weights_sha256
+from tinyllama.errors import InputError, RecipeError, RunStoppedError
 from tinyllama.evaluate.validation import unigram_perplexity, validate
-from tinyllama.exchange.open_model import TOKENIZER_CONFIG
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.seeds import derive_seed
 from tinyllama.shards.batches import Batches, MicroBatch, TokenShards, prefetch
 from tinyllama.shards.shard_format import INDEX_FILE
-from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE, Tokenizer
+from tinyllama.tokenizer.bpe import Tokenizer
 from tinyllama.train.initial_weights import load_initial_weights
 from tinyllama.train.lr_schedule import lr_schedule
 from tinyllama.train.metrics import (
@@ -32,7 +31,10 @@ from tinyllama.train.metrics import (
     write_event,
 )
 from tinyllama.train.precision import choose_device
+from tinyllama.train.run_checkpoints import RunCheckpoints
 from tinyllama.train.step_clock import Lap, StepClock, garbage_kept
+from tinyllama.train.step_guard import SkippedStepsError, StepGuard
+from tinyllama.train.stop_requests import StopRequest, StopRequests
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_state import TrainState, log_start
 from tinyllama.train.train_step import DeviceBatch, StepResult, train_step
@@ -49,24 +51,30 @@ class UnderWay:
     data_wait_seconds: float  # of the host, for the loader
 
 
-def pretrain(config: LlamaConfig, train: TrainConfig, run_dir: Path) -> dict[str, Any]:
+def pretrain(
+    config: LlamaConfig, train: TrainConfig, run_dir: Path, allowed_changes: Set[str] = frozenset()
+) -> dict[str, Any]:
     """Train `config` on run_dir/shards with run_dir/tokenizer until the recipe's last step; returns the summary.
 
-    Goes on from the newest valid checkpoint in run_dir/checkpoints. Raises InputError when the shards, the tokenizer or
-    that checkpoint do not belong together, RecipeError when the recipe asks for what the data or the device cannot give.
+    Goes on from the newest valid checkpoint in run_dir/checkpoints, which may differ from the recipe in the keys of
+    `allowed_changes`. Raises InputError when the shards, the tokenizer or that checkpoint do not belong together,
+    RecipeError when the recipe asks for what the data or the device cannot give, RunStoppedError when a signal, the time
+    limit, a full disk or many non-finite steps in a row end the run before its end.
     """
-    trainer = Trainer(config, train, run_dir)
-    trainer.resume()
-    trainer.train_to_the_end()
+    with StopRequests(train.time_limit_minutes) as stops:
+        trainer = Trainer(config, train, run_dir, allowed_changes)
+        trainer.resume()
+        trainer.train_to_the_end(stops)
     return trainer.summary()
 
 
 class Trainer:
     """One run: its network, optimizer, data and files. `step` counts the updates that are done."""
 
-    def __init__(self, config: LlamaConfig, train: TrainConfig, run_dir: Path) -> None:
+    def __init__(
+        self, config: LlamaConfig, train: TrainConfig, run_dir: Path, allowed_changes: Set[str] = frozenset()
+    ) -> None:
         self.config, self.train, self.run_dir = config, train, run_dir
-        self.folder = run_dir / "checkpoints"
         self.schedule = lr_schedule(train)
         if self.schedule.warmup_steps < train.warmup_steps:
             log.warn(
@@ -79,6 +87,10 @@ class Trainer:
         self.model = self.state.model
         self.model.init_weights(derive_seed(train.seed, "weights"))
         self.state.network.refresh()
+        shards_fingerprint = files.sha256_file(self.train_shards.split / INDEX_FILE)
+        self.checkpoints = RunCheckpoints(
+            run_dir, config, train, self.state, self.tokenizer.fingerprint, shards_fingerprint, allowed_changes
+        )
         self.step = 0
         self.data_wait_seconds = 0.0
         self.last_validation: dict[str, float] | None = None
@@ -108,12 +120,35 @@ class Trainer:
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
-    def train_to_the_end(self) -> None:
-        """Update after update, with validation and checkpoints at their intervals and at the end.
+    def train_to_the_end(self, stops: StopRequests) -> None:
+        """All updates that are left. Raises RunStoppedError when something else than the last step ends them.
+
+        When too many steps in a row were skipped, the run goes back to its last checkpoint, once.
+        """
+        stop: StopRequest | None = None
+        try:
+            stop = self._train(stops)
+        except SkippedStepsError as trouble:
+            self._go_back(trouble)
+            try:
+                stop = self._train(stops)
+            except SkippedStepsError as again:
+                raise self._given_up(f"{again}, after going back once") from None
+        stop = stop or stops.by_signal()  # one that came during the last save
+        if stop is not None:
+            write_event(self.run_dir, "stop", step=self.step, reason=stop.reason, exit_code=stop.exit_code)
+            raise RunStoppedError(
+                f"stopped after step {self.step} ({stop.reason}), saved; the same command goes on from there",
+                stop.exit_code,
+            )
+
+    def _train(self, stops: StopRequests) -> StopRequest | None:
+        """Update after update, with validation and checkpoints at their intervals and at the end; why it stopped early.
 
         A step's figures are read while the next one is under way, so that the device never waits for the host.
         """
-        total = self.schedule.total_steps
+        total, stop = self.schedule.total_steps, None
+        self.guard = StepGuard(self.train)
         self.metrics = MetricsFile(self.run_dir / "metrics.jsonl", self.step)
         batches = self._device_batches(first_step=self.step)
         log_start(self.state, self.train)
@@ -121,24 +156,46 @@ class Trainer:
         try:
             with log.progress("pretrain", total) as line, garbage_kept():
                 clock = StepClock(self.device)
-                while self.step < total:
+                while self.step < total and stop is None:
                     result = self._update(batches)
                     lap = clock.lap([result.loss, result.accuracy, result.grad_norm, result.is_off])
                     if under_way is not None:
                         self._record(under_way, line)
                     under_way = UnderWay(self.step, lap, self.data_wait_seconds)
                     self.data_wait_seconds = 0.0
-                    if self._validates() or self._saves():
+                    self.checkpoints.look(wait=False)
+                    stop = stops.now()
+                    if self._validates() or self._saves() or stop is not None:
                         self._record(under_way, line)
                         under_way = None
-                        if self._saves():
-                            self._save()
+                        if self._saves() or stop is not None:
+                            self.checkpoints.save(self.step, self.last_validation, self.metrics)
                         clock.start()
                     if self.step % STEPS_BETWEEN_COLLECTIONS == 0:
                         gc.collect(1)
+            self.checkpoints.finish()
+        except Exception:
+            self.checkpoints.let_finish()
+            raise
         finally:
             batches.close()
             self.metrics.close()
+        return stop if self.step < total else None
+
+    def _go_back(self, trouble: SkippedStepsError) -> None:
+        """Take up the last checkpoint again, without what came after it."""
+        found = self.checkpoints.take_up()
+        if found is None:
+            raise self._given_up(f"{trouble}, and there is no checkpoint to go back to") from None
+        log.warn(f"pretrain: {trouble}; going back to the last checkpoint")
+        self._go_on_from(found, "roll_back")
+
+    def _given_up(self, reason: str) -> RunStoppedError:
+        write_event(self.run_dir, "stop", step=self.step, reason=reason, exit_code=1)
+        return RunStoppedError(
+            f"{reason}; lower train.peak_lr or lengthen train.warmup_steps, with --allow-change, or look at the data there",
+            1,
+        )
 
     def _validates(self) -> bool:
         return self.step % self.train.validate_every_steps == 0 or self.step == self.schedule.total_steps
@@ -178,6 +235,7 @@ class Trainer:
         """Wait for a step's figures and write them; validate when it is the last step so far and it is time."""
         step = done.step
         (loss, accuracy, grad_norm, is_off), seconds = done.lap.read()
+        skipped = self.guard.see(step, loss, is_off > 0)
         row: dict[str, Any] = {
             "step": step,
             "tokens": step * self.train.tokens_per_step,
@@ -188,9 +246,9 @@ class Trainer:
             "tokens_per_second": round(self.train.tokens_per_step / seconds, 1),
             "data_wait_seconds": round(done.data_wait_seconds, 6),
         }
-        if is_off:
-            row["called_off"] = True
-            log.warn(f"pretrain: step {step} left fp16's range; no update, the loss scale is halved")
+        if skipped:
+            row["skipped"] = skipped
+            write_event(self.run_dir, "skip", step=step, reason=skipped)
         if step == self.step and self._validates():
             self.last_validation = self._validate(
                 None if step == self.schedule.total_steps else self.train.validation_tokens
@@ -199,6 +257,7 @@ class Trainer:
                 row["validation"] = self.last_validation
         self.metrics.write(row)
         line.update(step, _note(row, self.last_validation))
+        self.guard.check(step)
 
     def _validate(self, max_tokens: int | None) -> dict[str, float] | None:
         """Loss, perplexity, accuracy and bits per byte on the validation split; None when the split is empty."""
@@ -213,61 +272,25 @@ class Trainer:
             max_tokens=max_tokens,
         )
 
-    # -- saved state ---------------------------------------------------------------------------------------------------
-
-    def _run_state(self) -> form.RunState:
-        return form.RunState(
-            step=self.step,
-            tokens=self.tokens,
-            model=self.config.to_dict(),
-            train=self.train.result_values(),
-            tokenizer_fingerprint=self.tokenizer.fingerprint,
-            shards_fingerprint=files.sha256_file(self.train_shards.split / INDEX_FILE),
-            updates=int(self.state.optimizer.updates.item()),
-            loss_scale=self.state.loss_scale.state(),
-            validation=self.last_validation,
-        )
-
-    def _save(self) -> None:
-        self.metrics.sync()
-        tokenizer_files = [self.run_dir / "tokenizer" / name for name in (MODEL_FILE, JSON_FILE, TOKENIZER_CONFIG)]
-        tokenizer_files = [file for file in tokenizer_files if file.exists()]
-        path = save_load.save(
-            self.folder,
-            self.model,
-            self.state.optimizer.moments(),
-            self._run_state(),
-            tokenizer_files,
-            self.train.keep_checkpoints,
-        )
-        write_event(self.run_dir, "save", step=self.step, checkpoint=path.name)
-
     def resume(self) -> None:
         """Take up the newest valid checkpoint, or else the weights of `init_from`.
 
         Raises InputError when the checkpoint is another run's, RecipeError when those weights do not fit.
         """
-        path = form.newest_valid(self.folder)
-        if path is None:
+        found = self.checkpoints.take_up()
+        if found is None:
             if self.train.init_from:
                 load_initial_weights(self.model, self.tokenizer, self.train.init_from)
                 self.state.network.refresh()
             write_event(self.run_dir, "start", step=0)
-            return
-        state = form.read_state(path)
-        self.step, self.last_validation = state.step, state.validation
-        self.state.optimizer.updates.fill_(state.updates)
-        self.state.loss_scale.load(state.loss_scale)
-        for name, found in vars(self._run_state()).items():
-            if getattr(state, name) != found:
-                raise InputError(
-                    f"{path}: its {name} is not this run's; the recipe, the shards or the tokenizer changed"
-                )
-        save_load.load_weights(self.model, save_load.load_tensors(path / form.WEIGHTS), path / form.WEIGHTS)
-        self.state.network.refresh()
-        save_load.load_moments(path, self.state.optimizer.moments())
-        write_event(self.run_dir, "resume", step=self.step, checkpoint=path.name)
-        log.info(f"pretrain: going on after step {self.step}, {path}")
+        else:
+            self._go_on_from(found, "resume")
+
+    def _go_on_from(self, found: RunState, event: str) -> None:
+        self.step, self.last_validation = found.step, found.validation
+        name = checkpoint_name(self.step)
+        write_event(self.run_dir, event, step=self.step, checkpoint=name)
+        log.info(f"pretrain: going on after step {self.step}, {self.run_dir / 'checkpoints' / name}")
 
     # -- the result ----------------------------------------------------------------------------------------------------
 
@@ -289,7 +312,8 @@ class Trainer:
             "tokens_per_second": round(tokens_per_second, 1),
             **model_flops_utilization(self.config, self.train.seq_len, tokens_per_second, peak),
             "peak_memory_bytes": peak_memory_bytes(self.device),
-            "weights_sha256": save_load.weights_sha256(self.model),
+            "skipped_steps": self.step - int(self.state.optimizer.updates.item()),
+            "weights_sha256": weights_sha256(self.model),
         }
         if self.last_validation is not None:
             summary["unigram_perplexity"] = unigram_perplexity(

@@ -1,0 +1,165 @@
+"""A run's checkpoints: saves them while training goes on, takes the newest whole one up again, answers a full disk."""
+
+from collections.abc import Set
+from pathlib import Path
+
+from tinyllama import files, log
+from tinyllama.checkpoint import checkpoint_format as form
+from tinyllama.checkpoint import save_load
+from tinyllama.checkpoint.async_save import AsyncSaver, Saved
+from tinyllama.checkpoint.checkpoint_format import RunState
+from tinyllama.checkpoint.retention import Retention
+from tinyllama.config_base import difference_lines, differences
+from tinyllama.errors import InputError, RunStoppedError
+from tinyllama.exchange.open_model import TOKENIZER_CONFIG
+from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE
+from tinyllama.train.metrics import MetricsFile, write_event
+from tinyllama.train.train_config import TrainConfig
+from tinyllama.train.train_state import TrainState
+
+FULL_DISK_EXIT_CODE = 1
+
+
+class RunCheckpoints:
+    """Saves and takes up the state of the run in `run_dir`."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        config: LlamaConfig,
+        train: TrainConfig,
+        state: TrainState,
+        tokenizer_fingerprint: str,
+        shards_fingerprint: str,
+        allowed_changes: Set[str],
+    ) -> None:
+        """`allowed_changes`: recipe keys in which the checkpoint that is taken up may differ."""
+        self.run_dir, self.config, self.train, self.state = run_dir, config, train, state
+        self.folder = run_dir / "checkpoints"
+        self._fingerprints = {"tokenizer_fingerprint": tokenizer_fingerprint, "shards_fingerprint": shards_fingerprint}
+        self._allowed_changes = allowed_changes
+        retention = Retention(train.keep_checkpoints, train.keep_every_steps, train.keep_best)
+        self._saver = AsyncSaver(self.folder, retention, self._sync_metrics, self._on_saved)
+        self._metrics: MetricsFile | None = None
+        self.last_good: Path | None = None
+        self._asked_for: int | None = None  # the step of the last save
+
+    # -- saving --------------------------------------------------------------------------------------------------------
+
+    def save(self, step: int, validation: dict[str, float] | None, metrics: MetricsFile) -> None:
+        """Begin to save the state after `step`, unless that was done; `metrics` must be on the disk before it counts.
+
+        Raises what kept the save before this one from the disk; RunStoppedError when that was a full disk.
+        """
+        if step == self._asked_for:
+            return
+        self.look()
+        self._metrics, self._asked_for = metrics, step
+        names = (MODEL_FILE, JSON_FILE, TOKENIZER_CONFIG)
+        tokenizer_files = [file for name in names if (file := self.run_dir / "tokenizer" / name).exists()]
+        weights = {name: value.detach() for name, value in self.state.model.named_parameters()}
+        self._saver.save(weights, self.state.optimizer.moments(), self._run_state(step, validation), tokenizer_files)
+
+    def look(self, *, wait: bool = True) -> None:
+        """See whether the last save failed; without `wait`, only if it has ended. Raises as `save` does."""
+        if self._saver.is_writing and not wait:
+            return
+        try:
+            self._saver.wait()
+        except OSError as error:
+            self._answer_full_disk(error, can_go_on=self.train.on_full_disk == "go_on")
+
+    def finish(self) -> None:
+        """Wait for the last save. Raises RunStoppedError when it found no room, whatever the recipe says."""
+        try:
+            self._saver.wait()
+        except OSError as error:
+            self._answer_full_disk(error, can_go_on=False)
+
+    def let_finish(self) -> None:
+        """Wait for the last save on the way out with another error; its own is not raised."""
+        try:
+            self._saver.wait()
+        except Exception as error:
+            log.warn(f"{self.folder}: the last checkpoint was not written ({error})")
+
+    def _answer_full_disk(self, error: OSError, *, can_go_on: bool) -> None:
+        if not files.is_full_disk(error):
+            raise error
+        last = self.last_good.name if self.last_good else "none yet"
+        step, self._asked_for = self._asked_for, None
+        line = f"{self.folder}: no room for the checkpoint of step {step} ({error.strerror}); the last good one: {last}"
+        if can_go_on:
+            write_event(self.run_dir, "full_disk", step=step)
+            log.warn(f"{line}; training goes on and tries again at the next one")
+            return
+        write_event(self.run_dir, "stop", step=step, reason="full disk", exit_code=FULL_DISK_EXIT_CODE)
+        raise RunStoppedError(f"{line}; make room, then the same command goes on from there", FULL_DISK_EXIT_CODE)
+
+    def _sync_metrics(self) -> None:
+        if self._metrics is not None:
+            self._metrics.sync()
+
+    def _on_saved(self, saved: Saved) -> None:
+        self.last_good = saved.path
+        write_event(
+            self.run_dir,
+            "save",
+            step=saved.step,
+            checkpoint=saved.path.name,
+            stall_seconds=round(saved.stall_seconds, 6),
+            write_seconds=round(saved.write_seconds, 6),
+            bytes=saved.n_bytes,
+        )
+
+    def _run_state(self, step: int, validation: dict[str, float] | None) -> RunState:
+        return RunState(
+            step=step,
+            tokens=step * self.train.tokens_per_step,
+            model=self.config.to_dict(),
+            train=self.train.result_values(),
+            updates=int(self.state.optimizer.updates.item()),
+            loss_scale=self.state.loss_scale.state(),
+            validation=validation,
+            **self._fingerprints,
+        )
+
+    # -- taking up -----------------------------------------------------------------------------------------------------
+
+    def take_up(self) -> RunState | None:
+        """Load the newest whole checkpoint into the run's state; None when there is none.
+
+        Damaged ones are named in a warning and set aside. Raises InputError, with all that differs, when the checkpoint
+        is another run's: another recipe but for the allowed keys, other shards or another tokenizer.
+        """
+        path, damaged = form.find_newest(self.folder)
+        for folder in damaged:
+            log.warn(f"{folder}: set aside as {form.set_aside(folder).name}")
+        if path is None:
+            return None
+        found = form.read_state(path)
+        changes = self._changes(path, found)
+        self.state.optimizer.updates.fill_(found.updates)
+        if "train.precision" not in changes:  # another format's loss scale would be wrong
+            self.state.loss_scale.load(found.loss_scale)
+        weights = save_load.load_tensors(path / form.WEIGHTS)
+        save_load.load_weights(self.state.model, weights, path / form.WEIGHTS)
+        self.state.network.refresh()
+        save_load.load_moments(path, self.state.optimizer.moments())
+        if changes:
+            write_event(self.run_dir, "allow_change", step=found.step, changes=changes)
+        self.last_good, self._asked_for = path, found.step
+        return found
+
+    def _changes(self, path: Path, found: RunState) -> dict[str, str]:
+        names = ("model", "train", *self._fingerprints)
+        ours = {"model": self.config.to_dict(), "train": self.train.result_values(), **self._fingerprints}
+        changes = differences({name: getattr(found, name) for name in names}, ours)
+        refused = {key: change for key, change in changes.items() if key not in self._allowed_changes}
+        if refused:
+            raise InputError(
+                f"{path}: made with another recipe, shards or tokenizer ({difference_lines(refused)}); "
+                "go back to them, or name each recipe key with --allow-change"
+            )
+        return changes
