@@ -18,7 +18,8 @@ class GpuKind:
     fp8 is there where the chip has it (`peak` says so in words).
     Bandwidths are in bytes a second, one way, for one device: `memory_bandwidth` of its memory, `link_bandwidth` to its
     neighbours in one host, `network_bandwidth` to other hosts. `matmul_efficiency` is the share of the peak that large
-    products reach, `attention_efficiency` that of attention's, of the 16-bit (or fp32) peak; `efficiency_source` says whether that was measured or is assumed.
+    products reach, `attention_efficiency` that of attention, of the 16-bit (or fp32) peak; `efficiency_source` says
+    whether they were measured or are assumed.
     """
 
     name: str
