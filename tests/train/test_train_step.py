@@ -138,11 +138,11 @@ def test_what_cannot_be_computed_is_refused():
         to_fp8(PackedLlama(make_model(ffn_dim=36), torch.bfloat16))
 
 
-def test_compiled_code_is_kept_where_the_user_keeps_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_compiled_code_is_kept_where_the_user_keeps_caches(monkeypatch: pytest.MonkeyPatch):
+    environment = {"XDG_CACHE_HOME": "caches"}
+    monkeypatch.setattr(os, "environ", environment)
     keep_compiled_code()
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "tinyllama" / "compiled")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
+    assert environment["TORCHINDUCTOR_CACHE_DIR"] == str(Path("caches") / "tinyllama" / "compiled")
+    environment["TORCHINDUCTOR_CACHE_DIR"] = "elsewhere"
     keep_compiled_code()
-    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere"
+    assert environment["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere"
