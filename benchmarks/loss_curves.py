@@ -37,7 +37,7 @@ NETWORK = LlamaConfig(
 )
 TRAIN: dict[str, Any] = {
     "steps": 611, "seq_len": 512, "tokens_per_step": 65_536, "micro_batch_size": 128, "precision": "fp32",
-    "peak_lr": 2e-3, "min_lr": 2e-4, "warmup_steps": 60, "save_every_steps": 10**6, "validate_every_steps": 10**6,
+    "peak_lr": 6e-4, "min_lr": 6e-5, "warmup_steps": 120, "save_every_steps": 10**6, "validate_every_steps": 10**6,
 }  # fmt: skip
 # What differs from TRAIN; `reference` is the loop in this file, in the format that it names.
 VARIANTS: dict[str, dict[str, Any]] = {

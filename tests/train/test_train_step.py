@@ -1,6 +1,8 @@
 """One update: accumulation equals one large batch, clipping and decay are what the papers say."""
 
 import copy
+import os
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -12,7 +14,7 @@ from tinyllama.model.llama_config import preset
 from tinyllama.model.packed_llama import PackedLlama
 from tinyllama.train.precision import check_precision, to_fp8
 from tinyllama.train.train_config import TrainConfig
-from tinyllama.train.train_state import TrainState
+from tinyllama.train.train_state import TrainState, keep_compiled_code
 from tinyllama.train.train_step import DeviceBatch, train_step
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -134,3 +136,13 @@ def test_what_cannot_be_computed_is_refused():
     pytest.importorskip("torchao")
     with pytest.raises(RecipeError, match=r"multiples of 16; layers\.0\.gate_up is 32 x 72"):
         to_fp8(PackedLlama(make_model(ffn_dim=36), torch.bfloat16))
+
+
+def test_compiled_code_is_kept_where_the_user_keeps_caches(monkeypatch: pytest.MonkeyPatch):
+    environment = {"XDG_CACHE_HOME": "caches"}
+    monkeypatch.setattr(os, "environ", environment)
+    keep_compiled_code()
+    assert environment["TORCHINDUCTOR_CACHE_DIR"] == str(Path("caches") / "tinyllama" / "compiled")
+    environment["TORCHINDUCTOR_CACHE_DIR"] = "elsewhere"
+    keep_compiled_code()
+    assert environment["TORCHINDUCTOR_CACHE_DIR"] == "elsewhere"

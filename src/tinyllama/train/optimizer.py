@@ -70,25 +70,28 @@ class AdamW:
             for parameter, pair, gradient, rates in rows:
                 optimizer_kernel.update(parameter.master, parameter.copy, gradient, pair, state, lr, rates)
             return
-        masters = [parameter.master for parameter in self._packed]
-        scaled = [gradient.to(master.dtype) * scale for master, gradient in zip(masters, gradients, strict=True)]
+        exact = [
+            gradient.to(parameter.master.dtype) for parameter, gradient in zip(self._packed, gradients, strict=True)
+        ]
         for decay in {rates.weight_decay for rates in self._rates}:
             numbers = [number for number, rates in enumerate(self._rates) if rates.weight_decay == decay]
-            self._step_group(numbers, scaled, lr, is_off)
+            self._step_group(numbers, exact, lr, scale, is_off)
         for parameter in self._packed:
             if parameter.copy is not None:
                 parameter.copy.copy_(parameter.master)
 
-    def _step_group(self, numbers: list[int], gradients: list[Tensor], lr: float, is_off: Tensor) -> None:
-        """PyTorch's fused update of parameters of one decay, whose moments it wants in fp32."""
+    def _step_group(
+        self, numbers: list[int], gradients: list[Tensor], lr: float, scale: Tensor, is_off: Tensor
+    ) -> None:
+        """PyTorch's fused update of parameters of one decay, whose moments it wants in the masters' format."""
         rates = self._rates[numbers[0]]
         masters, moments = [self._packed[n].master for n in numbers], [self._moments[n] for n in numbers]
         before = self.updates - 1 + is_off
         first, second = ([pair[k].to(masters[0].dtype) for pair in moments] for k in range(2))
         adamw(
             masters, [gradients[n] for n in numbers], first, second, [], [before.clone() for _ in numbers],
-            fused=True, found_inf=is_off, amsgrad=False, beta1=rates.beta1, beta2=rates.beta2, lr=lr,
-            weight_decay=rates.weight_decay, eps=rates.eps, maximize=False,
+            fused=True, grad_scale=(1 / scale).float(), found_inf=is_off, amsgrad=False, beta1=rates.beta1,
+            beta2=rates.beta2, lr=lr, weight_decay=rates.weight_decay, eps=rates.eps, maximize=False,
         )  # fmt: skip
         for pair, *exact in zip(moments, first, second, strict=True):
             for kept, new in zip(pair, exact, strict=True):

@@ -11,7 +11,8 @@ Always fp32: master weights and moments (unless optimizer_state says bf16), sums
 softmax and loss.
 """
 
-from typing import NamedTuple
+import os
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -76,7 +77,9 @@ def to_fp8(network: PackedLlama, emulate: bool = False) -> None:
     float8.convert_to_float8_training(network.layers, config=config)
 
 
-def _float8():
+def _float8() -> Any:
+    """torchao's module. Its compiled kernels, which training does not use, are not loaded: each wants one torch only."""
+    os.environ.setdefault("TORCHAO_FORCE_SKIP_LOADING_SO_FILES", "1")
     try:
         from torchao import float8
     except ImportError:
