@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,12 +103,18 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("answer", ["stop", "go_on"])
-def test_a_real_small_disk(prepared_run: Path, small_disk: Path, tmp_path: Path, answer: str):
-    other = Path(shutil.copytree(prepared_run, tmp_path / "undisturbed"))
-    undisturbed = outcome(other, run_to_its_end(other, overrides()))
-    one_checkpoint_bytes = events(other, "save")[0]["bytes"]
+@pytest.fixture(scope="module")
+def undisturbed(prepared_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[Any, ...], int]:
+    """Outcome of a run with room enough, and the bytes of one checkpoint."""
+    run_dir = Path(shutil.copytree(prepared_run, tmp_path_factory.mktemp("undisturbed") / "run"))
+    return outcome(run_dir, run_to_its_end(run_dir, overrides())), events(run_dir, "save")[0]["bytes"]
 
+
+@pytest.mark.parametrize("answer", ["stop", "go_on"])
+def test_a_real_small_disk(
+    prepared_run: Path, small_disk: Path, undisturbed: tuple[tuple[Any, ...], int], answer: str
+):
+    wanted, one_checkpoint_bytes = undisturbed
     run_dir = small_disk / "run"
     run_dir.mkdir()
     for name in ("shards", "tokenizer"):
@@ -125,5 +132,5 @@ def test_a_real_small_disk(prepared_run: Path, small_disk: Path, tmp_path: Path,
     assert [row["step"] for row in events(run_dir, "full_disk")] == ([6, 9] if answer == "go_on" else [])
 
     ballast.unlink()
-    assert outcome(run_dir, run_to_its_end(run_dir, words)) == undisturbed
+    assert outcome(run_dir, run_to_its_end(run_dir, words)) == wanted
     assert events(run_dir, "resume")[0]["step"] == 3
