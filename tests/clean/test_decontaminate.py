@@ -21,7 +21,10 @@ SHORT = {"goal": "how to wash a very old woollen carpet", "sol1": "with cold wat
 @pytest.fixture(scope="module")
 def eval_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("eval")
-    rows = {"rivers": [{"id": "1", "question": QUESTION, "choices": {"text": ["the left", "the right"]}}], "carpets": [SHORT]}
+    rows = {
+        "rivers": [{"id": "1", "question": QUESTION, "choices": {"text": ["the left", "the right"]}}],
+        "carpets": [SHORT],
+    }
     rows["again"] = [{"text": f"Before it. {QUESTION}"}]
     for task, examples in rows.items():
         (folder / task).mkdir()
@@ -39,7 +42,10 @@ def test_copies_are_found_whatever_their_case_and_layout(index: ContaminationInd
     words = len(plain_words(QUESTION))
     runs = words - RUN_WORDS + 1
     assert index.tasks_of(f"x {QUESTION} y") == {"again": runs, "rivers": runs}
-    assert index.tasks_of(QUESTION.upper().replace(" ", "\n  ").replace("two", "“two”")) == {"again": runs, "rivers": runs}
+    assert index.tasks_of(QUESTION.upper().replace(" ", "\n  ").replace("two", "“two”")) == {
+        "again": runs,
+        "rivers": runs,
+    }
     assert index.tasks_of(" ".join(QUESTION.split()[:RUN_WORDS])) == {"again": 1, "rivers": 1}
     assert index.tasks_of(" ".join(QUESTION.split()[: RUN_WORDS - 1])) == {}
     assert index.tasks_of(QUESTION.replace("stone", "iron")) == {}
@@ -87,7 +93,9 @@ WORDS = st.sampled_from(["a", "b", "é", "the", "x" * 70, "中", "Z9"])
 LONG = st.lists(WORDS, min_size=13, max_size=16).map(" ".join)
 
 
-@given(LONG, LONG, st.lists(WORDS, max_size=30).map(" ".join), st.lists(WORDS, max_size=30).map(" ".join), st.booleans())
+@given(
+    LONG, LONG, st.lists(WORDS, max_size=30).map(" ".join), st.lists(WORDS, max_size=30).map(" ".join), st.booleans()
+)
 @settings(max_examples=40, deadline=None)
 def test_as_sets_of_tuples(
     tmp_path_factory: pytest.TempPathFactory, one: str, two: str, before: str, after: str, planted: bool

@@ -109,7 +109,9 @@ _ARRAYS = ("run_hashes", "run_tasks", "short_hashes", "short_fields", "run_filte
 def build_index(data_dir: Path) -> ContaminationIndex:
     """The index of every task under `data_dir`. Raises InputError when there is none, or a file is damaged."""
     if not data_dir.is_dir():
-        raise InputError(f"{data_dir}: no such folder; clean.decontaminate takes a folder with one folder for each task")
+        raise InputError(
+            f"{data_dir}: no such folder; clean.decontaminate takes a folder with one folder for each task"
+        )
     folders = sorted(path for path in data_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
     tasks = [folder for folder in folders if _files(folder)]
     if not tasks:

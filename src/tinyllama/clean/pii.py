@@ -86,11 +86,18 @@ def _candidates(text: str, kinds: tuple[str, ...]) -> Iterator[tuple[str, Iterat
             yield "email", _over(at_lines, text, patterns.emails)
     if "ip" in kinds:
         yield "ip", _over(lines.around(lines.address_places()), text, patterns.ips)
-    finders = {"iban": patterns.ibans, "card": patterns.cards, "national_id": patterns.national_ids, "phone": patterns.phones}
-    numbered = lines.around(lines.number_places()) if finders.keys() & set(kinds) else []
-    for kind, finder in finders.items():
+    numbered = lines.around(lines.number_places()) if _NUMBERS.keys() & set(kinds) else []
+    for kind, finder in _NUMBERS.items():
         if kind in kinds and numbered:
             yield kind, _over(numbered, text, finder)
+
+
+_NUMBERS = {
+    "iban": patterns.ibans,
+    "card": patterns.cards,
+    "national_id": patterns.national_ids,
+    "phone": patterns.phones,
+}
 
 
 def _over(

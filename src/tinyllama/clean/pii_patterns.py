@@ -151,7 +151,8 @@ _PHONE_NORTH_AMERICAN = re.compile(
 # A number that the text itself calls one: "Tel.: 030 1234567", "call me on 030 1234567", "030 1234567 (office)".
 _PHONE_CANDIDATE = re.compile(rf"(?<![\w.+/-])\+?\(?{_SEPARATED}{_EXTENSION}(?![\w]|[.][0-9])")
 _PHONE_NAMED = re.compile(
-    r"(?<!\w)(?:tel|telephone|phone|fax|mobile|cell|desk)\b\.?(?:\s(?:number|no\.?))?(?:\sis)?[.:]?\s{0,2}$", re.IGNORECASE
+    r"(?<!\w)(?:tel|telephone|phone|fax|mobile|cell|desk)\b\.?(?:\s(?:number|no\.?))?(?:\sis)?[.:]?\s{0,2}$",
+    re.IGNORECASE,
 )
 _PHONE_HINTED = re.compile(
     r"(?<!\w)(?:call|calling|text|dial|ring|reach|phone|contact|whatsapp|sms|answering|messages|registered)\b[^\n0-9]{0,20}$",
@@ -218,10 +219,10 @@ def _is_card(match: re.Match[str]) -> bool:
     if not passes_luhn(digits) or len(set(digits)) == 1:
         return False
     first = int("".join(map(str, digits[:4])))
-    issued = len(digits) == 16 and (
+    issued = (len(digits) == 16 and (
         first // 1000 == 4 or 5100 <= first <= 5599 or 2221 <= first <= 2720 or first in (6011, 6304, 6759)
         or 6440 <= first <= 6599 or 3528 <= first <= 3589
-    ) or len(digits) == 15 and first // 100 in (34, 37)  # fmt: skip
+    )) or (len(digits) == 15 and first // 100 in (34, 37))  # fmt: skip
     return issued or _is_named(match, _CARD_NAMED, 60)
 
 
