@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.clean.clean_inputs import prose
 from tests.conftest import SHARED
-from tinyllama.clean.decontaminate import RUN_WORDS, ContaminationIndex, build_index, clean_of_evaluation
+from tinyllama.clean.decontaminate import RUN_WORDS, ContaminationIndex, _texts, build_index, clean_of_evaluation
 from tinyllama.clean.word_hashes import plain_words
 from tinyllama.errors import InputError
 
@@ -139,10 +139,11 @@ def test_a_planted_leak_of_every_task_is_found() -> None:
             with gzip.open(path, "rt", encoding="utf-8") as file:
                 rows = [json.loads(line) for line in file]
             for row in rows[:: max(1, len(rows) // 10)]:
-                fields = [value for value in row.values() if isinstance(value, str)]
-                text = max(fields, key=lambda field: len(field.split()), default="")
+                fields = [field for field in _texts(row) if len(plain_words(field)) > 1]
+                longest = max(fields, key=lambda field: len(plain_words(field)), default="")
+                text = longest if len(plain_words(longest)) >= RUN_WORDS else " ".join(fields)
                 if len(plain_words(text)) < RUN_WORDS:
-                    continue
+                    continue  # shorter than a run: stated in docs/safety.md
                 planted += 1
                 leaked = f"{prose(planted)} {text} {prose(planted + 1)}"
                 assert folder.name in index.tasks_of(leaked), (path, text)

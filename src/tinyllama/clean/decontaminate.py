@@ -28,7 +28,8 @@ from tinyllama.files import read_json, write_json
 TASKS_FILE = "tasks.json"
 RUN_WORDS, SHORT_WORDS = 13, 8
 MAX_WORD_BYTES = 60
-RUN_FILTER_BITS, SHORT_FILTER_BITS = 27, 22  # 16 MB, 4% full with five million hashes; 0.5 MB
+RUN_FILTER_BITS, SHORT_FILTER_BITS = 27, 22  # 16 MB, 7% full with five million hashes; 0.5 MB
+_SECOND_MIX = np.uint64(0xC2B2AE3D27D4EB4F)
 _CHUNK_WORDS = MAX_BYTES // (MAX_WORD_BYTES + 2)
 _RUN_BASE = 0xD6E8FEB86659FD93
 
@@ -37,29 +38,33 @@ Hashes = NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class ContaminationIndex:
-    """Which runs of words belong to which task; a run of two tasks is there twice.
+    """Which runs of words belong to which task.
 
-    A row of `short_fields` is (hash of the whole field, words of the field, task number).
+    `run_tasks[run_starts[k]:run_starts[k + 1]]` are the tasks of run k; `short_fields`, alike, the fields that begin with
+    eight words k: (hash of the whole field, words of the field, task number).
     """
 
     tasks: tuple[str, ...]
-    run_hashes: Hashes  # shape (runs,), sorted
-    run_tasks: NDArray[np.uint16]  # shape (runs,)
-    short_hashes: Hashes  # of their first 8 words: shape (short fields,), sorted
+    run_hashes: Hashes  # shape (runs,), sorted, each once
+    run_starts: NDArray[np.int64]  # shape (runs + 1,)
+    run_tasks: NDArray[np.uint16]
+    short_hashes: Hashes  # of first 8 words: shape (beginnings,), sorted, each once
+    short_starts: NDArray[np.int64]  # shape (beginnings + 1,)
     short_fields: NDArray[np.uint64]  # shape (short fields, 3)
-    run_filter: NDArray[np.uint8]  # Bloom filters with one hash: shapes (2**RUN_FILTER_BITS / 8,) and alike
+    run_filter: NDArray[np.uint8]  # Bloom filters with two hashes: shapes (2**RUN_FILTER_BITS / 8,) and alike
     short_filter: NDArray[np.uint8]
 
     def tasks_of(self, text: str) -> dict[str, int]:
         """Tasks of which the text has something, with the number of runs and short fields shared."""
         counts = np.zeros(len(self.tasks), np.int64)
         for sums in _prefix_sums(plain_words(text)):
-            _, first, last = _known(runs_at(sums, RUN_WORDS), self.run_hashes, self.run_filter, RUN_FILTER_BITS)
-            for task_numbers in self._run_tasks(first, last):
+            _, runs = _known(runs_at(sums, RUN_WORDS), self.run_hashes, self.run_filter, RUN_FILTER_BITS)
+            for task_numbers in self._run_tasks(self.run_starts[runs], self.run_starts[runs + 1]):
                 counts += np.bincount(task_numbers, minlength=counts.size)
-            found = _known(runs_at(sums, SHORT_WORDS), self.short_hashes, self.short_filter, SHORT_FILTER_BITS)
-            for place, start, end in zip(*map(np.ndarray.tolist, found), strict=True):
-                for whole, words, task in self.short_fields[start:end]:
+            beginnings = runs_at(sums, SHORT_WORDS)
+            places, found = _known(beginnings, self.short_hashes, self.short_filter, SHORT_FILTER_BITS)
+            for place, number in zip(places.tolist(), found.tolist(), strict=True):
+                for whole, words, task in self.short_fields[self.short_starts[number] : self.short_starts[number + 1]]:
                     if place + words < sums.size and runs_at(sums, int(words))[place] == whole:
                         counts[task] += 1
         return {name: int(count) for name, count in zip(self.tasks, counts, strict=True) if count}
@@ -103,7 +108,9 @@ def clean_of_evaluation(text: str, index: ContaminationIndex, drops: str) -> tup
     return "", shared, 0
 
 
-_ARRAYS = ("run_hashes", "run_tasks", "short_hashes", "short_fields", "run_filter", "short_filter")
+_ARRAYS = (
+    "run_hashes", "run_starts", "run_tasks", "short_hashes", "short_starts", "short_fields", "run_filter", "short_filter",
+)  # fmt: skip
 
 
 def build_index(data_dir: Path) -> ContaminationIndex:
@@ -124,39 +131,54 @@ def build_index(data_dir: Path) -> ContaminationIndex:
             run_tasks.append(np.full(of_task.size, number, np.uint16))
             shorts.append(np.column_stack([short_of_task, np.full(len(short_of_task), number, np.uint64)]))
             line.update(number + 1)
-    hashes, short = np.concatenate(runs), np.concatenate(shorts)
-    order, short = np.argsort(hashes, kind="stable"), short[np.argsort(short[:, 0], kind="stable")]
+    short = np.concatenate(shorts)
+    run_hashes, run_starts, order = _grouped(np.concatenate(runs))
+    short_hashes, short_starts, short_order = _grouped(short[:, 0])
     return ContaminationIndex(
         tasks=tuple(folder.name for folder in tasks),
-        run_hashes=hashes[order],
+        run_hashes=run_hashes,
+        run_starts=run_starts,
         run_tasks=np.concatenate(run_tasks)[order],
-        short_hashes=np.ascontiguousarray(short[:, 0]),
-        short_fields=np.ascontiguousarray(short[:, 1:]),
-        run_filter=_filter_of(hashes, RUN_FILTER_BITS),
-        short_filter=_filter_of(short[:, 0], SHORT_FILTER_BITS),
+        short_hashes=short_hashes,
+        short_starts=short_starts,
+        short_fields=np.ascontiguousarray(short[short_order, 1:]),
+        run_filter=_filter_of(run_hashes, RUN_FILTER_BITS),
+        short_filter=_filter_of(short_hashes, SHORT_FILTER_BITS),
     )
 
 
+def _grouped(hashes: Hashes) -> tuple[Hashes, NDArray[np.int64], NDArray[np.int64]]:
+    """(distinct hashes sorted, where each one's rows start, and the order of rows that makes it so)."""
+    order = np.argsort(hashes, kind="stable")
+    distinct, starts = np.unique(hashes[order], return_index=True)
+    return distinct, np.append(starts, hashes.size), order
+
+
 def _filter_of(hashes: Hashes, bits: int) -> NDArray[np.uint8]:
-    """One bit for each value of the first `bits` bits of a hash."""
+    """A Bloom filter: two bits of 2**bits for each hash."""
     there = np.zeros(1 << bits, bool)
-    there[hashes >> np.uint64(64 - bits)] = True
+    for mixed in (hashes, hashes * _SECOND_MIX):
+        there[mixed >> np.uint64(64 - bits)] = True
     return np.packbits(there, bitorder="little")
+
+
+def _may_be(hashes: Hashes, filter_bytes: NDArray[np.uint8], bits: int) -> NDArray[np.bool_]:
+    heads = hashes >> np.uint64(64 - bits)
+    masks = np.uint8(1) << (heads & np.uint64(7)).astype(np.uint8)
+    return filter_bytes.take((heads >> np.uint64(3)).view(np.int64)) & masks != 0
 
 
 def _known(
     hashes: Hashes, index: Hashes, filter_bytes: NDArray[np.uint8], bits: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """(places, first, last) of the hashes that are `index[first:last]`; the filter spares most the search."""
-    heads = hashes >> np.uint64(64 - bits)
-    passed = filter_bytes[heads >> np.uint64(3)] >> (heads & np.uint64(7)).astype(np.uint8) & np.uint8(1)
-    places = np.flatnonzero(passed)
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(places, numbers): hashes[places] are index[numbers]; the filter spares most the search."""
+    places = np.flatnonzero(_may_be(hashes, filter_bytes, bits))
+    places = places[_may_be(hashes[places] * _SECOND_MIX, filter_bytes, bits)]
     if not places.size or not index.size:
-        return places[:0], places[:0], places[:0]
-    first = np.searchsorted(index, hashes[places])
-    real = index[np.minimum(first, index.size - 1)] == hashes[places]
-    places, first = places[real], first[real]
-    return places, first, np.searchsorted(index, hashes[places], "right")
+        return places[:0], places[:0]
+    numbers = np.minimum(np.searchsorted(index, hashes[places]), index.size - 1)
+    real = index[numbers] == hashes[places]
+    return places[real], numbers[real]
 
 
 def _files(folder: Path) -> list[Path]:
