@@ -75,3 +75,20 @@ def test_driver_names(driver_name: str, name: str):
 )
 def test_unknown_driver_names(driver_name: str):
     assert find_gpu(driver_name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "fp8"), [("H100", 1979e12), ("H200", 1979e12), ("B200", 4500e12), ("L40S", 733e12), ("RTX4090", 330e12)]
+)
+def test_peaks_of_chips_with_fp8(name: str, fp8: float):
+    assert KINDS[name].peak("fp8") == fp8
+    assert KINDS[name].peak("fp16") == KINDS[name].peak("bf16") > KINDS[name].peak("fp32")
+
+
+@pytest.mark.parametrize("name", ["A100-40G", "A100-80G", "CPU"])
+def test_chips_without_fp8_say_so(name: str):
+    with pytest.raises(
+        RecipeError, match=f"train.precision: 'fp8', but {name} has no such products; 'bf16' would work"
+    ):
+        KINDS[name].peak("fp8")
+    assert KINDS[name].peak("fp16") == KINDS[name].peak("bf16")

@@ -45,14 +45,14 @@ def random_tokens(batch: int, length: int, vocab_size: int = 512, seed: int = 1)
 
 def run_state(model: Llama, tokenizer_fingerprint: str, step: int = 3) -> RunState:
     """The state of a run at `step`."""
-    return RunState(step, step * 100, model.config.to_dict(), {"seed": 1}, tokenizer_fingerprint, "shards")
+    return RunState(step, step * 100, model.config.to_dict(), {"seed": 1}, tokenizer_fingerprint, "shards", step, {})
 
 
 def save_checkpoint(folder: Path, tokenizer: Path, model: Llama, step: int = 3) -> Path:
     """Write a checkpoint of `model` with the tokenizer's files into `folder`; returns its path."""
     files = [tokenizer / name for name in (MODEL_FILE, JSON_FILE)]
     state = run_state(model, Tokenizer.load(tokenizer).fingerprint, step)
-    return save_load.save(folder, model, torch.optim.AdamW(model.parameters()), state, files, keep=9)
+    return save_load.save(folder, model, {}, state, files, keep=9)
 
 
 def make_run(prepared_run: Path, out: Path, model: Llama | None = None) -> Path:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from tinyllama.bench.bench_command import bench
 from tinyllama.cli_content import explain, score_safety, train_safety
 from tinyllama.cli_options import (
     Inputs,
@@ -371,3 +372,6 @@ def report(
     from tinyllama.report.run_report import write_report
 
     show({"report": str(write_report(run_dir))}, as_json)
+
+
+app.command()(bench)

@@ -14,10 +14,12 @@ GPUS_PER_HOST = 8
 class GpuKind:
     """One kind of device.
 
-    `memory_bytes` is what its driver reports. `peak_flops` are dense, without sparsity, by the products' precision.
+    `memory_bytes` is what its driver reports. `peak_flops` are dense, without sparsity, by the products' precision;
+    fp8 is there where the chip has it (`peak` says so in words).
     Bandwidths are in bytes a second, one way, for one device: `memory_bandwidth` of its memory, `link_bandwidth` to its
     neighbours in one host, `network_bandwidth` to other hosts. `matmul_efficiency` is the share of the peak that large
-    products reach; `efficiency_source` says whether that was measured or is assumed.
+    products reach, `attention_efficiency` that of attention, of the 16-bit (or fp32) peak; `efficiency_source` says
+    whether they were measured or are assumed.
     """
 
     name: str
@@ -27,6 +29,7 @@ class GpuKind:
     link_bandwidth: float
     network_bandwidth: float
     matmul_efficiency: float
+    attention_efficiency: float
     efficiency_source: str
 
     @property
@@ -34,50 +37,63 @@ class GpuKind:
         """Whether it is a CPU: no driver context, no launches to wait for."""
         return self.name == "CPU"
 
+    def peak(self, precision: str) -> float:
+        """FLOP/s of products in `precision`. Raises RecipeError when the chip has none, with one that it has."""
+        if precision not in self.peak_flops:
+            raise RecipeError(
+                f"train.precision: {precision!r}, but {self.name} has no such products; 'bf16' would work"
+            )
+        return self.peak_flops[precision]
+
 
 def _gpu(
     name: str,
     memory_mib: int,
     bf16_tflops: float,
     fp32_tflops: float,
+    fp8_tflops: float | None,
     memory_gb_per_second: float,
     link_gb_per_second: float,
     network_gb_per_second: float,
     matmul_efficiency: float,
+    attention_efficiency: float,
     efficiency_source: str,
 ) -> GpuKind:
+    tflops = {"bf16": bf16_tflops, "fp16": bf16_tflops, "fp32": fp32_tflops, "fp8": fp8_tflops}
     return GpuKind(
         name,
         memory_mib * MIB,
-        {"bf16": bf16_tflops * 1e12, "fp32": fp32_tflops * 1e12},
+        {precision: peak * 1e12 for precision, peak in tflops.items() if peak is not None},
         memory_gb_per_second * 1e9,
         link_gb_per_second * 1e9,
         network_gb_per_second * 1e9,
         matmul_efficiency,
+        attention_efficiency,
         efficiency_source,
     )
 
 
-_MEASURED_A100 = "measured: TinyLlama trains at 24,000 tokens/s on each A100-40G, mfu_palm 56%"
-_MEASURED_H100 = "measured: tinyllama-1.1b trained by this network on one H100, 69,700 tokens/s"
+_MEASURED_A100 = "fitted: TinyLlama trains at 24,000 tokens/s on each A100-40G, mfu_palm 56%"
+_MEASURED_H100 = "measured: tinyllama-1.1b trained by this network on one H100, 80,200 tokens/s"
 _MEASURED_SAME_CHIP = "assumed: the same chip as the measured one, with more memory"
 _ASSUMED = "assumed: not measured"
 
 # Links: NVLink at about 80% of its data-sheet rate, PCIe 4.0 x16 for cards without it. Network: one 200 Gb/s adapter a
-# device beside A100, 400 Gb/s beside Hopper and Blackwell, 100 Gb/s shared by two cards elsewhere. fp32: without TF32.
+# device beside A100, 400 Gb/s beside Hopper and Blackwell, 100 Gb/s shared by two cards elsewhere.
+# fp32: without TF32; fp16: bf16's; fp8: summed in fp32.
 KINDS: dict[str, GpuKind] = {
     kind.name: kind
     for kind in (
-        #    name         MiB     bf16  fp32  memory link network efficiency
-        _gpu("A100-40G", 40_960, 312, 19.5, 1555, 240, 25, 0.63, _MEASURED_A100),
-        _gpu("A100-80G", 81_920, 312, 19.5, 2039, 240, 25, 0.63, _MEASURED_SAME_CHIP),
-        _gpu("H100", 81_559, 989, 67, 3350, 360, 50, 0.64, _MEASURED_H100),
-        _gpu("H200", 143_771, 989, 67, 4800, 360, 50, 0.64, _MEASURED_SAME_CHIP),
-        _gpu("B200", 183_359, 2250, 75, 8000, 720, 50, 0.55, _ASSUMED),
-        _gpu("L40S", 46_068, 362, 91.6, 864, 20, 6, 0.5, _ASSUMED),
-        _gpu("RTX4090", 24_564, 165, 82.6, 1008, 20, 6, 0.6, _ASSUMED),
+        #    name         MiB     bf16  fp32  fp8  memory link network products attention
+        _gpu("A100-40G", 40_960, 312, 19.5, None, 1555, 240, 25, 0.605, 0.4, _MEASURED_A100),
+        _gpu("A100-80G", 81_920, 312, 19.5, None, 2039, 240, 25, 0.605, 0.4, _MEASURED_SAME_CHIP),
+        _gpu("H100", 81_559, 989, 67, 1979, 3350, 360, 50, 0.74, 0.25, _MEASURED_H100),
+        _gpu("H200", 143_771, 989, 67, 1979, 4800, 360, 50, 0.74, 0.25, _MEASURED_SAME_CHIP),
+        _gpu("B200", 183_359, 2250, 75, 4500, 8000, 720, 50, 0.6, 0.25, _ASSUMED),
+        _gpu("L40S", 46_068, 362, 91.6, 733, 864, 20, 6, 0.55, 0.3, _ASSUMED),
+        _gpu("RTX4090", 24_564, 165, 82.6, 330, 1008, 20, 6, 0.65, 0.35, _ASSUMED),
         # The machine that the quickstart is meant for: 2 cores x 32 FLOP a cycle (AVX2) x 3 GHz.
-        _gpu("CPU", 16_384, 0.192, 0.192, 20, 1, 1, 0.4, "assumed: two cores of a server and 16 GiB"),
+        _gpu("CPU", 16_384, 0.192, 0.192, None, 20, 1, 1, 0.4, 0.3, "assumed: two cores of a server and 16 GiB"),
     )
 }
 _ALIASES = {"A100": "A100-40G", "A10040GB": "A100-40G", "A10080GB": "A100-80G", "H100SXM": "H100", "H10080G": "H100"}

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tiny_model import random_tokens, tiny_llama
-from tinyllama.model.dropout import dropout, hash_32, keep_mask, sample_keys
+from tinyllama.model.dropout import dropout, hash_32, keep_mask, layer_keys, sample_keys
 
 SAMPLES = torch.tensor([3, 4, 5, 6])
 
@@ -14,42 +14,44 @@ SAMPLES = torch.tensor([3, 4, 5, 6])
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
 def test_rate(probability: float):
     keys = sample_keys(1, 2, torch.arange(64))
-    mask = keep_mask(torch.Size((64, 10_000)), probability, keys, 0, 1)
+    mask = keep_mask(torch.Size((64, 10_000)), probability, keys, 1)
     deviation = (probability * (1 - probability) / mask.numel()) ** 0.5
     assert abs(1 - mask.double().mean().item() - probability) < 5 * deviation
 
 
 def test_mean_is_kept():
     values = torch.ones(16, 20_000)
-    dropped = dropout(values, 0.25, sample_keys(1, 2, torch.arange(16)), 0, 1)
+    dropped = dropout(values, 0.25, sample_keys(1, 2, torch.arange(16)), 1)
     assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
     assert dropped.mean().item() == pytest.approx(1.0, abs=0.01)
 
 
 def test_evaluation_and_probability_zero_change_nothing():
     values = torch.randn(4, 5)
-    assert dropout(values, 0.5, None, 0, 1) is values
-    assert dropout(values, 0.0, sample_keys(1, 2, SAMPLES), 0, 1) is values
+    assert dropout(values, 0.5, None, 1) is values
+    assert dropout(values, 0.0, sample_keys(1, 2, SAMPLES), 1) is values
 
 
 def test_mask_of_a_sample_is_the_same_in_any_batch():
-    whole = keep_mask(torch.Size((4, 7, 9)), 0.5, sample_keys(1, 2, SAMPLES), 3, 1)
+    whole = keep_mask(torch.Size((4, 7, 9)), 0.5, sample_keys(1, 2, SAMPLES), 1)
     for row in range(4):
-        alone = keep_mask(torch.Size((1, 7, 9)), 0.5, sample_keys(1, 2, SAMPLES[row : row + 1]), 3, 1)
+        alone = keep_mask(torch.Size((1, 7, 9)), 0.5, sample_keys(1, 2, SAMPLES[row : row + 1]), 1)
         assert torch.equal(whole[row], alone[0])
 
 
 @pytest.mark.parametrize("changed", [(9, 2, 0, 1), (1, 9, 0, 1), (1, 2, 9, 1), (1, 2, 0, 2), (1 + 2**40, 2, 0, 1)])
 def test_each_part_of_the_key_gives_another_mask(changed: tuple[int, int, int, int]):
     def mask(seed: int, step: int, layer: int, site: int) -> torch.Tensor:
-        return keep_mask(torch.Size((4, 4096)), 0.5, sample_keys(seed, step, SAMPLES), layer, site)
+        keys = layer_keys(sample_keys(seed, step, SAMPLES), layer)
+        assert keys is not None
+        return keep_mask(torch.Size((4, 4096)), 0.5, keys, site)
 
     agreement = (mask(1, 2, 0, 1) == mask(*changed)).double().mean().item()
     assert abs(agreement - 0.5) < 5 * 0.5 / (4 * 4096) ** 0.5  # as often as two independent masks
 
 
 def test_neighbouring_samples_and_positions_are_independent():
-    mask = keep_mask(torch.Size((128, 2048)), 0.5, sample_keys(0, 0, torch.arange(128)), 0, 0).double() * 2 - 1
+    mask = keep_mask(torch.Size((128, 2048)), 0.5, sample_keys(0, 0, torch.arange(128)), 0).double() * 2 - 1
     bound = 5 / mask.numel() ** 0.5
     assert abs((mask[1:] * mask[:-1]).mean().item()) < bound
     assert abs((mask[:, 1:] * mask[:, :-1]).mean().item()) < bound

@@ -1,4 +1,4 @@
-from tinyllama.model.llama_config import PRESETS
+from tinyllama.model.llama_config import PRESETS, preset
 from tinyllama.plan.cost import plan
 from tinyllama.plan.plan_table import duration, render, size
 from tinyllama.train.train_config import TrainConfig
@@ -14,8 +14,8 @@ def test_the_table_shows_figures_parts_and_layouts():
 
 
 def test_the_table_of_what_does_not_fit():
-    text = render(plan(PRESETS["tinyllama-1.1b"], TrainConfig(), "RTX4090"))
-    assert "does not fit: more devices: 2xRTX4090 would fit, sharded" in text
+    text = render(plan(preset("tinyllama-1.1b", n_layers=26), TrainConfig(), "RTX4090"))
+    assert "does not fit: train.recompute: 'full' and train.optimizer_state: 'bf16' would fit" in text
     assert "Layouts that fit" not in text
     assert "is not a multiple" in render(plan(PRESETS["tinyllama-1.1b"], TrainConfig(), "7xH100")).replace("\n", " ")
 

@@ -114,7 +114,7 @@ def test_sequences_outside_the_step_are_refused(train: TokenShards, start: int, 
 def test_prefetch_gives_the_same_in_the_same_order(train: TokenShards):
     batches = Batches(train, 16, 8, seed=1)
     slices = [(step, start, 4) for step in range(6) for start in (0, 4)]
-    found = list(prefetch(batches, slices))
+    found = list(prefetch(batches, slices, lambda batch: batch))
     assert len(found) == 12
     for micro_batch, wanted in zip(found, slices, strict=True):
         assert np.array_equal(micro_batch.inputs, batches.micro_batch(*wanted).inputs)
@@ -122,7 +122,7 @@ def test_prefetch_gives_the_same_in_the_same_order(train: TokenShards):
 
 def test_prefetch_raises_an_error_at_its_place(train: TokenShards):
     batches = Batches(train, 16, 8, seed=1)
-    found = prefetch(batches, [(0, 0, 8), (1, 0, 99)])
+    found = prefetch(batches, [(0, 0, 8), (1, 0, 99)], lambda batch: batch)
     assert next(found).inputs.shape == (8, 16)
     with pytest.raises(IndexError):
         next(found)
@@ -131,10 +131,10 @@ def test_prefetch_raises_an_error_at_its_place(train: TokenShards):
 def test_prefetch_ends_its_thread_when_closed(train: TokenShards):
     batches = Batches(train, 16, 8, seed=1)
     before = threading.active_count()
-    found = prefetch(batches, ((step, 0, 8) for step in range(10**9)))
+    found = prefetch(batches, ((step, 0, 8) for step in range(10**9)), lambda batch: batch)
     next(found)
     assert threading.active_count() == before + 1
-    found.close()  # pyright: ignore[reportAttributeAccessIssue]
+    found.close()
     assert threading.active_count() == before
 
 

@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "generate": {"exchange", "checkpoint", "model", "tokenizer"},
     "evaluate": {"generate", "exchange", "checkpoint", "model", "shards", "tokenizer"},
     "train": {"evaluate", "exchange", "checkpoint", "model", "shards", "tokenizer"},
+    "bench": {"train", "generate", "model"},
     "plan": {"model", "train"},
     "report": set(),
 }
@@ -137,7 +138,11 @@ HEAVY = {
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["quickstart"], ["pretrain"], ["crawl"], ["clean"], ["train-safety"], ["tokenizer", "train"], ["generate"]],
+    [
+        [],
+        *([word] for word in ("quickstart", "pretrain", "crawl", "clean", "train-safety", "generate", "bench")),
+        ["tokenizer", "train"],
+    ],
 )
 def test_help_loads_nothing_heavy(command: list[str]):
     code = f"""

@@ -14,7 +14,16 @@ from tests.conftest import overrides
 from tinyllama import api, files
 from tinyllama.errors import InputError, RecipeError
 
-TIMING = {"tokens_per_second", "seconds", "mfu_causal", "mfu_palm", "peak_memory_bytes", "time", "cpu_seconds"}
+TIMING = {
+    "tokens_per_second",
+    "seconds",
+    "mfu_causal",
+    "mfu_palm",
+    "peak_memory_bytes",
+    "time",
+    "cpu_seconds",
+    "data_wait_seconds",
+}
 
 
 @pytest.fixture

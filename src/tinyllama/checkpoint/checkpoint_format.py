@@ -18,7 +18,7 @@ from typing import Any
 from tinyllama import files, log
 from tinyllama.errors import InputError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 WEIGHTS, OPTIMIZER, STATE, MANIFEST = "weights.safetensors", "optimizer.safetensors", "state.json", "manifest.json"
 _NAME = re.compile(r"step_(\d{8,})")
 
@@ -33,6 +33,8 @@ class RunState:
     train: dict[str, Any]  # TrainConfig values that change the result
     tokenizer_fingerprint: str
     shards_fingerprint: str
+    updates: int  # steps less those that fp16's loss scale called off
+    loss_scale: dict[str, float]  # its factor, and the good updates since it last changed
     validation: dict[str, float] | None = None
 
 

@@ -14,25 +14,24 @@ from tinyllama.checkpoint import checkpoint_format as form
 from tinyllama.checkpoint.checkpoint_format import RunState
 from tinyllama.errors import InputError
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-
 
 def save(
     folder: Path,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    moments: dict[str, Tensor],
     state: RunState,
     tokenizer_files: list[Path],
     keep: int,
 ) -> Path:
-    """Write `folder`/step_NNNNNNNN atomically, then remove all but the `keep` newest. Returns the checkpoint's path."""
+    """Write `folder`/step_NNNNNNNN atomically, then remove all but the `keep` newest. Returns the checkpoint's path.
+
+    `moments`: the optimizer's tensors under `MOMENT.PARAMETER NAME`.
+    """
     path = folder / form.checkpoint_name(state.step)
     with files.atomic_folder(path) as partial:
-        weights = {name: value.detach().float().cpu().contiguous() for name, value in model.named_parameters()}
-        save_file(weights, partial / form.WEIGHTS)
-        moments = optimizer_tensors(model, optimizer)
+        save_file(_plain(dict(model.named_parameters())), partial / form.WEIGHTS)
         if moments:
-            save_file(moments, partial / form.OPTIMIZER)
+            save_file(_plain(moments), partial / form.OPTIMIZER)
         for file in tokenizer_files:
             shutil.copyfile(file, partial / file.name)
         form.write_state(partial, state)
@@ -42,14 +41,10 @@ def save(
     return path
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's moments under `MOMENT.PARAMETER NAME`; AdamW's update count is the run's step."""
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        for moment in MOMENTS:
-            if moment in optimizer.state.get(parameter, {}):
-                tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment].detach().float().cpu().contiguous()
-    return tensors
+def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """In fp32, on the CPU, each with memory of its own."""
+    plain = {name: value.detach().to("cpu", torch.float32) for name, value in tensors.items()}
+    return {name: value.clone(memory_format=torch.contiguous_format) for name, value in plain.items()}
 
 
 def load_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
@@ -78,18 +73,15 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], origin: Path) -> 
         parameters[name].copy_(tensors[name])
 
 
-def load_optimizer(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Put a checkpoint's moments into a fresh optimizer over the model's parameters."""
+@torch.no_grad()
+def load_moments(folder: Path, moments: dict[str, Tensor]) -> None:
+    """Copy a checkpoint's moments into those of an optimizer. Raises InputError for a missing or misshapen one."""
     tensors = load_tensors(folder / form.OPTIMIZER)
-    for name, parameter in model.named_parameters():
-        state: dict[str, Tensor] = {}
-        for moment in MOMENTS:
-            value = tensors.get(f"{moment}.{name}")
-            if value is None or value.shape != parameter.shape:
-                raise InputError(f"{folder / form.OPTIMIZER}: {moment}.{name} is missing or of another shape")
-            state[moment] = value.to(parameter.device)
-        state["step"] = torch.tensor(float(step), device=parameter.device)
-        optimizer.state[parameter] = state
+    for name, moment in moments.items():
+        value = tensors.get(name)
+        if value is None or value.shape != moment.shape:
+            raise InputError(f"{folder / form.OPTIMIZER}: {name} is missing or of another shape")
+        moment.copy_(value)
 
 
 def weights_sha256(model: nn.Module) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from tinyllama.errors import InputError
 from tinyllama.model.llama import Llama
 from tinyllama.model.loss import IGNORED, next_token_loss
+from tinyllama.model.packed_llama import PackedLlama
 from tinyllama.shards.batches import TokenShards
 from tinyllama.shards.shard_format import count_tokens
 from tinyllama.tokenizer.bpe import Tokenizer
@@ -24,7 +25,7 @@ TEXT_CHUNK_TOKENS = 2**20
 
 @torch.no_grad()
 def validate(
-    model: Llama,
+    model: Llama | PackedLlama,
     shards: TokenShards,
     tokenizer: Tokenizer,
     *,
@@ -35,11 +36,11 @@ def validate(
     """Figures over the split's targets, or its first `max_tokens`, in order, on the model's device.
 
     Returns `loss` (mean nats a token), `perplexity` (e^loss, capped at e^709), `accuracy` (share of targets that were
-    the likeliest token), `bits_per_byte` and `tokens` (targets). The number format is the caller's, by autocast.
+    the likeliest token), `bits_per_byte` and `tokens` (targets). The number format is the network's, or by autocast.
     Raises InputError when the split has no target.
     """
     n_targets = count_targets(shards, max_tokens)
-    device = model.embedding.weight.device
+    device = model.output_weight.device
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     for inputs, targets in _batches(shards, n_targets, seq_len, batch_size):
@@ -66,12 +67,16 @@ def count_targets(shards: TokenShards, max_tokens: int | None = None) -> int:
 
 
 def _batches(shards: TokenShards, n_targets: int, seq_len: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs and targets (B, T). The shorter last window is filled up with targets that count nowhere."""
+    """Inputs and targets (B, T), B the same for all: what is compiled for one serves them all.
+
+    The shorter last window, and the rows that the last batch lacks, are filled up with targets that count nowhere.
+    """
     starts = range(0, n_targets, seq_len)
+    batch_size = min(batch_size, len(starts))
     for first in range(0, len(starts), batch_size):
         rows = starts[first : first + batch_size]
-        inputs = torch.zeros(len(rows), seq_len, dtype=torch.int64)
-        targets = torch.full((len(rows), seq_len), IGNORED)
+        inputs = torch.zeros(batch_size, seq_len, dtype=torch.int64)
+        targets = torch.full((batch_size, seq_len), IGNORED)
         for row, start in enumerate(rows):
             length = min(seq_len, n_targets - start)
             ids = torch.from_numpy(shards.tokens(start, start + length + 1).astype(np.int64))

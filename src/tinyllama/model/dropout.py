@@ -32,19 +32,24 @@ def sample_keys(seed: int, step: int, samples: Tensor) -> Tensor:
     return state
 
 
-def keep_mask(shape: torch.Size, probability: float, keys: Tensor, layer: int, site: int) -> Tensor:
-    """Boolean mask of `shape` (B, ...): True with 1 - probability. Row b is fixed by keys[b], layer and site."""
-    state = _mix_in(_mix_in(keys, layer + 1), site)  # (B,)
+def layer_keys(keys: Tensor | None, layer: int) -> Tensor | None:
+    """Keys (B,) of one layer, the embedding being -1; what is compiled for a layer then serves them all."""
+    return None if keys is None else _mix_in(keys, layer + 1)
+
+
+def keep_mask(shape: torch.Size, probability: float, keys: Tensor, site: int) -> Tensor:
+    """Boolean mask of `shape` (B, ...): True with 1 - probability. Row b is fixed by keys[b], a layer's, and site."""
+    state = _mix_in(keys, site)  # (B,)
     position = torch.arange(shape[1:].numel(), device=keys.device, dtype=torch.int64)
     bits = hash_32(hash_32(position)[None, :] ^ state[:, None])  # (B, values of a sample)
     return (bits >= int(probability * 2**32)).view(shape)
 
 
-def dropout(values: Tensor, probability: float, keys: Tensor | None, layer: int, site: int) -> Tensor:
+def dropout(values: Tensor, probability: float, keys: Tensor | None, site: int) -> Tensor:
     """Drop values of shape (B, ...) and scale the rest by 1 / (1 - probability). Without keys: evaluation, no change."""
     if keys is None or probability == 0.0:
         return values
-    mask = keep_mask(values.shape, probability, keys, layer, site)
+    mask = keep_mask(values.shape, probability, keys, site)
     return values * mask.to(values.dtype) * (1.0 / (1.0 - probability))
 
 

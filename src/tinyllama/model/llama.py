@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tinyllama.model.attention import attend, attend_reference
-from tinyllama.model.dropout import ATTENTION_RESIDUAL, EMBEDDING, FEED_FORWARD_RESIDUAL, dropout
+from tinyllama.model.dropout import ATTENTION_RESIDUAL, EMBEDDING, FEED_FORWARD_RESIDUAL, dropout, layer_keys
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.rotary import rotary_table, rotate
 
@@ -68,7 +68,7 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.update(self.layer, k, v)  # (B, G, S, K)
         if dropout_keys is not None and self.dropout > 0:  # the fused kernel's own dropout cannot be keyed by sample
-            out = attend_reference(q, k, v, mask, self.dropout, dropout_keys, self.layer)
+            out = attend_reference(q, k, v, mask, self.dropout, dropout_keys)
         else:
             out = attend(q, k, v, mask)
         return self.o(out.transpose(1, 2).reshape(B, T, -1))
@@ -92,7 +92,7 @@ class Layer(nn.Module):
 
     def __init__(self, config: LlamaConfig, layer: int) -> None:
         super().__init__()
-        self.layer, self.dropout = layer, config.dropout
+        self.dropout = config.dropout
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
         self.attention = Attention(config, layer)
         self.feed_forward_norm = RMSNorm(config.dim, config.norm_eps)
@@ -107,9 +107,9 @@ class Layer(nn.Module):
         dropout_keys: Tensor | None = None,
     ) -> Tensor:  # (B, T, D) -> (B, T, D)
         attended = self.attention(self.attention_norm(x), rotary, mask, cache, dropout_keys)
-        x = x + dropout(attended, self.dropout, dropout_keys, self.layer, ATTENTION_RESIDUAL)
+        x = x + dropout(attended, self.dropout, dropout_keys, ATTENTION_RESIDUAL)
         fed = self.feed_forward(self.feed_forward_norm(x))
-        return x + dropout(fed, self.dropout, dropout_keys, self.layer, FEED_FORWARD_RESIDUAL)
+        return x + dropout(fed, self.dropout, dropout_keys, FEED_FORWARD_RESIDUAL)
 
 
 class Llama(nn.Module):
@@ -143,12 +143,12 @@ class Llama(nn.Module):
             start = 0 if cache is None else cache.n_tokens
             positions = torch.arange(start, start + tokens.shape[1], device=tokens.device)[None, :]
         x = self.embedding(tokens)  # (B, T, E)
-        x = dropout(x, self.config.dropout, dropout_keys, -1, EMBEDDING)
+        x = dropout(x, self.config.dropout, layer_keys(dropout_keys, -1), EMBEDDING)
         if self.embedding_projection is not None:
             x = self.embedding_projection(x)  # (B, T, D)
         rotary = rotary_table(positions, self.config, self._compute_dtype(x))
-        for layer in self.layers:
-            x = layer(x, rotary, mask, cache, dropout_keys)
+        for number, layer in enumerate(self.layers):
+            x = layer(x, rotary, mask, cache, layer_keys(dropout_keys, number))
         x = self.norm(x)
         return x if self.head_projection is None else self.head_projection(x)
 

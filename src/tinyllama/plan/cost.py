@@ -106,13 +106,21 @@ def find_layouts(model: LlamaConfig, train: TrainConfig, n_gpus: int, gpu: GpuKi
 def _layout(
     model: LlamaConfig, train: TrainConfig, n_gpus: int, gpu: GpuKind, parallel: Parallel, micro_batch_size: int
 ) -> dict[str, Any]:
-    shapes = {"micro_batch_size": micro_batch_size, "seq_len": train.seq_len, "precision": train.precision}
-    compiled = train.compile == "on" or (train.compile == "auto" and not gpu.is_cpu)
-    parts = memory_parts(model, **shapes, parallel=parallel, n_gpus=n_gpus, compiled=compiled)
+    shapes = {
+        "micro_batch_size": micro_batch_size, "seq_len": train.seq_len, "precision": train.precision,
+        "recompute": train.recompute, "parallel": parallel, "n_gpus": n_gpus,
+    }  # fmt: skip
+    parts = memory_parts(
+        model,
+        **shapes,
+        compiled=train.compile == "on" or (train.compile == "auto" and not gpu.is_cpu),
+        optimizer_state=train.optimizer_state,
+        micro_batches=train.tokens_per_step // (n_gpus * micro_batch_size * train.seq_len),
+    )
     if gpu.is_cpu:
         parts["context"] = 0
     needed = sum(parts.values())
-    time = step_time(model, gpu, n_gpus=n_gpus, tokens_per_step=train.tokens_per_step, **shapes, parallel=parallel)
+    time = step_time(model, gpu, tokens_per_step=train.tokens_per_step, **shapes)
     return {
         "parallel": parallel,
         "replicate": n_gpus if parallel == "replicate" else 1,
@@ -147,7 +155,7 @@ def _times(
     time: StepTime = layout["time"]
     seconds = steps * time.total
     speed = layout["tokens_per_second"]
-    peak = n_gpus * gpu.peak_flops[train.precision]
+    peak = n_gpus * gpu.peak(train.precision)
     gpu_hours = seconds * n_gpus / 3600
     return {
         "tokens_per_second": round(speed, 1),
@@ -184,6 +192,11 @@ def _changes(
         ]
     lacking = smallest["memory_bytes_per_gpu"] - usable_bytes(gpu)
     lines = [f"the smallest layout lacks {lacking / 1e9:,.2f} GB on each {gpu.name}"]
+    for saving in ({"recompute": "full"}, {"recompute": "full", "optimizer_state": "bf16"}):
+        if any(layout["fits"] for layout in find_layouts(model, train.model_copy(update=saving), n_gpus, gpu)):
+            words = " and ".join(f"train.{key}: {value!r}" for key, value in saving.items())
+            lines.append(f"{words} would fit")
+            break
     enough = _enough_gpus(model, train, n_gpus, gpu)
     if enough:
         lines.append(f"more devices: {enough}x{gpu.name} would fit, sharded")

@@ -6,11 +6,11 @@ Shapes: B sequences of a micro-batch, T = seq_len.
 import queue
 import threading
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from tinyllama.errors import InputError, RecipeError
 from tinyllama.shards.shard_format import map_shard, open_split, outside_vocabulary, verify_split
 from tinyllama.shards.window_order import WindowOrder
 
+Made = TypeVar("Made")
 MAX_MAPPED_FILES = 64  # each map holds a file descriptor
 
 
@@ -134,15 +135,17 @@ class Batches:
         return MicroBatch(np.ascontiguousarray(ids[:, :-1]), np.ascontiguousarray(ids[:, 1:]), samples)
 
 
-def prefetch(batches: Batches, slices: Iterable[tuple[int, int, int]], ready: int = 2) -> Iterator[MicroBatch]:
-    """The micro-batch of each (step, start, count), in order, read ahead by a thread that keeps `ready` of them.
+def prefetch(
+    batches: Batches, slices: Iterable[tuple[int, int, int]], prepare: Callable[[MicroBatch], Made], ready: int = 2
+) -> Generator[Made]:
+    """`prepare` of the micro-batch of each (step, start, count), in order, by a thread that keeps `ready` of them.
 
     An error in the thread is raised here, at its place in the order. Closing the iterator ends the thread.
     """
-    waiting: queue.Queue[MicroBatch | BaseException | None] = queue.Queue(ready)
+    waiting: queue.Queue[Made | BaseException | None] = queue.Queue(ready)
     closed = threading.Event()
 
-    def put(item: MicroBatch | BaseException | None) -> bool:
+    def put(item: Made | BaseException | None) -> bool:
         while not closed.is_set():
             try:
                 waiting.put(item, timeout=0.1)
@@ -154,7 +157,7 @@ def prefetch(batches: Batches, slices: Iterable[tuple[int, int, int]], ready: in
     def read_ahead() -> None:
         try:
             for step, start, count in slices:
-                if not put(batches.micro_batch(step, start, count)):
+                if not put(prepare(batches.micro_batch(step, start, count))):
                     return
             put(None)
         except BaseException as error:

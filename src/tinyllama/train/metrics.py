@@ -13,6 +13,7 @@ import torch
 from tinyllama import files
 from tinyllama.gpu_kinds import find_gpu
 from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.train.precision import FORMATS
 
 
 class MetricsFile:
@@ -46,12 +47,15 @@ def write_event(run_dir: Path, event: str, **details: Any) -> None:
 
 
 def peak_flops(device: torch.device, precision: str) -> float:
-    """FLOP/s that the device could reach: the data sheet's for a known GPU, else the best of three measured products."""
+    """FLOP/s that the device could reach: the data sheet's for a known GPU, else the best of three measured products.
+
+    A GPU that is not known is measured in bf16 where fp8 is asked for.
+    """
     if device.type == "cuda":
         kind = find_gpu(torch.cuda.get_device_name(device))
-        if kind is not None:
+        if kind is not None and precision in kind.peak_flops:
             return kind.peak_flops[precision]
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = FORMATS[precision].compute or torch.float32
     size = 4096 if device.type == "cuda" else 1024
     matrix = torch.randn(size, size, device=device, dtype=dtype)
     fastest = float("inf")

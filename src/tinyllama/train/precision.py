@@ -1,10 +1,41 @@
-"""Number formats: where the computation may be short, and where it stays in fp32."""
+"""Number formats: where the computation may be short, and where it stays in fp32.
 
-from contextlib import AbstractContextManager, nullcontext
+| precision | products | residual stream | loss scale |
+|-----------|----------|-----------------|------------|
+| fp32      | fp32     | fp32            | no         |
+| bf16      | bf16     | bf16            | no         |
+| fp16      | fp16     | fp32            | yes        |
+| fp8       | fp8, attention and head bf16 | bf16 | no |
+
+Always fp32: master weights and moments (unless optimizer_state says bf16), sums of gradients, norms, the embedding,
+softmax and loss.
+"""
+
+import os
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from tinyllama.errors import RecipeError
+from tinyllama.model.packed_llama import PackedLlama
+
+FP8_MULTIPLE = 16  # of both widths of a product
+
+
+class NumberFormat(NamedTuple):
+    """Dtypes of a precision; None: the parameters' own."""
+
+    compute: torch.dtype | None
+    stream: torch.dtype | None
+
+
+FORMATS = {
+    "fp32": NumberFormat(None, None),
+    "bf16": NumberFormat(torch.bfloat16, torch.bfloat16),
+    "fp16": NumberFormat(torch.float16, None),  # a stream of large values would leave fp16's range
+    "fp8": NumberFormat(torch.bfloat16, torch.bfloat16),
+}
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -16,10 +47,41 @@ def choose_device(wanted: str) -> torch.device:
     return torch.device(wanted)
 
 
-def compute_format(precision: str, device: torch.device) -> AbstractContextManager:
-    """The context of forward and loss: fp32 as it is, bf16 by autocast (weights, norms' statistics, loss stay fp32)."""
-    if precision == "fp32":
-        return nullcontext()
-    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise RecipeError("train.precision: 'bf16', but this GPU has no bf16; 'fp32' would work")
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+def check_precision(precision: str, device: torch.device) -> None:
+    """Raises RecipeError when the device has no such products, with one that it has."""
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise RecipeError("train.precision: 'bf16', but this GPU has no bf16; 'fp16' would work")
+    if precision != "fp8":
+        return
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9):
+        raise RecipeError(
+            "train.precision: 'fp8' needs a GPU of compute capability 8.9 (Ada, Hopper) or later; 'bf16' would work"
+        )
+    _float8()
+
+
+def to_fp8(network: PackedLlama, emulate: bool = False) -> None:
+    """Let the layers' products compute in fp8 with one scale a tensor (Micikevicius et al. 2022), by torchao.
+
+    `emulate` rounds to fp8 and multiplies in fp32, on any device: for tests. Raises RecipeError for widths that fp8
+    products cannot have, and without torchao.
+    """
+    float8 = _float8()
+    for name, module in network.layers.named_modules():
+        if isinstance(module, nn.Linear) and (module.in_features % FP8_MULTIPLE or module.out_features % FP8_MULTIPLE):
+            raise RecipeError(
+                f"train.precision: 'fp8' needs widths that are multiples of {FP8_MULTIPLE}; layers.{name} is "
+                f"{module.in_features} x {module.out_features}; 'bf16' would work"
+            )
+    config = float8.Float8LinearConfig(emulate=emulate)
+    float8.convert_to_float8_training(network.layers, config=config)
+
+
+def _float8() -> Any:
+    """torchao's module. Its compiled kernels, which training does not use, are not loaded: each wants one torch only."""
+    os.environ.setdefault("TORCHAO_FORCE_SKIP_LOADING_SO_FILES", "1")
+    try:
+        from torchao import float8
+    except ImportError:
+        raise RecipeError("train.precision: 'fp8' needs torchao: pip install 'tinyllama-pretrain[fp8]'") from None
+    return float8

@@ -15,8 +15,18 @@ class TrainConfig(Config):
     tokens_per_step: int = setting(2_097_152, "Tokens of one update, over all micro-batches and devices.", ge=1)
     micro_batch_size: int = setting(16, "Sequences that one device computes at once.", ge=1)
     seq_len: int = setting(2048, "Tokens that the model sees at once.", ge=2)
-    precision: Literal["fp32", "bf16"] = setting("bf16", "Number format of the computation; weights stay fp32.")
+    precision: Literal["fp32", "bf16", "fp16", "fp8"] = setting(
+        "bf16", "Number format of the products; weights, their updates, norms and loss stay fp32."
+    )
+    recompute: Literal["none", "selective", "full"] = setting(
+        "none",
+        "What the backward pass computes again to save memory: selective, the feed-forward's inside; full, the layers.",
+        changes_result=False,
+    )
     optimizer: Literal["adamw"] = setting("adamw", "Update rule.")
+    optimizer_state: Literal["fp32", "bf16"] = setting(
+        "fp32", "Number format of AdamW's moments; bf16 saves 4 bytes a weight."
+    )
     beta1: float = setting(0.9, "AdamW's decay of the first moment.", ge=0, lt=1)
     beta2: float = setting(0.95, "AdamW's decay of the second moment.", ge=0, lt=1)
     adam_eps: float = setting(1e-8, "AdamW's epsilon.", gt=0)

@@ -1,8 +1,11 @@
 """Pre-training of one run folder on one device: from token shards to checkpoints, resumed wherever it stopped."""
 
+import gc
 import statistics
 import time
 from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,9 @@ from tinyllama.checkpoint import save_load
 from tinyllama.errors import InputError, RecipeError
 from tinyllama.evaluate.validation import unigram_perplexity, validate
 from tinyllama.exchange.open_model import TOKENIZER_CONFIG
-from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.seeds import derive_seed
-from tinyllama.shards.batches import Batches, TokenShards, prefetch
+from tinyllama.shards.batches import Batches, MicroBatch, TokenShards, prefetch
 from tinyllama.shards.shard_format import INDEX_FILE
 from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE, Tokenizer
 from tinyllama.train.initial_weights import load_initial_weights
@@ -29,10 +31,22 @@ from tinyllama.train.metrics import (
     peak_memory_bytes,
     write_event,
 )
-from tinyllama.train.optimizer import make_optimizer
-from tinyllama.train.precision import choose_device, compute_format
+from tinyllama.train.precision import choose_device
+from tinyllama.train.step_clock import Lap, StepClock, garbage_kept
 from tinyllama.train.train_config import TrainConfig
+from tinyllama.train.train_state import TrainState, log_start
 from tinyllama.train.train_step import DeviceBatch, StepResult, train_step
+
+STEPS_BETWEEN_COLLECTIONS = 100  # of young garbage
+
+
+@dataclass(frozen=True)
+class UnderWay:
+    """A step that was begun and whose figures are still to come."""
+
+    step: int
+    lap: Lap
+    data_wait_seconds: float  # of the host, for the loader
 
 
 def pretrain(config: LlamaConfig, train: TrainConfig, run_dir: Path) -> dict[str, Any]:
@@ -61,14 +75,12 @@ class Trainer:
             )
         self._open_data()
         self.device = choose_device(train.device)
-        with torch.device(self.device):
-            self.model = Llama(config)
+        self.state = TrainState(config, train, self.device)
+        self.model = self.state.model
         self.model.init_weights(derive_seed(train.seed, "weights"))
-        self.optimizer = make_optimizer(self.model, train)
-        if train.compile == "on" or (train.compile == "auto" and self.device.type == "cuda"):
-            for layer in self.model.layers:
-                layer.compile()
+        self.state.network.refresh()
         self.step = 0
+        self.data_wait_seconds = 0.0
         self.last_validation: dict[str, float] | None = None
 
     def _open_data(self) -> None:
@@ -97,83 +109,113 @@ class Trainer:
     # -- the loop ------------------------------------------------------------------------------------------------------
 
     def train_to_the_end(self) -> None:
-        """Update after update, with validation and checkpoints at their intervals and at the end."""
+        """Update after update, with validation and checkpoints at their intervals and at the end.
+
+        A step's figures are read while the next one is under way, so that the device never waits for the host.
+        """
         total = self.schedule.total_steps
         self.metrics = MetricsFile(self.run_dir / "metrics.jsonl", self.step)
         batches = self._device_batches(first_step=self.step)
-        self.model.train()
+        log_start(self.state, self.train)
+        under_way: UnderWay | None = None
         try:
-            with log.progress("pretrain", total) as line:
+            with log.progress("pretrain", total) as line, garbage_kept():
+                clock = StepClock(self.device)
                 while self.step < total:
-                    started = time.perf_counter()
                     result = self._update(batches)
-                    loss = result.loss.item()  # waits for the device: without it only the launches would be timed
-                    self._record(loss, result.grad_norm.item(), time.perf_counter() - started, line)
+                    lap = clock.lap([result.loss, result.accuracy, result.grad_norm, result.is_off])
+                    if under_way is not None:
+                        self._record(under_way, line)
+                    under_way = UnderWay(self.step, lap, self.data_wait_seconds)
+                    self.data_wait_seconds = 0.0
+                    if self._validates() or self._saves():
+                        self._record(under_way, line)
+                        under_way = None
+                        if self._saves():
+                            self._save()
+                        clock.start()
+                    if self.step % STEPS_BETWEEN_COLLECTIONS == 0:
+                        gc.collect(1)
         finally:
             batches.close()
             self.metrics.close()
 
+    def _validates(self) -> bool:
+        return self.step % self.train.validate_every_steps == 0 or self.step == self.schedule.total_steps
+
+    def _saves(self) -> bool:
+        return self.step % self.train.save_every_steps == 0 or self.step == self.schedule.total_steps
+
     def _update(self, batches: Iterator[DeviceBatch]) -> StepResult:
         micro_batches = (next(batches) for _ in range(self.train.micro_batches_per_step))
         lr = self.schedule.lr_at(self.step + 1)
-        result = train_step(self.model, self.optimizer, micro_batches, self.train, step=self.step, lr=lr)
+        result = train_step(self.state, micro_batches, self.train, step=self.step, lr=lr)
         self.step += 1
         return result
 
     def _device_batches(self, first_step: int) -> Generator[DeviceBatch]:
-        """The run's micro-batches from `first_step` on, read ahead by a thread."""
+        """The run's micro-batches from `first_step` on, read ahead and put into pinned memory by a thread."""
         size = self.train.micro_batch_size
         slices = (
             (step, number * size, size)
             for step in range(first_step, self.schedule.total_steps)
             for number in range(self.train.micro_batches_per_step)
         )
-        for batch in prefetch(self.batches, slices):
-            tensors = (torch.from_numpy(array) for array in batch)
-            if self.device.type == "cuda":
-                tensors = (tensor.pin_memory().to(self.device, non_blocking=True) for tensor in tensors)
-            yield DeviceBatch(*tensors)
+        with closing(prefetch(self.batches, slices, self._on_host)) as ready:
+            while True:
+                asked = time.perf_counter()
+                batch = next(ready, None)
+                self.data_wait_seconds += time.perf_counter() - asked
+                if batch is None:
+                    return
+                yield DeviceBatch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
 
-    def _record(self, loss: float, grad_norm: float, seconds: float, line: log.ProgressLine) -> None:
-        """Write the step's metrics; validate and save when it is time."""
-        train, last = self.train, self.step == self.schedule.total_steps
+    def _on_host(self, batch: MicroBatch) -> DeviceBatch:
+        tensors = (torch.from_numpy(array) for array in batch)
+        return DeviceBatch(*(tensor.pin_memory() if self.device.type == "cuda" else tensor for tensor in tensors))
+
+    def _record(self, done: UnderWay, line: log.ProgressLine) -> None:
+        """Wait for a step's figures and write them; validate when it is the last step so far and it is time."""
+        step = done.step
+        (loss, accuracy, grad_norm, is_off), seconds = done.lap.read()
         row: dict[str, Any] = {
-            "step": self.step,
-            "tokens": self.tokens,
+            "step": step,
+            "tokens": step * self.train.tokens_per_step,
             "loss": loss,
+            "accuracy": accuracy,
             "grad_norm": grad_norm,
-            "lr": self.schedule.lr_at(self.step),
-            "tokens_per_second": round(train.tokens_per_step / seconds, 1),
+            "lr": self.schedule.lr_at(step),
+            "tokens_per_second": round(self.train.tokens_per_step / seconds, 1),
+            "data_wait_seconds": round(done.data_wait_seconds, 6),
         }
-        if last or self.step % train.validate_every_steps == 0:
-            self.last_validation = self._validate(None if last else train.validation_tokens)
+        if is_off:
+            row["called_off"] = True
+            log.warn(f"pretrain: step {step} left fp16's range; no update, the loss scale is halved")
+        if step == self.step and self._validates():
+            self.last_validation = self._validate(
+                None if step == self.schedule.total_steps else self.train.validation_tokens
+            )
             if self.last_validation is not None:
                 row["validation"] = self.last_validation
         self.metrics.write(row)
-        line.update(self.step, _note(row, self.last_validation))
-        if last or self.step % train.save_every_steps == 0:
-            self._save()
+        line.update(step, _note(row, self.last_validation))
 
     def _validate(self, max_tokens: int | None) -> dict[str, float] | None:
         """Loss, perplexity, accuracy and bits per byte on the validation split; None when the split is empty."""
         if self.validation_shards.n_tokens < 2:
             return None
-        self.model.eval()
-        with compute_format(self.train.precision, self.device):
-            figures = validate(
-                self.model,
-                self.validation_shards,
-                self.tokenizer,
-                seq_len=self.train.seq_len,
-                batch_size=self.train.micro_batch_size,
-                max_tokens=max_tokens,
-            )
-        self.model.train()
-        return figures
+        return validate(
+            self.state.network,
+            self.validation_shards,
+            self.tokenizer,
+            seq_len=self.train.seq_len,
+            batch_size=self.train.micro_batch_size,
+            max_tokens=max_tokens,
+        )
 
     # -- saved state ---------------------------------------------------------------------------------------------------
 
-    def _state(self) -> form.RunState:
+    def _run_state(self) -> form.RunState:
         return form.RunState(
             step=self.step,
             tokens=self.tokens,
@@ -181,6 +223,8 @@ class Trainer:
             train=self.train.result_values(),
             tokenizer_fingerprint=self.tokenizer.fingerprint,
             shards_fingerprint=files.sha256_file(self.train_shards.split / INDEX_FILE),
+            updates=int(self.state.optimizer.updates.item()),
+            loss_scale=self.state.loss_scale.state(),
             validation=self.last_validation,
         )
 
@@ -189,7 +233,12 @@ class Trainer:
         tokenizer_files = [self.run_dir / "tokenizer" / name for name in (MODEL_FILE, JSON_FILE, TOKENIZER_CONFIG)]
         tokenizer_files = [file for file in tokenizer_files if file.exists()]
         path = save_load.save(
-            self.folder, self.model, self.optimizer, self._state(), tokenizer_files, self.train.keep_checkpoints
+            self.folder,
+            self.model,
+            self.state.optimizer.moments(),
+            self._run_state(),
+            tokenizer_files,
+            self.train.keep_checkpoints,
         )
         write_event(self.run_dir, "save", step=self.step, checkpoint=path.name)
 
@@ -202,17 +251,21 @@ class Trainer:
         if path is None:
             if self.train.init_from:
                 load_initial_weights(self.model, self.tokenizer, self.train.init_from)
+                self.state.network.refresh()
             write_event(self.run_dir, "start", step=0)
             return
         state = form.read_state(path)
         self.step, self.last_validation = state.step, state.validation
-        for name, found in vars(self._state()).items():
+        self.state.optimizer.updates.fill_(state.updates)
+        self.state.loss_scale.load(state.loss_scale)
+        for name, found in vars(self._run_state()).items():
             if getattr(state, name) != found:
                 raise InputError(
                     f"{path}: its {name} is not this run's; the recipe, the shards or the tokenizer changed"
                 )
         save_load.load_weights(self.model, save_load.load_tensors(path / form.WEIGHTS), path / form.WEIGHTS)
-        save_load.load_optimizer(path, self.model, self.optimizer, self.step)
+        self.state.network.refresh()
+        save_load.load_moments(path, self.state.optimizer.moments())
         write_event(self.run_dir, "resume", step=self.step, checkpoint=path.name)
         log.info(f"pretrain: going on after step {self.step}, {path}")
 

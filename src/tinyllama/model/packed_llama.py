@@ -1,0 +1,261 @@
+"""The network as training computes it: few and large products, a short residual stream, fp32 where it is critical.
+
+`Llama` is for reading and for judging. This computes the same function from the same parameters, faster:
+
+- q, k and v are one product, gate and up another; the packed matrix holds the canonical ones one under another.
+- Products read matrices in `compute_dtype`, copies that are made once an update. Norms and their statistics, the embedding
+  and the rotary angles stay in the parameters' own format (fp32).
+- A layer ends with the norm that the next one begins with, so that addition and norm are one pass over memory.
+- Hidden states go from layer to layer in `stream_dtype`.
+
+Letters as in llama.py: B batch, T tokens, D dim, H heads, G key and value heads, K head_dim, F ffn_dim, V vocab_size.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from tinyllama.model.attention import attend, attend_reference, fastest_first
+from tinyllama.model.dropout import ATTENTION_RESIDUAL, EMBEDDING, FEED_FORWARD_RESIDUAL, dropout, layer_keys
+from tinyllama.model.llama import Llama
+from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.model.packed_weights import pack
+from tinyllama.model.rotary import rotary_table, rotate
+
+try:
+    from tinyllama.model import norm_kernel, swiglu_kernel
+except ImportError:  # no Triton: PyTorch's own operations do the same
+    norm_kernel = swiglu_kernel = None
+
+Recompute = Literal["none", "selective", "full"]
+
+
+@dataclass(frozen=True, eq=False)
+class PackedParameter:
+    """One tensor that an update changes: canonical parameters one under another.
+
+    `master` (fp32) is what the canonical network holds. `leaf` receives the gradient: it shares the master's memory, or is
+    its 16-bit copy. `copy` is what an update must refresh from the master; None where there is none.
+    """
+
+    names: tuple[str, ...]
+    rows: tuple[int, ...]
+    master: Tensor
+    leaf: nn.Parameter
+    copy: Tensor | None
+
+    def canonical(self, packed: Tensor) -> dict[str, Tensor]:
+        """The parts of a tensor of the master's shape, by canonical name: views."""
+        return dict(zip(self.names, packed.split(self.rows), strict=True))
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """RMSNorm (Zhang and Sennrich 2019) of (..., D), computed in the weight's format, rounded once to `dtype`."""
+    exact = x.to(weight.dtype)
+    return (exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + eps) * weight).to(dtype)
+
+
+class PackedLayer(nn.Module):
+    """One layer: four products, and two chains between them that compile to a kernel each."""
+
+    def __init__(self, config: LlamaConfig, compute_dtype: torch.dtype, recompute: Recompute) -> None:
+        super().__init__()
+        self.config, self.compute_dtype, self.recompute = config, compute_dtype, recompute
+        self.qkv: nn.Module
+        self.o: nn.Module
+        self.gate_up: nn.Module
+        self.down: nn.Module
+        self.attention_norm: nn.Parameter
+        self.feed_forward_norm: nn.Parameter
+
+    def forward(
+        self,
+        x: Tensor,  # (B, T, D), the residual stream
+        normed: Tensor,  # (B, T, D), the same after this layer's first norm
+        next_norm: Tensor,  # (D,), the weight of the norm after this layer
+        cos: Tensor,
+        sin: Tensor,
+        dropout_keys: Tensor | None,  # (B,), this layer's
+    ) -> tuple[Tensor, Tensor]:
+        """The stream after this layer, and the same after the next norm."""
+        if self.recompute == "full":
+            arguments = (x, normed, next_norm, cos, sin, dropout_keys)
+            return checkpoint(self._compute, *arguments, use_reentrant=False, preserve_rng_state=False)
+        return self._compute(x, normed, next_norm, cos, sin, dropout_keys)
+
+    def _compute(
+        self, x: Tensor, normed: Tensor, next_norm: Tensor, cos: Tensor, sin: Tensor, dropout_keys: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        probability = self.config.dropout
+        attended = dropout(
+            self._attention(normed, cos, sin, dropout_keys), probability, dropout_keys, ATTENTION_RESIDUAL
+        )
+        x, normed = self._add_norm(x, attended, self.feed_forward_norm)
+        if self.recompute == "selective":
+            fed = checkpoint(self._feed_forward, normed, use_reentrant=False, preserve_rng_state=False)
+        else:
+            fed = self._feed_forward(normed)
+        return self._add_norm(x, dropout(fed, probability, dropout_keys, FEED_FORWARD_RESIDUAL), next_norm)
+
+    def _uses_kernels(self, x: Tensor) -> bool:
+        """Whether Triton's kernels stand between the products: 16-bit ones on a GPU; fp8's scales fuse with formulas."""
+        return x.is_cuda and x.element_size() == 2 and type(self.down) is nn.Linear
+
+    def _add_norm(self, x: Tensor, delta: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """The stream x after delta was added, and its norm; (B, T, D) all."""
+        D, eps = x.shape[-1], self.config.norm_eps
+        if norm_kernel is not None and self._uses_kernels(x) and x.dtype == delta.dtype and D <= norm_kernel.MAX_DIM:
+            total, normed, _ = norm_kernel.add_rms_norm(x.flatten(0, 1), delta.flatten(0, 1), weight, eps)
+            return total.view_as(x), normed.view_as(x)
+        x = x + delta.to(x.dtype)
+        return x, rms_norm(x, weight, eps, self.compute_dtype)
+
+    def _attention(self, normed: Tensor, cos: Tensor, sin: Tensor, dropout_keys: Tensor | None) -> Tensor:
+        B, T, _ = normed.shape
+        H, G, K = self.config.n_heads, self.config.n_kv_heads, self.config.head_dim
+        heads = self.qkv(normed).view(B, T, H + 2 * G, K).transpose(1, 2)  # (B, H + 2 G, T, K)
+        q, k, v = heads.split((H, G, G), dim=1)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        v = v.clone()  # kept for the backward pass; as a view it would keep all of qkv's output with it
+        if dropout_keys is not None and self.config.attention_dropout > 0:
+            out = attend_reference(q, k, v, None, self.config.attention_dropout, dropout_keys)
+        else:
+            out = attend(q, k, v, None)  # (B, H, T, K)
+        return self.o(out.transpose(1, 2).reshape(B, T, H * K))
+
+    def _feed_forward(self, normed: Tensor) -> Tensor:
+        gate_up = self.gate_up(normed)  # (B, T, 2 F)
+        if swiglu_kernel is not None and self._uses_kernels(gate_up):
+            return self.down(swiglu_kernel.swiglu(gate_up.flatten(0, 1)).view(*gate_up.shape[:2], -1))
+        gate, up = gate_up.chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class PackedLlama(nn.Module):
+    """`Llama` in the form above, for training: no cache, no mask but the causal one.
+
+    Its weights are `llama`'s: their matrices become views of packed ones. Call `refresh` when they were changed from
+    outside. `packed` lists what an update changes.
+    """
+
+    def __init__(
+        self,
+        llama: Llama,
+        compute_dtype: torch.dtype | None = None,
+        stream_dtype: torch.dtype | None = None,
+        recompute: Recompute = "none",
+    ) -> None:
+        """`compute_dtype` and `stream_dtype`: default the parameters' own."""
+        super().__init__()
+        self.config = llama.config
+        exact = llama.embedding.weight.dtype
+        self.compute_dtype, self.stream_dtype = compute_dtype or exact, stream_dtype or exact
+        self.packed: list[PackedParameter] = []
+        self.embedding = self._own("embedding.weight", llama.embedding.weight)
+        self.embedding_projection = self._projection("embedding_projection", llama.embedding_projection)
+        self.layers = nn.ModuleList()
+        for number, layer in enumerate(llama.layers):
+            self.layers.append(self._layer(layer, f"layers.{number}", recompute))
+        self.norm = self._own("norm.weight", llama.norm.weight)
+        self.head_projection = self._projection("head_projection", llama.head_projection)
+        self.output_weight = self._output(llama)
+        self._first_norm = rms_norm
+
+    # -- parameters ----------------------------------------------------------------------------------------------------
+
+    def _own(self, name: str, parameter: Tensor) -> nn.Parameter:
+        """A parameter that is used as it is."""
+        leaf = nn.Parameter(parameter.detach())
+        self.packed.append(PackedParameter((name,), (len(leaf),), parameter.detach(), leaf, None))
+        return leaf
+
+    def _product(self, names: tuple[str, ...], linears: list[nn.Linear]) -> nn.Linear:
+        """One product in place of several of the same input."""
+        master = pack(linears)
+        with torch.device("meta"):
+            product = nn.Linear(master.shape[1], master.shape[0], bias=False)
+        is_copied = master.dtype != self.compute_dtype
+        product.weight = nn.Parameter(master.to(self.compute_dtype))
+        rows = tuple(linear.out_features for linear in linears)
+        copy = product.weight.detach() if is_copied else None
+        self.packed.append(PackedParameter(names, rows, master, product.weight, copy))
+        return product
+
+    def _projection(self, name: str, linear: nn.Linear | None) -> nn.Linear | None:
+        return None if linear is None else self._product((f"{name}.weight",), [linear])
+
+    def _layer(self, layer: Any, name: str, recompute: Recompute) -> PackedLayer:
+        """A layer in this form; `layer` is one of llama.py's."""
+        made = PackedLayer(self.config, self.compute_dtype, recompute)
+        for norm in ("attention_norm", "feed_forward_norm"):
+            setattr(made, norm, self._own(f"{name}.{norm}.weight", getattr(layer, norm).weight))
+        for product, block, parts in (
+            ("qkv", "attention", ("q", "k", "v")),
+            ("o", "attention", ("o",)),
+            ("gate_up", "feed_forward", ("gate", "up")),
+            ("down", "feed_forward", ("down",)),
+        ):
+            names = tuple(f"{name}.{block}.{part}.weight" for part in parts)
+            linears = [getattr(getattr(layer, block), part) for part in parts]
+            setattr(made, product, self._product(names, linears))
+        return made
+
+    def _output(self, llama: Llama) -> Tensor:
+        """The head's matrix (V, E) as products read it. Tied: of the embedding's own entry, which it then copies."""
+        if llama.head is not None:
+            return self._product(("head.weight",), [llama.head]).weight
+        tied = self.packed[0]
+        if tied.master.dtype == self.compute_dtype:
+            return tied.leaf
+        copy = tied.master.to(self.compute_dtype)
+        self.packed[0] = PackedParameter(tied.names, tied.rows, tied.master, tied.leaf, copy)
+        return copy
+
+    @property
+    def output(self) -> PackedParameter:
+        """The entry of the head's matrix."""
+        return self.packed[0] if self.config.tied_head else self.packed[-1]
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Make the 16-bit copies anew from the canonical weights."""
+        for parameter in self.packed:
+            if parameter.copy is not None:
+                parameter.copy.copy_(parameter.master)
+
+    # -- the computation -----------------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.embedding.device
+
+    def compile(self) -> None:
+        """Compile one layer for all of them, and the norm before the first; done at their first use."""
+        self._first_norm = torch.compile(rms_norm, fullgraph=True, dynamic=False)
+        for layer in self.layers:
+            layer.compile(fullgraph=True, dynamic=False)
+
+    def hidden(self, tokens: Tensor, dropout_keys: Tensor | None = None) -> Tensor:
+        """Token ids (B, T) to the normalised last layer (B, T, E) in `compute_dtype`, ready for the head.
+
+        `dropout_keys` (B,), from `dropout.sample_keys`: default no dropout. Where layers are recomputed and not compiled,
+        the backward pass must run inside `fastest_first` too, so that attention's kernel is chosen alike.
+        """
+        x = F.embedding(tokens, self.embedding)  # (B, T, E)
+        x = dropout(x, self.config.dropout, layer_keys(dropout_keys, -1), EMBEDDING)
+        if self.embedding_projection is not None:
+            x = self.embedding_projection(x.to(self.compute_dtype))  # (B, T, D)
+        x = x.to(self.stream_dtype)
+        positions = torch.arange(tokens.shape[1], device=tokens.device)[None, :]
+        cos, sin = rotary_table(positions, self.config, self.compute_dtype)
+        norms: list[Any] = [layer.attention_norm for layer in self.layers] + [self.norm]
+        normed = self._first_norm(x, norms[0], self.config.norm_eps, self.compute_dtype)
+        with fastest_first():
+            for number, layer in enumerate(self.layers):
+                x, normed = layer(x, normed, norms[number + 1], cos, sin, layer_keys(dropout_keys, number))
+        return normed if self.head_projection is None else self.head_projection(normed)

@@ -1,0 +1,81 @@
+"""Loss and gradients in one pass, against autograd over the written-out loss."""
+
+import importlib.util
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tinyllama.model.loss import IGNORED, next_token_loss
+from tinyllama.model.loss_gradient import loss_and_gradients, loss_in_place_reference
+
+has_kernel = torch.cuda.is_available() and importlib.util.find_spec("triton") is not None
+
+
+def case(
+    n: int, V: int, E: int = 8, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Hidden states (1, n, E), head (V, E) and targets (1, n), every fifth of them ignored."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(1, n, E, generator=generator, dtype=dtype)
+    weight = torch.randn(V, E, generator=generator, dtype=dtype)
+    targets = torch.randint(V, (1, n), generator=generator)
+    targets[:, ::5] = IGNORED
+    return hidden, weight, targets
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 40), st.integers(2, 50), st.integers(1, 50), st.sampled_from([0.0, 0.01]))
+def test_gradients_are_autograds(n: int, V: int, chunk_tokens: int, z_loss: float):
+    hidden, weight, targets = case(n, V)
+    leaves = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    wanted = next_token_loss(*leaves, targets, with_z_loss=True)
+    gradients = torch.autograd.grad((wanted.loss + z_loss * wanted.z_loss) * 3, leaves)
+    before = torch.ones_like(weight)
+    sums, hidden_gradient, weight_gradient = loss_and_gradients(
+        hidden, weight, targets, before.clone(), z_loss=z_loss, scale=torch.tensor(3.0), chunk_tokens=chunk_tokens
+    )
+    for name in ("loss", "z_loss", "correct", "count"):
+        torch.testing.assert_close(getattr(sums, name), getattr(wanted, name).detach())
+    torch.testing.assert_close(hidden_gradient, gradients[0], rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(weight_gradient - before, gradients[1], rtol=1e-10, atol=1e-12)
+
+
+def test_all_ignored_is_zero_and_no_nan():
+    hidden, weight, targets = case(7, 5)
+    sums, *gradients = loss_and_gradients(hidden, weight, torch.full_like(targets, IGNORED), z_loss=1.0)
+    assert (sums.loss.item(), sums.count.item(), sums.correct.item()) == (0.0, 0, 0)
+    assert all(not gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_short_logits_have_their_softmax_in_fp32(dtype: torch.dtype):
+    hidden, weight, targets = case(60, 1000, 16, dtype=torch.float32)
+    hidden, weight = hidden.to(dtype), weight.to(dtype)
+    sums, _, weight_gradient = loss_and_gradients(hidden, weight, targets)
+    logits = (hidden @ weight.T).float()[0]
+    wanted = torch.nn.functional.cross_entropy(logits, targets[0], reduction="sum")
+    assert sums.loss.item() == pytest.approx(wanted.item(), rel=1e-6)
+    assert weight_gradient.dtype == torch.float32
+
+
+@pytest.mark.skipif(not has_kernel, reason="needs a GPU and Triton")
+@pytest.mark.parametrize("V", [5, 512, 4096, 32_000, 32_768, 50_257, 128_256])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("z_loss", [0.0, 1e-3])
+def test_the_kernel_is_the_reference(V: int, dtype: torch.dtype, z_loss: float):
+    from tinyllama.model.loss_kernel import loss_in_place
+
+    generator = torch.Generator("cuda").manual_seed(V)
+    logits = (3 * torch.randn(37, V, generator=generator, device="cuda")).to(dtype)
+    targets = torch.randint(V, (37,), generator=generator, device="cuda")
+    targets[::5] = IGNORED
+    scale = torch.tensor(2.0, device="cuda")
+    exact = logits.double()
+    wanted = loss_in_place_reference(exact, targets, z_loss, scale)
+    found = loss_in_place(logits, targets, z_loss, scale)
+    for one, two in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one.double(), two.double(), rtol=1e-5, atol=1e-5)
+    assert (logits.double() - exact).norm() < 4e-3 * exact.norm()
