@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import typer
 
 from tinyllama.bench.bench_command import bench
+from tinyllama.cli_content import explain, score_safety, train_safety
 from tinyllama.cli_options import (
     AllowChange,
     Inputs,
@@ -48,6 +49,9 @@ app = typer.Typer(
 )
 tokenizer_app = typer.Typer(help="Train a tokenizer; encode and decode with one.", no_args_is_help=True)
 app.add_typer(tokenizer_app, name="tokenizer")
+app.command("train-safety")(train_safety)
+app.command("score-safety")(score_safety)
+app.command("explain")(explain)
 
 # -- every phase -------------------------------------------------------------------------------------------------------
 

@@ -48,10 +48,12 @@ def split_paths(words: list[str]) -> tuple[tuple[Path, ...], list[str]]:
     return paths, overrides
 
 
-def json_lines(kind: type, wanted: str) -> list[Any]:
-    """One JSON value a line from stdin, each of `kind`."""
+def json_lines(kind: type, wanted: str, max_bytes: int | None = None) -> list[Any]:
+    """One JSON value a line from stdin, each of `kind` and at most `max_bytes` long."""
     values = []
     for number, line in enumerate(sys.stdin.buffer, 1):
+        if max_bytes and len(line) > max_bytes:
+            raise InputError(f"stdin, line {number}: {len(line):,} bytes, the most is {max_bytes:,}; split the text")
         try:
             value = json.loads(line)
         except (ValueError, UnicodeDecodeError):

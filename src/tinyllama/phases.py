@@ -49,7 +49,8 @@ def clean_phase(recipe: Recipe, inputs: tuple[Path, ...], out: Path, documents: 
         run_phase(Phase("documents", 1, {"max_page_bytes": recipe.clean.max_page_bytes}, inputs, documents, extract))
         return clean_documents(recipe.clean, documents, out)
 
-    return Phase("clean", 1, recipe.clean.result_values(), inputs, out, work)
+    given = tuple(Path(name) for name in (recipe.clean.safety_model, recipe.clean.decontaminate) if name)
+    return Phase("clean", 2, recipe.clean.result_values(), (*inputs, *given), out, work)
 
 
 def tokenizer_phase(recipe: Recipe, inputs: tuple[Path, ...], out: Path) -> Phase:

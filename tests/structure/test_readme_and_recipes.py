@@ -79,7 +79,7 @@ def test_commands_in_the_readme_exist():
     words = [
         word
         for block in re.findall(r"```sh\n(.*?)```", README, re.S)
-        for word in re.findall(r"^tinyllama (\w+)", block, re.M)
+        for word in re.findall(r"^tinyllama ([\w-]+)", block, re.M)
     ]
     assert words
     assert set(words) <= set(known)

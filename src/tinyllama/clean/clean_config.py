@@ -1,6 +1,6 @@
 """Settings of cleaning: which rules run, their thresholds, and the split."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import model_validator
 
@@ -71,10 +71,37 @@ class CleanConfig(Config):
     short_line_chars: int = setting(30, "FineWeb: a line with fewer characters is short.", ge=1)
     max_short_lines: float = setting(0.67, "FineWeb: the share of short lines is below this.", ge=0, le=1)
 
+    # -- safety (thresholds: docs/safety.md)
+    safety: Literal["paragraph", "document", "score", "off"] = setting(
+        "paragraph", "What goes when a passage is offensive: its paragraph, its document, nothing (score, off)."
+    )
+    safety_model: str = setting("", "A folder that `train-safety` wrote; empty: the packaged model.")
+    max_hate: float = setting(0.65, "A passage goes above this probability of hate or offence.", ge=0, le=1)
+    max_sexual: float = setting(0.97, "A passage goes above this probability of sexual content.", ge=0, le=1)
+    max_unsafe_chars: float = setting(
+        0.3, "A document with a larger share of characters in such paragraphs goes whole.", ge=0, le=1
+    )
+
+    # -- evaluation data
+    decontaminate: str = setting(
+        "", "Folder of evaluation sets, a folder for each task; what shares text with one goes."
+    )
+    decontaminate_drops: Literal["document", "paragraph"] = setting(
+        "document", "What goes when it shares a run of 13 words with evaluation data."
+    )
+
     # -- personal information
-    mask_email: bool = setting(True, "Replace e-mail addresses with a placeholder.")
-    mask_phone: bool = setting(True, "Replace telephone numbers with a placeholder.")
-    mask_ip: bool = setting(True, "Replace public IP addresses with a placeholder.")
+    personal_information: Literal["mask", "drop", "keep"] = setting(
+        "mask", "Replace what is found with placeholders, drop the document, or keep it as it is."
+    )
+    mask_email: bool = setting(True, "Look for e-mail addresses.")
+    mask_phone: bool = setting(True, "Look for telephone numbers.")
+    mask_ip: bool = setting(True, "Look for public IP addresses.")
+    mask_iban: bool = setting(True, "Look for international bank account numbers.")
+    mask_card: bool = setting(True, "Look for numbers of payment cards.")
+    mask_national_id: bool = setting(True, "Look for national ids (US, UK, Spain, France, Brazil, Poland).")
+    mask_secret: bool = setting(True, "Look for keys and tokens of services, and private keys.")
+    mask_credentials: bool = setting(True, "Look for names and passwords in URLs.")
 
     # -- duplicates
     exact_duplicates: bool = setting(True, "Drop documents whose normalised text occurs elsewhere too, all but one.")
@@ -102,3 +129,10 @@ class CleanConfig(Config):
             if len(shares) != count or not all(0 <= share <= 1 for share in shares):
                 raise ValueError(f"{key}: {shares!r} is not a list of {count} numbers from 0 to 1")
         return self
+
+    def personal_kinds(self) -> tuple[str, ...]:
+        """The kinds of personal information that are looked for."""
+        if self.personal_information == "keep":
+            return ()
+        masks = [name for name in type(self).model_fields if name.startswith("mask_")]
+        return tuple(name.removeprefix("mask_") for name in masks if getattr(self, name))

@@ -1,7 +1,7 @@
 """Cleaning's second part: documents into training documents, every drop with its reason.
 
-    clean/train/*.parquet  clean/validation/*.parquet    the documents that stay, with `language_confidence`
-    clean/dropped/*.parquet                              id and reason of all others, those of extraction included
+    clean/train/*.parquet  clean/validation/*.parquet    the documents that stay, with their scores
+    clean/dropped/*.parquet                              id, reason and detail of all others, those of extraction too
     clean/funnel.json                                    documents and bytes through each step
 
 Three passes: each document by its own merits (`judge.py`), duplicates over all documents, then the files. The first
@@ -21,8 +21,10 @@ from tinyllama import log
 from tinyllama.clean import dedup
 from tinyllama.clean import document_parts as parts
 from tinyllama.clean.clean_config import CleanConfig
+from tinyllama.clean.decontaminate import TASKS_FILE, build_index
 from tinyllama.clean.funnel import Tally, write_funnel
 from tinyllama.clean.judge import HASHES, judged_parts
+from tinyllama.clean.safety import open_safety_model
 from tinyllama.clean.split import is_validation
 from tinyllama.errors import InputError
 from tinyllama.files import sweep_temporary
@@ -42,13 +44,16 @@ def clean_documents(config: CleanConfig, documents: Path, out: Path) -> dict[str
     """Apply every rule that is on to `documents/*.parquet`; write the splits, the drops and the funnel to `out`.
 
     Returns documents_in, documents_out, train_documents, validation_documents, text_bytes_in, text_bytes_out, dropped
-    (reason: count), masked (kind: count). documents_in is always documents_out and all drops together.
+    (reason: count), masked (kind: count), unsafe_paragraphs and contaminated_paragraphs (taken out of what stays),
+    contaminated (task: documents). documents_in is always documents_out and all drops together.
     Raises InputError when there is no document, or when none stays.
     """
     found = parts.part_paths(documents)
     if not found:
         raise InputError(f"{documents}: no documents (*.parquet); extract some first")
     work = out / parts.WORK
+    if config.safety != "off":  # a bad model is one line here, not a traceback from a process
+        open_safety_model(Path(config.safety_model) if config.safety_model else None)
     with parts.removed_on_bad_input(out):
         _judge(config, found, work)
         corpus = _load(work)
@@ -73,16 +78,27 @@ def clean_documents(config: CleanConfig, documents: Path, out: Path) -> dict[str
 def _judge(config: CleanConfig, found: list[Path], work: Path) -> None:
     work.mkdir(parents=True, exist_ok=True)
     sweep_temporary(work)
+    index = _contamination_index(config, work)
     missing = [path for path in found if not (work / path.name).exists()]
     with log.progress("judge documents", sum(map(parts.row_count, found))) as line:
         done = sum(parts.row_count(path) for path in found if path not in missing)
         # parts without a row never come out of the query
         for path in [path for path in missing if not parts.row_count(path)]:
             missing.remove(path)
-        for path, table in judged_parts(missing, config):
+        for path, table in judged_parts(missing, config, index):
             parts.write_part(work / path.name, table)
             done += len(table)
             line.update(done)
+
+
+def _contamination_index(config: CleanConfig, work: Path) -> Path | None:
+    """Where the index of evaluation data is, built unless a killed run has left it; None when there is none to be."""
+    if not config.decontaminate:
+        return None
+    folder = work / "contamination"
+    if not (folder / TASKS_FILE).exists():
+        build_index(Path(config.decontaminate)).save(folder)
+    return folder
 
 
 def _load(work: Path) -> _Corpus:
@@ -186,6 +202,12 @@ _KEYS = {
     "fineweb_line_punctuation": "fineweb_line_punctuation",
     "fineweb_duplicate_line_chars": "max_fineweb_duplicate_chars",
     "fineweb_short_lines": "fineweb_short_lines",
+    "safety_hate": "max_hate",
+    "safety_sexual": "max_sexual",
+    "contaminated": "decontaminate_drops",
+    "personal_information": "personal_information",
+    "exact_duplicate": "exact_duplicates",
+    "near_duplicate": "near_duplicates",
 }
 
 
@@ -206,7 +228,8 @@ def _write_part(
             parts.write_part(out / split / path.name, rows.cast(parts.CLEAN_SCHEMA))
     if not kept.all():
         parts.write_dropped(
-            out / parts.DROPPED / path.name, table.filter(pa.array(~kept)).select(["id", "reason"]).to_pylist()
+            out / parts.DROPPED / path.name,
+            table.filter(pa.array(~kept)).select(["id", "reason", "detail"]).to_pylist(),
         )
     return len(table)
 

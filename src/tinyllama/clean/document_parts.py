@@ -15,8 +15,9 @@ from tinyllama.files import atomic_file
 DOCUMENT_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("id", "text", "source", "kind", "domain", "language", "licence", "fetched_at")]
 )
-CLEAN_SCHEMA = DOCUMENT_SCHEMA.append(pa.field("language_confidence", pa.float64()))
-DROPPED_SCHEMA = pa.schema([("id", pa.string()), ("reason", pa.string())])
+SCORES = ("language_confidence", "hate", "sexual")
+CLEAN_SCHEMA = pa.schema([*DOCUMENT_SCHEMA, *((name, pa.float64()) for name in SCORES)])
+DROPPED_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "reason", "detail")])
 DROPPED, WORK = "dropped", "work"
 
 
@@ -27,9 +28,11 @@ def write_part(path: Path, table: pa.Table) -> None:
 
 
 def write_dropped(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write `id` and `reason` of dropped documents, sorted."""
+    """Write `id`, `reason` and `detail` ("" where there is none) of dropped documents, sorted."""
+    names = DROPPED_SCHEMA.names
     ordered = sorted(
-        ({"id": row["id"], "reason": row["reason"]} for row in rows), key=lambda row: (row["id"], row["reason"])
+        ({name: row.get(name) or "" for name in names} for row in rows),
+        key=lambda row: tuple(row[name] for name in names),
     )
     write_part(path, pa.Table.from_pylist(ordered, schema=DROPPED_SCHEMA))
 

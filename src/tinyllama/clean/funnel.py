@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from tinyllama.clean import document_parts as parts
-from tinyllama.clean.judge import MASKED_KINDS
+from tinyllama.clean.pii import KINDS
 from tinyllama.files import write_json
 
 FUNNEL = "funnel.json"
@@ -20,10 +20,14 @@ STEPS = {
     "gopher": ("gopher_",),
     "c4": ("c4_",),
     "fineweb": ("fineweb_",),
+    "safety": ("safety_",),
+    "decontamination": ("contaminated",),
+    "personal_information": ("personal_information",),
     "duplicate_id": ("duplicate_id",),
     "exact_duplicates": ("exact_duplicate",),
     "near_duplicates": ("near_duplicate",),
 }
+PARAGRAPHS = ("unsafe_paragraphs", "contaminated_paragraphs")
 
 
 @dataclass
@@ -35,11 +39,14 @@ class Tally:
     split_documents: Counter[str] = field(default_factory=Counter)
     split_bytes: Counter[str] = field(default_factory=Counter)
     masked: Counter[str] = field(default_factory=Counter)
+    paragraphs: Counter[str] = field(default_factory=Counter)  # taken out of documents that stay, by why
+    tasks: Counter[str] = field(default_factory=Counter)  # documents that share text with each evaluation task
     groups: dict[str, Counter[tuple[str, str]]] = field(default_factory=dict)  # (value, "in" | "out" | "bytes_out")
 
     def add(self, table: pa.Table, in_validation: list[bool]) -> None:
         """Count one judged part, whose column `reason` is final."""
-        names = ["reason", "raw_bytes", "bytes", "language", "domain", *(f"masked_{kind}" for kind in MASKED_KINDS)]
+        names = ["reason", "raw_bytes", "bytes", "language", "domain", "tasks", *PARAGRAPHS]
+        names += [f"masked_{kind}" for kind in KINDS]
         for row, validation in zip(table.select(names).to_pylist(), in_validation, strict=True):
             reason = row["reason"]
             self.documents[reason] += 1
@@ -49,12 +56,15 @@ class Tally:
                 group[row[name], "in"] += 1
                 group[row[name], "out"] += not reason
                 group[row[name], "bytes_out"] += 0 if reason else row["bytes"]
+            self.tasks.update(row["tasks"].split())
             if reason:
                 continue
+            for name in PARAGRAPHS:
+                self.paragraphs[name] += row[name]
             split = "validation" if validation else "train"
             self.split_documents[split] += 1
             self.split_bytes[split] += row["bytes"]
-            for kind in MASKED_KINDS:
+            for kind in KINDS:
                 self.masked[kind] += row[f"masked_{kind}"]
 
 
@@ -75,7 +85,9 @@ def write_funnel(out: Path, documents: Path, tally: Tally) -> dict[str, Any]:
         "text_bytes_in": tally.raw_bytes.total(),
         "text_bytes_out": tally.split_bytes.total(),
         "dropped": dict(sorted(dropped.items())),
-        "masked": {kind: tally.masked[kind] for kind in MASKED_KINDS},
+        "masked": {kind: tally.masked[kind] for kind in KINDS},
+        **{name: tally.paragraphs[name] for name in PARAGRAPHS},
+        "contaminated": dict(sorted(tally.tasks.items())),
     }
     tables = {name: _largest(group) for name, group in sorted(tally.groups.items())}
     write_json(out / FUNNEL, {**summary, "steps": _steps(extraction, tally), **tables})

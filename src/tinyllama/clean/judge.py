@@ -1,10 +1,12 @@
-"""One document's own merits: language, quality, personal information, and the hashes by which duplicates are found.
+"""One document's own merits: language, quality, safety, evaluation data, personal information; and the hashes by which
+duplicates are found.
 
 What is decided here needs no other document. The work is pure Python, so Daft runs it in processes, on a Ray cluster as
 on one machine.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,12 @@ from tinyllama.clean import dedup
 from tinyllama.clean import document_parts as parts
 from tinyllama.clean.clean_config import CleanConfig
 from tinyllama.clean.cores import worker_count
+from tinyllama.clean.decontaminate import ContaminationIndex, clean_of_evaluation
 from tinyllama.clean.language import LanguageDetector
-from tinyllama.clean.pii import mask_personal_information
+from tinyllama.clean.pii import KINDS, mask_personal_information
 from tinyllama.clean.quality import quality_reason
+from tinyllama.clean.safety import Probabilities, SafetyModel, open_safety_model, safe_text
 
-MASKED_KINDS = ("email", "phone", "ip")
 HASHES = ("id_hash_0", "id_hash_1", "text_hash_0", "text_hash_1")
 DOCUMENTS_WORTH_PROCESSES = 1000  # below, their start costs more than they save
 _BATCH_ROWS = 64  # documents a process takes at a time: small enough that two processes share a small corpus
@@ -30,46 +33,121 @@ _VERDICT = {
     "text": DataType.string(),
     "language": DataType.string(),
     "language_confidence": DataType.float64(),
+    "hate": DataType.float64(),
+    "sexual": DataType.float64(),
     "reason": DataType.string(),
+    "detail": DataType.string(),
+    "tasks": DataType.string(),
+    "unsafe_paragraphs": DataType.int64(),
+    "contaminated_paragraphs": DataType.int64(),
     "text_chars": DataType.int64(),
     "raw_bytes": DataType.int64(),
     "bytes": DataType.int64(),
-    **{f"masked_{kind}": DataType.int64() for kind in MASKED_KINDS},
+    **{f"masked_{kind}": DataType.int64() for kind in KINDS},
     **{name: DataType.uint64() for name in HASHES},
     "words": DataType.string(),
 }
 
 
-def judge_document(document_id: str, text: str, config: CleanConfig, detector: LanguageDetector) -> dict[str, Any]:
-    """The fields of `_VERDICT` for one document. A dropped one has a reason, and its text and words are empty."""
-    language, confidence = detector.detect(text)
-    verdict: dict[str, Any] = {
-        "text": "",
-        "language": language,
-        "language_confidence": confidence,
-        "text_chars": 0,
-        "raw_bytes": len(text.encode("utf-8")),
-        "bytes": 0,
-        **dict.fromkeys((f"masked_{kind}" for kind in MASKED_KINDS), 0),
-        **dict.fromkeys(HASHES, 0),
-        "words": "",
-    }
-    reason = language_reason(language, confidence, config)
+@dataclass(frozen=True)
+class Instruments:
+    """What judging needs beside the recipe; opened once a process. None: the step is off."""
+
+    detector: LanguageDetector
+    safety: SafetyModel | None = None
+    contamination: ContaminationIndex | None = None
+
+    @classmethod
+    def open(cls, config: CleanConfig, index: Path | None) -> "Instruments":
+        """`index`: where `ContaminationIndex.save` wrote it."""
+        model = Path(config.safety_model) if config.safety_model else None
+        return cls(
+            LanguageDetector(config.language_chars),
+            open_safety_model(model) if config.safety != "off" else None,
+            ContaminationIndex.load(index) if index else None,
+        )
+
+
+def judge_documents(
+    documents: list[tuple[str, str]], config: CleanConfig, instruments: Instruments
+) -> list[dict[str, Any]]:
+    """The fields of `_VERDICT` for each (id, text). A dropped one has a reason, and its text and words are empty.
+
+    What passes the rules of language and quality is scored together: the safety model is twice as fast so.
+    """
+    texts, verdicts = [], []
+    for _, text in documents:
+        text, verdict = _first_look(text, config, instruments)
+        texts.append(text)
+        verdicts.append(verdict)
+    alive = [number for number, verdict in enumerate(verdicts) if not verdict["reason"]]
+    if instruments.safety:
+        scored = instruments.safety.probabilities_of([texts[number] for number in alive])
+        for number, probabilities in zip(alive, scored, strict=True):
+            texts[number] = _safety(texts[number], probabilities, config, verdicts[number])
+    for (document_id, _), text, verdict in zip(documents, texts, verdicts, strict=True):
+        if not verdict["reason"]:
+            text = _contents(text, config, instruments, verdict)
+        if not verdict["reason"]:
+            _finish(document_id, text, config, verdict)
+    return verdicts
+
+
+def _first_look(text: str, config: CleanConfig, instruments: Instruments) -> tuple[str, dict[str, Any]]:
+    """Language and quality: (the text with C4's lines taken out, verdict)."""
+    language, confidence = instruments.detector.detect(text)
+    reason, raw_bytes = language_reason(language, confidence, config), len(text.encode("utf-8"))
     if len(text) > config.max_document_chars:
         reason = "too_long"
     if not reason:
         text, reason = quality_reason(text, config)
-    verdict["reason"] = reason
-    if reason:
-        return verdict
-    masked = mask_personal_information(text, email=config.mask_email, phone=config.mask_phone, ip=config.mask_ip)
-    verdict |= {"masked_email": masked.emails, "masked_phone": masked.phones, "masked_ip": masked.ips}
-    verdict |= {"text": masked.text, "text_chars": len(masked.text), "bytes": len(masked.text.encode("utf-8"))}
-    hashes = (*dedup.hash_pair(document_id), *dedup.hash_pair(dedup.normalise_text(masked.text)))
+    scores = {"language": language, "language_confidence": confidence, "hate": None, "sexual": None}
+    counts = ("unsafe_paragraphs", "contaminated_paragraphs", "text_chars", "bytes", *HASHES)
+    counts += tuple(f"masked_{kind}" for kind in KINDS)
+    verdict = {"reason": reason, "detail": "", "tasks": "", "text": "", "words": "", "raw_bytes": raw_bytes}
+    return text, verdict | scores | dict.fromkeys(counts, 0)
+
+
+def _safety(text: str, probabilities: Probabilities, config: CleanConfig, verdict: dict[str, Any]) -> str:
+    """The text without offensive paragraphs; or a reason in its verdict."""
+    safe = safe_text(
+        text,
+        probabilities,
+        max_hate=config.max_hate,
+        max_sexual=config.max_sexual,
+        drops=config.safety,
+        max_unsafe_chars=config.max_unsafe_chars,
+    )
+    verdict |= {"hate": safe.hate, "sexual": safe.sexual, "unsafe_paragraphs": safe.dropped_paragraphs}
+    verdict |= {"reason": safe.reason, "detail": safe.detail}
+    return safe.text
+
+
+def _contents(text: str, config: CleanConfig, instruments: Instruments, verdict: dict[str, Any]) -> str:
+    """The text without evaluation data and personal information; or a reason in its verdict."""
+    if instruments.contamination:
+        text, shared, paragraphs = clean_of_evaluation(text, instruments.contamination, config.decontaminate_drops)
+        verdict |= {"tasks": " ".join(shared), "contaminated_paragraphs": paragraphs}
+        if shared and not text:
+            detail = ", ".join(f"{task} {count}" for task, count in shared.items())
+            verdict |= {"reason": "contaminated", "detail": detail}
+            return text
+    masked = mask_personal_information(text, config.personal_kinds())
+    if masked.counts and config.personal_information == "drop":
+        detail = ", ".join(f"{kind} {count}" for kind, count in masked.counts.items())
+        verdict |= {"reason": "personal_information", "detail": detail}
+        return text
+    verdict |= {f"masked_{kind}": count for kind, count in masked.counts.items()}
+    return masked.text
+
+
+def _finish(document_id: str, text: str, config: CleanConfig, verdict: dict[str, Any]) -> None:
+    """What the search for duplicates needs of a document that stays."""
+    verdict |= {"text": text, "text_chars": len(text), "bytes": len(text.encode("utf-8"))}
+    hashes = (*dedup.hash_pair(document_id), *dedup.hash_pair(dedup.normalise_text(text)))
     verdict |= dict(zip(HASHES, hashes, strict=True))
     if config.near_duplicates:
-        verdict["words"] = dedup.shingle_words(masked.text)
-    return verdict
+        verdict["words"] = dedup.shingle_words(text)
 
 
 def language_reason(language: str, confidence: float, config: CleanConfig) -> str:
@@ -82,20 +160,20 @@ def language_reason(language: str, confidence: float, config: CleanConfig) -> st
 
 
 class _Judge:
-    """`judge_document` over batches, with one language model a process."""
+    """`judge_documents` over batches, with one set of instruments a process."""
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], index: str) -> None:
         self._config = CleanConfig(**settings)
-        self._detector = LanguageDetector(self._config.language_chars)
+        self._instruments = Instruments.open(self._config, Path(index) if index else None)
 
     @daft.method.batch(return_dtype=DataType.struct(_VERDICT), batch_size=_BATCH_ROWS)
     def judge(self, ids: Series, texts: Series) -> list[dict[str, Any]]:
-        pairs = zip(ids.to_pylist(), texts.to_pylist(), strict=True)
-        return [judge_document(document_id, text, self._config, self._detector) for document_id, text in pairs]
+        documents = list(zip(ids.to_pylist(), texts.to_pylist(), strict=True))
+        return judge_documents(documents, self._config, self._instruments)
 
 
-def judged_parts(paths: list[Path], config: CleanConfig) -> Iterator[tuple[Path, pa.Table]]:
-    """Each part with its verdicts, as soon as all its rows are there, rows in a fixed order.
+def judged_parts(paths: list[Path], config: CleanConfig, index: Path | None = None) -> Iterator[tuple[Path, pa.Table]]:
+    """Each part with its verdicts, as soon as all its rows are there, rows in a fixed order; `index` of evaluation data.
 
     Columns: the document's, `_VERDICT` without `words`, and, for near-duplicates, `band_<n>` (uint64, null for a
     document without words). One Daft query streams all parts, so its processes start once.
@@ -104,7 +182,7 @@ def judged_parts(paths: list[Path], config: CleanConfig) -> Iterator[tuple[Path,
         return
     frame = daft.read_parquet([str(path) for path in paths], file_path_column="part")
     expected = {str(path): parts.row_count(path) for path in paths}
-    frame = _with_verdicts(frame, config, sum(expected.values()))
+    frame = _with_verdicts(frame, config, sum(expected.values()), str(index or ""))
     held: dict[str, list[pa.RecordBatch]] = {}
     for batch in frame.to_arrow_iter(results_buffer_size=8):
         table = pa.Table.from_batches([batch])
@@ -116,10 +194,10 @@ def judged_parts(paths: list[Path], config: CleanConfig) -> Iterator[tuple[Path,
                 yield Path(_plain(name)), _tidy(pa.concat_tables(held.pop(name)), config)
 
 
-def _with_verdicts(frame: daft.DataFrame, config: CleanConfig, documents: int) -> daft.DataFrame:
+def _with_verdicts(frame: daft.DataFrame, config: CleanConfig, documents: int, index: str) -> daft.DataFrame:
     workers = worker_count(config.workers)
     in_processes = workers > 1 and documents > DOCUMENTS_WORTH_PROCESSES
-    judge = daft.cls(_Judge, use_process=in_processes, max_concurrency=workers)(config.model_dump())
+    judge = daft.cls(_Judge, use_process=in_processes, max_concurrency=workers)(config.model_dump(), index)
     verdict = judge.judge(col("id"), col("text"))
     frame = frame.select("part", "id", "source", "kind", "domain", "licence", "fetched_at", verdict.alias("verdict"))
     kept = ["part", "id", "source", "kind", "domain", "licence", "fetched_at"]

@@ -108,7 +108,7 @@ def _read_parquet(path: Path) -> Iterator[Record]:
 def _read_json_lines(path: Path) -> Iterator[Record]:
     good = number = 0
     first_fault = ""
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
         record = _parse_line(line, f"{path.name}:{number}")
@@ -160,8 +160,11 @@ def _has_lone_surrogate(text: str) -> bool:
     return False
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    """Lines without their end. One longer than MAX_LINE_BYTES comes out cut, one byte too long to pass for a line."""
+def read_lines(path: Path) -> Iterator[bytes]:
+    """Lines without their end, decompressed by the file's suffix.
+
+    One longer than MAX_LINE_BYTES comes out cut, one byte too long to pass for a line.
+    """
     pieces: list[bytes] = []
     length = 0
     for chunk in _chunks(path):

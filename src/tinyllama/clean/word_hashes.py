@@ -1,0 +1,56 @@
+"""Words of a text as 64-bit hashes, all at once: what the safety model and decontamination compare.
+
+A word's hash is the polynomial of its bytes, sum of byte[j] * BASE**j modulo 2**64 with j counted inside the word. For
+all words together that is one running sum: the sum over the text up to the word's end, minus that up to its start,
+times the inverse power of its place (BASE is odd, so it has one).
+"""
+
+import re
+import unicodedata
+
+import numpy as np
+from numpy.typing import NDArray
+
+BASE = 0x9FB21C651E98DF25
+MAX_BYTES = 1 << 16  # of one call of `hash_words`: so many powers are kept
+_BLANK = 0x20
+# Bytes of a lower-case text that stay; all others become blanks. UTF-8 beyond ASCII: `plain_words` has parted it already.
+_KEPT = bytes(code if chr(code).isalnum() or code >= 0x80 else _BLANK for code in range(128)) + bytes(range(128, 256))
+_NOT_WORD = re.compile(r"(?:[^\x00-\x7f\w])+")
+_ODD = np.uint64(1)
+
+
+def plain_words(text: str) -> list[bytes]:
+    """The words of a text in UTF-8: NFKC, lower case, parted by whatever is neither letter nor digit."""
+    if not text.isascii():
+        text = _NOT_WORD.sub(" ", unicodedata.normalize("NFKC", text))
+    return text.lower().encode("utf-8", "replace").translate(_KEPT).split()
+
+
+def _powers(base: int) -> NDArray[np.uint64]:
+    steps = np.full(MAX_BYTES, base, np.uint64)
+    steps[0] = 1
+    return np.cumprod(steps, dtype=np.uint64)
+
+
+_POWERS, _INVERSE_POWERS = _powers(BASE), _powers(pow(BASE, -1, 1 << 64))
+
+
+def hash_words(data: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Hashes of the words data[start:end]: shape (words,), always odd. `data` has at most `MAX_BYTES` bytes."""
+    sums = np.zeros(data.size + 1, np.uint64)
+    np.cumsum(data * _POWERS[: data.size], out=sums[1:])
+    return (sums[ends] - sums[starts]) * _INVERSE_POWERS[starts] | _ODD
+
+
+def word_bounds(data: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Starts and ends of the words of ` word word `: single or double blanks between words, one at each end."""
+    blanks = np.flatnonzero(data == _BLANK)
+    starts, ends = blanks[:-1] + 1, blanks[1:]
+    real = ends > starts
+    return (starts, ends) if real.all() else (starts[real], ends[real])
+
+
+def hash_of(word: bytes) -> int:
+    """One word's hash, the obvious way."""
+    return sum(byte * pow(BASE, place, 1 << 64) for place, byte in enumerate(word)) % (1 << 64) | 1
