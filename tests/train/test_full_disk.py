@@ -111,9 +111,7 @@ def undisturbed(prepared_run: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.mark.parametrize("answer", ["stop", "go_on"])
-def test_a_real_small_disk(
-    prepared_run: Path, small_disk: Path, undisturbed: tuple[tuple[Any, ...], int], answer: str
-):
+def test_a_real_small_disk(prepared_run: Path, small_disk: Path, undisturbed: tuple[tuple[Any, ...], int], answer: str):
     wanted, one_checkpoint_bytes = undisturbed
     run_dir = small_disk / "run"
     run_dir.mkdir()

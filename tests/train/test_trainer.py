@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import overrides
-from tests.train.run_processes import assert_kill_changes_nothing, events
+from tests.train.run_processes import assert_kill_changes_nothing, events, is_writing_a_checkpoint, steps_done
 from tinyllama import api, files
 from tinyllama.errors import InputError, RecipeError
+from tinyllama.train.metrics import MetricsFile
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,26 @@ from tinyllama.errors import InputError, RecipeError
 )
 def test_killed_run_ends_as_the_undisturbed_one(prepared_run: Path, tmp_path: Path, changes: dict):
     assert_kill_changes_nothing(prepared_run, tmp_path, overrides(train__steps=40, **changes))
+
+
+def test_killed_while_a_checkpoint_is_written(prepared_run: Path, tmp_path: Path):
+    words = overrides(train__steps=40, train__save_every_steps=1)
+    assert_kill_changes_nothing(prepared_run, tmp_path, words, when=is_writing_a_checkpoint)
+
+
+def test_rows_are_on_the_disk_before_their_checkpoint_counts(run_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    seen, sync = [], MetricsFile.sync
+
+    def watched(metrics: MetricsFile) -> None:
+        sync(metrics)
+        seen.append((steps_done(run_dir), {path.name for path in (run_dir / "checkpoints").glob("step_*")}))
+
+    monkeypatch.setattr(MetricsFile, "sync", watched)
+    api.pretrain("small-120m", run_dir, overrides())
+    assert len(seen) == 4
+    for step, (rows, names) in zip((3, 6, 9, 12), seen, strict=True):
+        assert rows >= step
+        assert f"step_{step:08d}" not in names
 
 
 def test_what_a_save_costs_is_in_the_events(run_dir: Path):

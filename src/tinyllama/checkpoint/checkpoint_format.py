@@ -12,6 +12,7 @@ rate, the streams of dropout. The copies that products read are made from the we
 folder is written under another name, synced and renamed, so it is whole or not there.
 """
 
+import errno
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -131,6 +132,8 @@ def find_newest(folder: Path) -> tuple[Path | None, list[Path]]:
             check(path)
             read_state(path)
         except (InputError, OSError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EIO:  # a disk that cannot read back what it holds
+                raise  # no damage of the checkpoint: no permission, no free file handle
             log.warn(f"{error}; the checkpoint before it is taken")
             damaged.append(path)
             continue
