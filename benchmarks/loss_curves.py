@@ -29,6 +29,7 @@ from tinyllama.shards.batches import Batches, TokenShards
 from tinyllama.tokenizer.bpe import Tokenizer
 from tinyllama.train.lr_schedule import lr_schedule
 from tinyllama.train.optimizer import clip_factor
+from tinyllama.train.stop_requests import StopRequests
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.trainer import Trainer
 
@@ -137,16 +138,16 @@ def reference_run(network: LlamaConfig, values: dict[str, Any], run: Path, _: Pa
 
 
 def trainer_run(network: LlamaConfig, values: dict[str, Any], run: Path, out: Path) -> tuple[list[float], Llama]:
-    """As `pretrain` trains, without its checkpoints."""
+    """As `pretrain` trains; it is measured afterwards, as the reference is."""
     train = TrainConfig(**_known(values))
     folder = out / f"run_{time.time_ns()}"
     folder.mkdir()
     for name in ("shards", "tokenizer"):
         (folder / name).symlink_to((run / name).resolve())
     trainer = Trainer(network, train, folder)
-    trainer._save = lambda: None  # pyright: ignore[reportAttributeAccessIssue]
     trainer._validate = lambda _: None  # pyright: ignore[reportAttributeAccessIssue]
-    trainer.train_to_the_end()
+    with StopRequests() as stops:
+        trainer.train_to_the_end(stops)
     return [row["loss"] for row in files.read_jsonl(folder / "metrics.jsonl")], trainer.model
 
 

@@ -30,8 +30,14 @@ def test_tinyllamas_own_case():
     assert planned["gpu_hours"] == pytest.approx(planned["days"] * 24 * 16)
     assert planned["cost"] == pytest.approx(planned["gpu_hours"] * 2, abs=0.01)
     assert planned["disk_parts"]["tokens"] == 2 * planned["tokens"]
-    assert planned["disk_parts"]["checkpoints"] == 2 * 12 * 1_100_048_384
+    assert planned["disk_parts"]["checkpoints"] == 3 * 12 * 1_100_048_384  # two, and the best
     json.dumps(planned, allow_nan=False)
+
+
+def test_kept_checkpoints_take_disk():
+    train = TrainConfig(steps=10_000, keep_every_steps=2500, keep_best=False, optimizer_state="bf16")
+    planned = plan(TINYLLAMA, train, "8xH100")
+    assert planned["disk_parts"]["checkpoints"] == (2 + 4) * 8 * 1_100_048_384
 
 
 def test_totals_are_the_sums_of_their_parts():

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from tinyllama import log
-
-Moment = float | torch.cuda.Event
+from tinyllama.train.step_clock import now, seconds_between
 
 COPY_BYTES = {"cuda": 2**31, "cpu": 2**28}
 PRODUCT_SIZE = {"cuda": 8192, "cpu": 1024}
@@ -78,7 +77,7 @@ def _sustained_seconds(multiply: Callable[[], Tensor], device: torch.device, sho
             multiply()
         moments.append(now(device))
         if len(moments) > 2:  # one group behind: the device always has work
-            seconds.append(between(moments[0], moments[-2]))
+            seconds.append(seconds_between(moments[0], moments[-2]))
     start = next(n for n, at in enumerate(seconds) if at >= limit * 2 / 3 or n == len(seconds) - 2)
     return (seconds[-1] - seconds[start]) / (group * (len(seconds) - 1 - start))
 
@@ -103,21 +102,4 @@ def seconds_of(work: Callable[[], Any], device: torch.device) -> float:
     """Seconds that the device is at `work`."""
     begin = now(device)
     work()
-    return between(begin, now(device))
-
-
-def now(device: torch.device) -> Moment:
-    """This moment in the device's work."""
-    if device.type != "cuda":
-        return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
-
-
-def between(begin: Moment, end: Moment) -> float:
-    """Seconds from one moment to another; waits until the device has reached the second."""
-    if isinstance(begin, float | int) or isinstance(end, float | int):
-        return float(end) - float(begin)  # pyright: ignore[reportArgumentType]
-    end.synchronize()
-    return begin.elapsed_time(end) / 1000
+    return seconds_between(begin, now(device))

@@ -69,7 +69,7 @@ def plan(
         "memory_parts": chosen["memory_parts"] if chosen else None,
         "usable_memory_bytes_per_gpu": usable_bytes(gpu),
         **_times(model, train, n_gpus, gpu, steps, fitting[0] if fitting else None, price_per_gpu_hour),
-        **_disk(model, train, steps * train.tokens_per_step),
+        **_disk(model, train, steps),
         "layouts": [_listed(layout) for layout in fitting],
         "changes": [] if fitting else _changes(model, train, n_gpus, gpu, smallest),
         "notes": _notes(train, n_gpus, gpu, layouts),
@@ -169,11 +169,14 @@ def _times(
     }
 
 
-def _disk(model: LlamaConfig, train: TrainConfig, tokens: int) -> dict[str, Any]:
-    """Token shards (one epoch), the kept checkpoints (weights and two moments, fp32), the exported weights (fp32)."""
+def _disk(model: LlamaConfig, train: TrainConfig, steps: int) -> dict[str, Any]:
+    """Token shards (one epoch), the kept checkpoints (fp32 weights and both moments), the exported weights (fp32)."""
+    kept = train.keep_checkpoints + train.keep_best  # the best may be another than the latest
+    kept += steps // train.keep_every_steps if train.keep_every_steps else 0
+    checkpoint_bytes = FP32_BYTES + 2 * (2 if train.optimizer_state == "bf16" else FP32_BYTES)
     parts = {
-        "tokens": tokens * (2 if model.vocab_size <= 65_536 else 4),
-        "checkpoints": train.keep_checkpoints * 3 * FP32_BYTES * model.n_parameters,
+        "tokens": steps * train.tokens_per_step * (2 if model.vocab_size <= 65_536 else 4),
+        "checkpoints": kept * checkpoint_bytes * model.n_parameters,
         "model": FP32_BYTES * model.n_parameters,
     }
     return {"disk_bytes": sum(parts.values()), "disk_parts": parts}

@@ -12,6 +12,25 @@ from torch import Tensor
 Moment = float | torch.cuda.Event
 
 
+def now(device: torch.device) -> Moment:
+    """This moment in the device's work."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def seconds_between(begin: Moment, end: Moment) -> float:
+    """Seconds from one moment to another; waits until the device has reached the second."""
+    if isinstance(begin, torch.cuda.Event) and isinstance(end, torch.cuda.Event):
+        end.synchronize()
+        return begin.elapsed_time(end) / 1000
+    assert isinstance(begin, float)
+    assert isinstance(end, float)
+    return end - begin
+
+
 @dataclass(frozen=True)
 class Lap:
     """One step's time and values, perhaps still to come."""
@@ -22,12 +41,8 @@ class Lap:
 
     def read(self) -> tuple[list[float], float]:
         """The values and the seconds; waits until the step has ended."""
-        if isinstance(self.begin, torch.cuda.Event) and isinstance(self.end, torch.cuda.Event):
-            self.end.synchronize()
-            return self.values.tolist(), self.begin.elapsed_time(self.end) / 1000
-        assert isinstance(self.begin, float)
-        assert isinstance(self.end, float)
-        return self.values.tolist(), self.end - self.begin
+        seconds = seconds_between(self.begin, self.end)
+        return self.values.tolist(), seconds
 
 
 class StepClock:
@@ -39,22 +54,15 @@ class StepClock:
 
     def start(self) -> None:
         """Begin to count now: what came before belongs to no step."""
-        self._last = self._now()
+        self._last = now(self._device)
 
     def lap(self, values: list[Tensor]) -> Lap:
         """The step ends here and reports `values`, of one element each."""
         row = torch.stack([value.double() for value in values])
         if self._device.type == "cuda":
             row = torch.empty(len(row), dtype=row.dtype, pin_memory=True).copy_(row, non_blocking=True)
-        begin, self._last = self._last, self._now()
+        begin, self._last = self._last, now(self._device)
         return Lap(begin, self._last, row)
-
-    def _now(self) -> Moment:
-        if self._device.type != "cuda":
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
 
 
 @contextmanager
