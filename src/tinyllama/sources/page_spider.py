@@ -101,25 +101,27 @@ class PageSpider(scrapy.Spider):
             raise RuntimeError("the guard against private addresses is not installed")
         return resolver
 
-    def _feed(self) -> Iterator[scrapy.Request]:
+    def _feed(self) -> list[scrapy.Request]:
         """Requests for the pages whose turn it is, within the limits over all hosts and to each one.
 
         Scrapy's own limit to a host lets a burst of requests through (2.19: a request counts only once its task runs).
+        A list and no generator: Scrapy takes from several answers' generators in turns, and half of one turn's changes
+        would be seen by the next.
         """
         if self._over:
-            return
+            return []
         self.guard()
         if self._held_bytes <= _WINDOW_BYTES:
             for page in self.job.frontier.take(_WINDOW_PAGES - len(self._window)):
                 self._window.append(page)
                 self._waiting.setdefault(_host(page), deque()).append(page)
-        for host in list(self._waiting):
-            pages = self._waiting[host]
+        requests = []
+        for host, pages in self._waiting.items():
             while pages and self._free_slots(host) > 0:
                 self._in_flight[host] += 1
-                yield self._request(pages.popleft())
-            if not pages:
-                del self._waiting[host]
+                requests.append(self._request(pages.popleft()))
+        self._waiting = {host: pages for host, pages in self._waiting.items() if pages}
+        return requests
 
     def _free_slots(self, host: str) -> int:
         over_all = CONCURRENT_REQUESTS - self._in_flight.total()
