@@ -146,9 +146,9 @@ def test_time_is_linear(unit: str) -> None:
 
 
 @given(st.lists(PIECES, min_size=1, max_size=4).map("".join))
-@settings(max_examples=20, deadline=2000)
+@settings(max_examples=20, deadline=None)
 def test_time_is_linear_on_what_is_drawn(unit: str) -> None:
-    mask_personal_information(unit * (20_000 // len(unit)))
+    assert mask_personal_information(unit * (200_000 // len(unit))).text
 
 
 TYPES = {
