@@ -1,6 +1,8 @@
 import gzip
 import json
 import random
+import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,17 @@ def test_normalised_words() -> None:
     assert dedup.normalise_text("  A\tＢ\n\nc ") == "a b c"
     assert dedup.shingle_words("Don't STOP_me: it's 3.5, 中文字 カ!") == "don t stop me it s 3 5 中 文 字 カ"
     assert dedup.shingle_words("?! ...") == ""
+
+
+@given(st.text() | st.text("aZ_ é中カ\u0e01\u0307İß.\n½²ﬁ", max_size=30))
+def test_words_of_any_text(text: str) -> None:
+    """The obvious way: every run of letters and digits, or one character of a script without blanks."""
+    text = text.encode("utf-8", "replace").decode()
+    alone = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    alone += "\U00020000-\U0003ffff"
+    lowered = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower()).lower()
+    found = re.findall(rf"[{alone}]|[^\W_{alone}]+", lowered)
+    assert dedup.shingle_words(text) == " ".join(word for word in found if word.isalnum())
 
 
 def test_band_hashes_see_each_row_and_its_place() -> None:

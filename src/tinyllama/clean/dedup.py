@@ -24,11 +24,13 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from tinyllama.clean.word_hashes import plain_words
+
 # Scripts written without blanks between words: here each character is a word.
 _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+_ALONE = re.compile(rf"[{_UNSPACED}]")
 
 UintArray = NDArray[np.uint64]
 
@@ -51,7 +53,10 @@ def normalise_text(text: str) -> str:
 
 def shingle_words(text: str) -> str:
     """The words that shingles are made of, joined by single blanks: lower case, no punctuation, CJK by character."""
-    return " ".join(_WORD.findall(unicodedata.normalize("NFKC", text).lower()))
+    if text.isascii():
+        return b" ".join(plain_words(text)).decode()
+    text = unicodedata.normalize("NFKC", text).lower()
+    return b" ".join(plain_words(_ALONE.sub(r" \g<0> ", text))).decode()
 
 
 def signature(words: Expression, bands: int, rows: int, ngram_words: int) -> Expression:
