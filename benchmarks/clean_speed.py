@@ -34,7 +34,8 @@ from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupBuckets,
 from datatrove.utils.logging import logger
 logger.remove()
 texts = json.loads(Path(sys.argv[1]).read_text())
-filters = [GopherQualityFilter(), GopherRepetitionFilter(), C4QualityFilter(filter_curly_bracket=False), FineWebQualityFilter()]
+filters = [
+    GopherQualityFilter(), GopherRepetitionFilter(), C4QualityFilter(filter_curly_bracket=False), FineWebQualityFilter()]
 def made(chosen):
     return [Document(text=text, id=str(number)) for number, text in enumerate(chosen)]
 def in_turn(chosen):
