@@ -22,7 +22,7 @@ from tinyllama.clean.clean_run import clean
 
 extract_documents.PART_RECORDS = 20
 folder = Path(sys.argv[1])
-config = CleanConfig(workers=1, site_line_documents=3, max_memory_bytes=1 << 20)
+config = CleanConfig(workers=1, site_line_documents=3, max_memory_bytes=20_000)
 clean(config, [Path(sys.argv[2])], folder / "documents", folder / "clean")
 """
 

@@ -21,7 +21,7 @@ class CleanConfig(Config):
     )
     max_memory_bytes: int = setting(
         2_000_000_000, "The search for duplicates works in ranges that fit into so much memory.",
-        changes_result=False, ge=1 << 20,
+        changes_result=False, ge=4096,
     )  # fmt: skip
     keep_dropped_text: bool = setting(False, "Keep the texts of dropped documents beside their reasons.")
 

@@ -31,6 +31,7 @@ from tinyllama.sources.document import document_id
 EXTRACTION = "extraction.json"
 PART_RECORDS = 10_000
 PART_CHARS = 64 << 20  # of raw HTML or text
+_SMALL_PARTS, _SMALLER = 8, 8  # a file's first parts are smaller, so that the cores share a small corpus evenly
 _PAGES_AHEAD = 8  # for each worker
 
 
@@ -40,8 +41,11 @@ class _Part:
     dropped: list[dict[str, Any]] = field(default_factory=list)
     raw_chars: int = 0
 
-    def is_full(self) -> bool:
-        return len(self.documents) + len(self.dropped) >= PART_RECORDS or self.raw_chars >= PART_CHARS
+    def is_full(self, number: int) -> bool:
+        """Whether this, the file's part of that number, has enough."""
+        small = _SMALLER if number < _SMALL_PARTS else 1
+        records = len(self.documents) + len(self.dropped)
+        return records >= -(-PART_RECORDS // small) or self.raw_chars >= PART_CHARS // small
 
 
 def extract_documents(config: CleanConfig, inputs: list[Path], out: Path) -> dict[str, Any]:
@@ -84,7 +88,7 @@ def _extract_file(
     for record, text, reason in texts(records):
         _add(part, record, text, reason)
         count += 1
-        if part.is_full():
+        if part.is_full(part_number):
             _write(part, out, _part_name(number, part_number))
             part, part_number = _Part(), part_number + 1
         line.update(done + count)
