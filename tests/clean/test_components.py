@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyllama.clean import clean_run, components, hash_ranges
@@ -32,7 +32,7 @@ some_edges = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)).filter(l
 @given(some_edges)
 def test_in_memory(edges: list[tuple[int, int]]) -> None:
     found = components.components_in_memory(np.array(edges, np.int64).reshape(-1, 2))
-    assert dict(map(tuple, found.tolist())) == spread(edges)
+    assert dict(found.tolist()) == spread(edges)
 
 
 @settings(deadline=None)
@@ -43,7 +43,7 @@ def test_stars_without_tasks(edges: list[tuple[int, int]]) -> None:
         now = np.sort(now, axis=1)[:, ::-1]
         now = components.small_star(now)
         now = components.large_star(np.concatenate([now, now[:, ::-1]]))
-    found = dict(map(tuple, now.tolist()))
+    found: dict[int, int] = {int(node): int(low) for node, low in now}
     assert found == {node: low for node, low in spread(edges).items() if node != low}
 
 
