@@ -52,7 +52,8 @@ def changed(html: bytes, share: float, chance: random.Random) -> bytes:
 
     def other_words(match: re.Match[str]) -> str:
         words = re.split(r"(\s+)", match[0][1:-1])
-        return f">{''.join(f'zz{chance.randrange(10**6)}' if w.isalpha() and chance.random() < share else w for w in words)}<"
+        swapped = [f"zz{chance.randrange(10**6)}" if w.isalpha() and chance.random() < share else w for w in words]
+        return f">{''.join(swapped)}<"
 
     return _WORD.sub(other_words, html.decode("utf-8", "replace")).encode()
 
