@@ -11,7 +11,7 @@ from tests.clean.test_clean_run import check_counts, rows_of
 from tinyllama.clean import task_engine
 from tinyllama.clean.clean_config import CleanConfig
 from tinyllama.clean.clean_run import clean
-from tinyllama.errors import TinyllamaError
+from tinyllama.errors import InputError, TinyllamaError
 
 # Run by every Python process at its start: the language step of the workers then breaks on some words.
 BREAKING = """
@@ -30,6 +30,7 @@ def detect(self, text):
     return plain(self, text)
 language.LanguageDetector.detect = detect
 language.always_dies = lambda task, progress: os._exit(3)
+language.says_hello = lambda task, progress: {"hello": True}
 """
 
 
@@ -82,3 +83,12 @@ def test_a_line_of_a_hundred_megabytes_and_ten_thousand_nested_tags(tmp_path: Pa
 def test_a_task_that_always_dies_is_one_line() -> None:
     with pytest.raises(TinyllamaError, match="a worker died in"):
         list(task_engine.run_tasks("language:always_dies", [{}], 1))
+
+
+@pytest.mark.usefixtures("breaking_workers")
+def test_after_a_failure_no_task_is_begun(tmp_path: Path) -> None:
+    missing = str(tmp_path / "none.parquet")
+    tasks = [{"out": str(tmp_path / f"{n}"), "documents": missing, "min_words": 1} for n in range(40)]
+    with pytest.raises(InputError, match=r"none\.parquet: not a readable parquet file"):
+        list(task_engine.run_tasks("site_lines:part_lines", tasks, 1))
+    assert list(task_engine.run_tasks("language:says_hello", [{}], 1)) == [{"hello": True}]

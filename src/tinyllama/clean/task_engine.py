@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
+from uuid import uuid4
 
 import daft
 from daft import DataType, col
@@ -100,6 +101,7 @@ class _Pool:
 
 
 _pool = _Pool()
+_stopped: set[str] = set()  # runs of this process in which a task has failed
 
 
 def close_workers() -> None:
@@ -114,21 +116,29 @@ def run_tasks(function: str, tasks: list[Task], workers: int) -> Iterator[Answer
     """
     if not tasks:
         return
-    requests = [json.dumps([function, task, worker_count(workers)]) for task in tasks]
+    run = uuid4().hex
+    requests = [json.dumps([run, function, task, worker_count(workers)]) for task in tasks]
     frame = daft.from_pydict({"request": requests})
     frame = frame.into_partitions(len(tasks)) if os.environ.get("DAFT_RUNNER") == "ray" else frame.into_batches(1)
     answers = frame.select(_answer_of(col("request")).alias("answer"))
+    fault: Answer = {}
     for batch in answers.to_arrow_iter(results_buffer_size=64):
         for text in batch.column(0).to_pylist():
             answer = json.loads(text)
             if "error" in answer:
-                raise _error_of(answer)
-            yield answer["done"]
+                fault = fault or answer
+                _stopped.add(run)  # tasks under way are waited for: what they write must not come after the error
+            elif not fault:
+                yield answer["done"]
+    if fault:
+        raise _error_of(fault)
 
 
 def _supervised(request: str) -> str:
     """Carry out one task in a worker; JSON in and out."""
-    function, task, most = json.loads(request)
+    run, function, task, most = json.loads(request)
+    if run in _stopped:
+        return json.dumps({"error": "TinyllamaError", "message": "not begun: another task has failed"})
     worker = _pool.take(most)
     alive: _Worker | None = None
     try:
