@@ -21,12 +21,15 @@ USER_CAN_MEND = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EPERM, errno.EDQ
 def main() -> None:
     """Run the command line of this process."""
     from tinyllama.cli import app
-    from tinyllama.errors import TinyllamaError
+    from tinyllama.errors import LostRankError, TinyllamaError
+    from tinyllama.log import is_speaker
 
     try:
         app()
+    except LostRankError as error:
+        _stop(str(error), error.exit_code, is_said=is_speaker() or error.is_first)
     except TinyllamaError as error:
-        _stop(str(error), error.exit_code)
+        _stop(str(error), error.exit_code, is_said=is_speaker())
     except KeyboardInterrupt:
         _stop("interrupted; the same command goes on from here", INTERRUPTED)
     except BrokenPipeError:
@@ -38,8 +41,9 @@ def main() -> None:
         _stop(f"{error.filename or 'output'}: {error.strerror}", 2)
 
 
-def _stop(message: str, exit_code: int) -> None:
-    print(f"tinyllama: {message}", file=sys.stderr)
+def _stop(message: str, exit_code: int, is_said: bool = True) -> None:
+    if is_said:
+        print(f"tinyllama: {message}", file=sys.stderr)
     sys.exit(exit_code)
 
 

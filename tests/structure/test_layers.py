@@ -20,14 +20,16 @@ MAY_IMPORT = {
     "tokenizer": set(),
     "shards": {"tokenizer", "clean"},
     "model": set(),
+    "parallel": {"model"},
     "checkpoint": {"model"},
     "exchange": {"checkpoint", "model", "tokenizer"},
     "generate": {"exchange", "checkpoint", "model", "tokenizer"},
-    "evaluate": {"generate", "exchange", "checkpoint", "model", "shards", "tokenizer"},
-    "train": {"evaluate", "exchange", "checkpoint", "model", "shards", "tokenizer"},
+    "evaluate": {"generate", "exchange", "checkpoint", "parallel", "model", "shards", "tokenizer"},
+    "train": {"evaluate", "exchange", "checkpoint", "parallel", "model", "shards", "tokenizer"},
     "bench": {"train", "generate", "model"},
     "plan": {"model", "train"},
     "report": set(),
+    "drill": {"parallel"},
 }
 WITHOUT_TORCH = ("sources", "clean", "plan", "report", "recipe")
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60

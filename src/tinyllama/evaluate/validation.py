@@ -5,7 +5,6 @@ apart, and the last one is shorter. Within a window a token sees the window's to
 """
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from tinyllama.errors import InputError
 from tinyllama.model.llama import Llama
 from tinyllama.model.loss import IGNORED, next_token_loss
 from tinyllama.model.packed_llama import PackedLlama
+from tinyllama.parallel.ranks import Ranks
 from tinyllama.shards.batches import TokenShards
 from tinyllama.shards.shard_format import count_tokens
 from tinyllama.tokenizer.bpe import Tokenizer
@@ -32,6 +32,7 @@ def validate(
     seq_len: int,
     batch_size: int,
     max_tokens: int | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, float]:
     """Figures over the split's targets, or its first `max_tokens`, in order, on the model's device.
 
@@ -41,19 +42,23 @@ def validate(
     """
     n_targets = count_targets(shards, max_tokens)
     device = model.output_weight.device
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    for inputs, targets in _batches(shards, n_targets, seq_len, batch_size):
+    ranks = ranks or Ranks()
+    starts = range(0, n_targets, seq_len)
+    batch_size = min(batch_size, len(starts))
+    firsts = starts[::batch_size]
+    rows = torch.zeros(len(firsts), 2, dtype=torch.float64, device=device)  # a batch's loss and hits, of one rank each
+    for number in range(ranks.rank, len(firsts), ranks.size):
+        ranks.where.stay()
+        inputs, targets = _batch(shards, n_targets, seq_len, firsts[number], batch_size)
         hidden = model.hidden(inputs.to(device))
         sums = next_token_loss(hidden, model.output_weight, targets.to(device))
-        loss_sum += sums.loss
-        correct += sums.correct
-    nats = loss_sum.item()
+        rows[number, 0], rows[number, 1] = sums.loss, sums.correct
+    nats, correct = (math.fsum(column) for column in ranks.sum(rows).T.tolist())
     loss, text_bytes = nats / n_targets, target_text_bytes(shards, tokenizer, n_targets)
     return {
         "loss": loss,
         "perplexity": math.exp(min(loss, LARGEST_EXPONENT)),
-        "accuracy": correct.item() / n_targets,
+        "accuracy": correct / n_targets,
         "bits_per_byte": nats / math.log(2) / max(text_bytes, 1),
         "tokens": n_targets,
     }
@@ -66,22 +71,18 @@ def count_targets(shards: TokenShards, max_tokens: int | None = None) -> int:
     return min(shards.n_tokens - 1, max_tokens or shards.n_tokens)
 
 
-def _batches(shards: TokenShards, n_targets: int, seq_len: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs and targets (B, T), B the same for all: what is compiled for one serves them all.
+def _batch(shards: TokenShards, n_targets: int, seq_len: int, first: int, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets (B, T) from target `first` on, B the same for all: what is compiled for one serves them all.
 
     The shorter last window, and the rows that the last batch lacks, are filled up with targets that count nowhere.
     """
-    starts = range(0, n_targets, seq_len)
-    batch_size = min(batch_size, len(starts))
-    for first in range(0, len(starts), batch_size):
-        rows = starts[first : first + batch_size]
-        inputs = torch.zeros(batch_size, seq_len, dtype=torch.int64)
-        targets = torch.full((batch_size, seq_len), IGNORED)
-        for row, start in enumerate(rows):
-            length = min(seq_len, n_targets - start)
-            ids = torch.from_numpy(shards.tokens(start, start + length + 1).astype(np.int64))
-            inputs[row, :length], targets[row, :length] = ids[:-1], ids[1:]
-        yield inputs, targets
+    inputs = torch.zeros(batch_size, seq_len, dtype=torch.int64)
+    targets = torch.full((batch_size, seq_len), IGNORED)
+    for row, start in enumerate(range(first, min(first + batch_size * seq_len, n_targets), seq_len)):
+        length = min(seq_len, n_targets - start)
+        ids = torch.from_numpy(shards.tokens(start, start + length + 1).astype(np.int64))
+        inputs[row, :length], targets[row, :length] = ids[:-1], ids[1:]
+    return inputs, targets
 
 
 def target_text_bytes(shards: TokenShards, tokenizer: Tokenizer, n_targets: int) -> int:

@@ -1,7 +1,9 @@
 """A run's checkpoints: saves them while training goes on, takes the newest whole one up again, answers a full disk."""
 
 from collections.abc import Set
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tinyllama import files, log
 from tinyllama.checkpoint import checkpoint_format as form
@@ -13,6 +15,7 @@ from tinyllama.config_base import difference_lines, differences
 from tinyllama.errors import InputError, RunStoppedError
 from tinyllama.exchange.open_model import TOKENIZER_CONFIG
 from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.parallel.whereabouts import Place
 from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE
 from tinyllama.train.metrics import MetricsFile, write_event
 from tinyllama.train.train_config import TrainConfig
@@ -40,7 +43,7 @@ class RunCheckpoints:
         self._fingerprints = {"tokenizer_fingerprint": tokenizer_fingerprint, "shards_fingerprint": shards_fingerprint}
         self._allowed_changes = allowed_changes
         retention = Retention(train.keep_checkpoints, train.keep_every_steps, train.keep_best)
-        self._saver = AsyncSaver(self.folder, retention, self._sync_metrics, self._on_saved)
+        self._saver = AsyncSaver(self.folder, retention, self._before_commit, self._on_saved)
         self._metrics: MetricsFile | None = None
         self.last_good: Path | None = None
         self._asked_for: int | None = None  # the step of the last save
@@ -56,9 +59,12 @@ class RunCheckpoints:
             return
         self.look()
         self._metrics, self._asked_for = metrics, step
+        if not self.state.ranks.is_first:
+            return
         names = (MODEL_FILE, JSON_FILE, TOKENIZER_CONFIG)
         tokenizer_files = [file for name in names if (file := self.run_dir / "tokenizer" / name).exists()]
         weights = {name: value.detach() for name, value in self.state.model.named_parameters()}
+        self.state.ranks.where.saver_at(Place.WRITE, step)
         self._saver.save(weights, self.state.optimizer.moments(), self._run_state(step, validation), tokenizer_files)
 
     def look(self, *, wait: bool = True) -> None:
@@ -97,12 +103,15 @@ class RunCheckpoints:
         write_event(self.run_dir, "stop", step=step, reason="full disk", exit_code=FULL_DISK_EXIT_CODE)
         raise RunStoppedError(f"{line}; make room, then the same command goes on from there", FULL_DISK_EXIT_CODE)
 
-    def _sync_metrics(self) -> None:
+    def _before_commit(self) -> None:
+        assert self._asked_for is not None
+        self.state.ranks.where.saver_at(Place.COMMIT, self._asked_for)
         if self._metrics is not None:
             self._metrics.sync()
 
     def _on_saved(self, saved: Saved) -> None:
         self.last_good = saved.path
+        self.state.ranks.where.saver_at(Place.END, saved.step)
         write_event(
             self.run_dir,
             "save",
@@ -131,8 +140,19 @@ class RunCheckpoints:
         """Load the newest whole checkpoint into the run's state; None when there is none.
 
         Damaged ones are named in a warning and set aside. Raises InputError, with all that differs, when the checkpoint
-        is another run's: another recipe but for the allowed keys, other shards or another tokenizer.
+        is another run's: another recipe but for the allowed keys, other shards or another tokenizer. Rank 0 reads, and
+        gives the others what it found.
         """
+        ranks = self.state.ranks
+        found = ranks.by_first(self._take_up)
+        if found is None:
+            return None
+        ranks.share(self.state.tensors())
+        self.state.network.refresh()
+        self._asked_for = found["step"]
+        return RunState(**found)
+
+    def _take_up(self) -> dict[str, Any] | None:
         path, damaged = form.find_newest(self.folder)
         for folder in damaged:
             log.warn(f"{folder}: set aside as {form.set_aside(folder).name}")
@@ -145,12 +165,11 @@ class RunCheckpoints:
             self.state.loss_scale.load(found.loss_scale)
         weights = save_load.load_tensors(path / form.WEIGHTS)
         save_load.load_weights(self.state.model, weights, path / form.WEIGHTS)
-        self.state.network.refresh()
         save_load.load_moments(path, self.state.optimizer.moments())
         if changes:
             write_event(self.run_dir, "allow_change", step=found.step, changes=changes)
-        self.last_good, self._asked_for = path, found.step
-        return found
+        self.last_good = path
+        return asdict(found)
 
     def _changes(self, path: Path, found: RunState) -> dict[str, str]:
         names = ("model", "train", *self._fingerprints)

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from tinyllama.config_base import Config, setting
+from tinyllama.parallel.layout import Layout
 
 
 class TrainConfig(Config):
@@ -38,6 +39,15 @@ class TrainConfig(Config):
     weight_decay: float = setting(0.1, "Decoupled decay of matrices; not of norms and embeddings.", ge=0)
     max_grad_norm: float = setting(1.0, "Gradients are scaled down to this global norm; 0: never.", ge=0)
     z_loss: float = setting(0.0, "Weight of the squared log-partition term.", ge=0)
+    deterministic_reduction: bool = setting(
+        False, "Sums in one order for every number of ranks, and kernels that repeat themselves: the same bits, slower."
+    )
+    reduction_lanes: int = setting(
+        8,
+        "With deterministic_reduction: equal portions of a step's micro-batches, summed apart and then joined in pairs; "
+        "a power of two, of which the ranks are divisors.",
+        ge=1,
+    )
     seed: int = setting(42, "Seed of initialisation, data order and dropout.")
     init_from: str = setting("", "A MODEL whose weights training starts from; empty: random ones.")
     device: Literal["auto", "cpu", "cuda"] = setting(
@@ -86,7 +96,12 @@ class TrainConfig(Config):
             )
         if self.min_lr > self.peak_lr:
             raise ValueError(f"min_lr: {self.min_lr} is above peak_lr {self.peak_lr}")
+        self.layout(1)
         return self
+
+    def layout(self, ranks: int) -> Layout:
+        """How so many ranks share a step. Raises ValueError, with numbers that would do, when they cannot evenly."""
+        return Layout(ranks, self.micro_batches_per_step, self.reduction_lanes if self.deterministic_reduction else 0)
 
     @property
     def total_steps(self) -> int:
@@ -95,5 +110,5 @@ class TrainConfig(Config):
 
     @property
     def micro_batches_per_step(self) -> int:
-        """Micro-batches that make one update on one device."""
+        """Micro-batches that make one update, over all ranks."""
         return self.tokens_per_step // (self.micro_batch_size * self.seq_len)

@@ -1,4 +1,4 @@
-"""Pre-training of one run folder on one device: from token shards to checkpoints, resumed wherever it stopped."""
+"""Pre-training of one run folder, on one rank or several: from token shards to checkpoints, resumed wherever it stopped."""
 
 import gc
 import statistics
@@ -14,17 +14,22 @@ import torch
 from tinyllama import files, log
 from tinyllama.checkpoint.checkpoint_format import RunState, checkpoint_name
 from tinyllama.checkpoint.save_load import weights_sha256
-from tinyllama.errors import InputError, RecipeError, RunStoppedError
+from tinyllama.errors import InputError, LostRankError, RecipeError, RunStoppedError
 from tinyllama.evaluate.validation import unigram_perplexity, validate
 from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.parallel.ranks import Ranks
+from tinyllama.parallel.watch import Verdict
+from tinyllama.parallel.whereabouts import Place
 from tinyllama.seeds import derive_seed
 from tinyllama.shards.batches import Batches, MicroBatch, TokenShards, prefetch
 from tinyllama.shards.shard_format import INDEX_FILE
 from tinyllama.tokenizer.bpe import Tokenizer
+from tinyllama.train.deterministic import choose_threads
 from tinyllama.train.initial_weights import load_initial_weights
 from tinyllama.train.lr_schedule import lr_schedule
 from tinyllama.train.metrics import (
     MetricsFile,
+    NoMetricsFile,
     model_flops_utilization,
     peak_flops,
     peak_memory_bytes,
@@ -34,7 +39,7 @@ from tinyllama.train.precision import choose_device
 from tinyllama.train.run_checkpoints import RunCheckpoints
 from tinyllama.train.step_clock import Lap, StepClock, garbage_kept
 from tinyllama.train.step_guard import SkippedStepsError, StepGuard
-from tinyllama.train.stop_requests import StopRequest, StopRequests
+from tinyllama.train.stop_requests import StopRequest, StopRequests, agreed
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_state import TrainState, log_start
 from tinyllama.train.train_step import DeviceBatch, StepResult, train_step
@@ -52,48 +57,92 @@ class UnderWay:
 
 
 def pretrain(
-    config: LlamaConfig, train: TrainConfig, run_dir: Path, allowed_changes: Set[str] = frozenset()
+    config: LlamaConfig,
+    train: TrainConfig,
+    run_dir: Path,
+    allowed_changes: Set[str] = frozenset(),
+    ranks: Ranks | None = None,
+    threads: int = 0,
 ) -> dict[str, Any]:
     """Train `config` on run_dir/shards with run_dir/tokenizer until the recipe's last step; returns the summary.
 
     Goes on from the newest valid checkpoint in run_dir/checkpoints, which may differ from the recipe in the keys of
     `allowed_changes`. Raises InputError when the shards, the tokenizer or that checkpoint do not belong together,
     RecipeError when the recipe asks for what the data or the device cannot give, RunStoppedError when a signal, the time
-    limit, a full disk or many non-finite steps in a row end the run before its end.
+    limit, a full disk or many non-finite steps in a row end the run before its end, LostRankError when another of its
+    `ranks` is gone. The summary is rank 0's, as are all files. `threads` of the CPU: 0, PyTorch's choice.
     """
-    with StopRequests(train.time_limit_minutes) as stops:
-        trainer = Trainer(config, train, run_dir, allowed_changes)
-        trainer.resume()
-        trainer.train_to_the_end(stops)
-    return trainer.summary()
+    ranks = ranks or Ranks()
+    try:
+        with StopRequests(train.time_limit_minutes) as stops:
+            trainer = Trainer(config, train, run_dir, allowed_changes, ranks, threads)
+            trainer.resume()
+            trainer.train_to_the_end(stops)
+            ranks.rest()
+    except LostRankError as lost:
+        if lost.is_first:
+            write_event(run_dir, "stop", anyway=True, reason=str(lost), exit_code=lost.exit_code)
+        raise
+    return trainer.summary() if ranks.is_first else {}
 
 
 class Trainer:
     """One run: its network, optimizer, data and files. `step` counts the updates that are done."""
 
     def __init__(
-        self, config: LlamaConfig, train: TrainConfig, run_dir: Path, allowed_changes: Set[str] = frozenset()
+        self,
+        config: LlamaConfig,
+        train: TrainConfig,
+        run_dir: Path,
+        allowed_changes: Set[str] = frozenset(),
+        ranks: Ranks | None = None,
+        threads: int = 0,
     ) -> None:
         self.config, self.train, self.run_dir = config, train, run_dir
+        self.ranks = ranks or Ranks()
         self.schedule = lr_schedule(train)
         if self.schedule.warmup_steps < train.warmup_steps:
             log.warn(
                 f"train.warmup_steps: {train.warmup_steps} cut to {self.schedule.warmup_steps}, "
                 f"the run has {train.total_steps} steps"
             )
-        self._open_data()
-        self.device = choose_device(train.device)
-        self.state = TrainState(config, train, self.device)
+        self.ranks.together("begin", lambda: self._begin(threads))
+        self.ranks.connect(self.device)
+        self.state = TrainState(config, train, self.device, ranks=self.ranks)
         self.model = self.state.model
         self.model.init_weights(derive_seed(train.seed, "weights"))
         self.state.network.refresh()
-        shards_fingerprint = files.sha256_file(self.train_shards.split / INDEX_FILE)
         self.checkpoints = RunCheckpoints(
-            run_dir, config, train, self.state, self.tokenizer.fingerprint, shards_fingerprint, allowed_changes
+            run_dir, config, train, self.state, self.tokenizer.fingerprint, self.shards_fingerprint, allowed_changes
         )
+        if self.ranks.watch is not None:
+            self.ranks.watch.before_exit = self._before_exit
+        self.micro_batches = train.layout(self.ranks.size).of_rank(self.ranks.rank)
         self.step = 0
         self.data_wait_seconds = 0.0
         self.last_validation: dict[str, float] | None = None
+
+    def _begin(self, threads: int) -> dict[str, Any]:
+        """Take the device, open the data; returns what must be the same on every rank."""
+        self.device = choose_device(self.train.device, None if self.ranks.is_alone else self.ranks.local_rank)
+        self.threads = choose_threads(threads, self.device, self.train.deterministic_reduction)
+        self._open_data()
+        self.shards_fingerprint = files.sha256_file(self.train_shards.split / INDEX_FILE)
+        return {
+            "recipe": files.sha256_json([self.config.to_dict(), self.train.model_dump()]),
+            "shards": self.shards_fingerprint,
+            "tokenizer": self.tokenizer.fingerprint,
+            "device": self.device.type,
+            "ranks": self.ranks.size,
+            "threads": self.threads,
+            "torch": torch.__version__,
+        }
+
+    def _before_exit(self, verdict: Verdict) -> None:
+        """Of the watch over the ranks: this process ends now, though its main thread waits for a rank that is lost."""
+        if verdict.is_first:
+            write_event(self.run_dir, "stop", anyway=True, reason=verdict.reason, exit_code=verdict.exit_code)
+        self.checkpoints.let_finish()
 
     def _open_data(self) -> None:
         """Open shards and tokenizer, and hold them against each other and the recipe."""
@@ -149,7 +198,11 @@ class Trainer:
         """
         total, stop = self.schedule.total_steps, None
         self.guard = StepGuard(self.train)
-        self.metrics = MetricsFile(self.run_dir / "metrics.jsonl", self.step)
+        is_first = self.ranks.is_first
+        self.metrics = MetricsFile(self.run_dir / "metrics.jsonl", self.step) if is_first else NoMetricsFile()
+        self.agreed: StopRequest | None = None
+        if not self.ranks.is_alone:
+            self.ranks.requests = stops.counts
         batches = self._device_batches(first_step=self.step)
         log_start(self.state, self.train)
         under_way: UnderWay | None = None
@@ -158,17 +211,19 @@ class Trainer:
                 clock = StepClock(self.device)
                 while self.step < total and stop is None:
                     result = self._update(batches)
-                    lap = clock.lap([result.loss, result.accuracy, result.grad_norm, result.is_off])
+                    figures = (result.loss, result.accuracy, result.grad_norm, result.is_off)
+                    lap = clock.lap([*figures, *result.requests])
                     if under_way is not None:
                         self._record(under_way, line)
                     under_way = UnderWay(self.step, lap, self.data_wait_seconds)
                     self.data_wait_seconds = 0.0
                     self.checkpoints.look(wait=False)
-                    stop = stops.now()
+                    stop = stops.now() if self.ranks.is_alone else self.agreed
                     if self._validates() or self._saves() or stop is not None:
                         self._record(under_way, line)
                         under_way = None
                         if self._saves() or stop is not None:
+                            self.ranks.where.at(Place.SAVE, self.step)
                             self.checkpoints.save(self.step, self.last_validation, self.metrics)
                         clock.start()
                     if self.step % STEPS_BETWEEN_COLLECTIONS == 0:
@@ -204,7 +259,7 @@ class Trainer:
         return self.step % self.train.save_every_steps == 0 or self.step == self.schedule.total_steps
 
     def _update(self, batches: Iterator[DeviceBatch]) -> StepResult:
-        micro_batches = (next(batches) for _ in range(self.train.micro_batches_per_step))
+        micro_batches = (next(batches) for _ in self.micro_batches)
         lr = self.schedule.lr_at(self.step + 1)
         result = train_step(self.state, micro_batches, self.train, step=self.step, lr=lr)
         self.step += 1
@@ -216,7 +271,7 @@ class Trainer:
         slices = (
             (step, number * size, size)
             for step in range(first_step, self.schedule.total_steps)
-            for number in range(self.train.micro_batches_per_step)
+            for number in self.micro_batches
         )
         with closing(prefetch(self.batches, slices, self._on_host)) as ready:
             while True:
@@ -234,7 +289,9 @@ class Trainer:
     def _record(self, done: UnderWay, line: log.ProgressLine) -> None:
         """Wait for a step's figures and write them; validate when it is the last step so far and it is time."""
         step = done.step
-        (loss, accuracy, grad_norm, is_off), seconds = done.lap.read()
+        self.ranks.where.at(Place.RECORD, self.step)
+        (loss, accuracy, grad_norm, is_off, *requests), seconds = done.lap.read()
+        self.agreed = self.agreed or agreed(requests, self.train.time_limit_minutes)
         skipped = self.guard.see(step, loss, is_off > 0)
         row: dict[str, Any] = {
             "step": step,
@@ -263,6 +320,7 @@ class Trainer:
         """Loss, perplexity, accuracy and bits per byte on the validation split; None when the split is empty."""
         if self.validation_shards.n_tokens < 2:
             return None
+        self.ranks.where.at(Place.VALIDATION, self.step)
         return validate(
             self.state.network,
             self.validation_shards,
@@ -270,6 +328,7 @@ class Trainer:
             seq_len=self.train.seq_len,
             batch_size=self.train.micro_batch_size,
             max_tokens=max_tokens,
+            ranks=self.ranks,
         )
 
     def resume(self) -> None:
@@ -280,16 +339,17 @@ class Trainer:
         found = self.checkpoints.take_up()
         if found is None:
             if self.train.init_from:
-                load_initial_weights(self.model, self.tokenizer, self.train.init_from)
+                self.ranks.by_first(lambda: load_initial_weights(self.model, self.tokenizer, self.train.init_from))
+                self.ranks.share(self.state.tensors())
                 self.state.network.refresh()
-            write_event(self.run_dir, "start", step=0)
+            write_event(self.run_dir, "start", step=0, ranks=self.ranks.size, threads=self.threads)
         else:
             self._go_on_from(found, "resume")
 
     def _go_on_from(self, found: RunState, event: str) -> None:
         self.step, self.last_validation = found.step, found.validation
         name = checkpoint_name(self.step)
-        write_event(self.run_dir, event, step=self.step, checkpoint=name)
+        write_event(self.run_dir, event, step=self.step, checkpoint=name, ranks=self.ranks.size, threads=self.threads)
         log.info(f"pretrain: going on after step {self.step}, {self.run_dir / 'checkpoints' / name}")
 
     # -- the result ----------------------------------------------------------------------------------------------------
@@ -299,7 +359,7 @@ class Trainer:
         rows = files.read_jsonl(self.run_dir / "metrics.jsonl")
         speeds = [row["tokens_per_second"] for row in rows[1:]] or [rows[0]["tokens_per_second"]]  # step 1 warms up
         tokens_per_second = statistics.harmonic_mean(speeds)
-        peak = peak_flops(self.device, self.train.precision)
+        peak = peak_flops(self.device, self.train.precision) * self.ranks.size
         summary: dict[str, Any] = {
             "parameters": self.config.n_parameters,
             "device": self.device.type,
