@@ -10,6 +10,9 @@ os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+# A lost connection between ranks is told by a line of ours, not by PyTorch's C++ frames.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
 # A thread of PyTorch that waits spins a short while, then sleeps. With OpenMP's own long spin, two threads on two busy
 # cores trained five times slower (tiny-2m, beside three other processes); on quiet cores it makes no difference.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")

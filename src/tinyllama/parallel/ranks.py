@@ -201,16 +201,16 @@ class Ranks:
         self.watch.end()
         if error is None and dist.is_initialized():
             dist.destroy_process_group()
-        self._see_others_off()
+        self._see_others_off(10.0 if error is None else 2.0)
 
-    def _see_others_off(self) -> None:
+    def _see_others_off(self, seconds: float) -> None:
         """The store that rank 0 keeps must stand until the others have read in it."""
         assert self._store is not None
         try:
             self._store.set(f"left/{self.rank}", "")
             if not self.is_first or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
                 return
-            ends_at = time.monotonic() + 10
+            ends_at = time.monotonic() + seconds
             keys = [f"left/{rank}" for rank in range(self.size)]
             while time.monotonic() < ends_at and not self._store.check(keys):
                 time.sleep(POLL_SECONDS)

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any, NamedTuple
 
 from tinyllama.errors import LOST_RANK_EXIT_CODE
@@ -21,6 +20,7 @@ Store = Any  # torch.distributed.Store: a few values that all ranks read and wri
 
 BEAT_SECONDS = 0.5
 SILENT_BEATS = 3  # without a new sign of life over so many beats a rank counts as lost
+STORE_SECONDS = 10.0  # a store that takes longer for an answer counts as lost
 GRACE_SECONDS = 5.0  # in which the main thread may leave by itself
 STOPPED = "stopped"
 
@@ -41,63 +41,76 @@ class Beat(NamedTuple):
 
 
 class Watch:
-    """The watch of one rank over all. Time without progress counts only while `is_on`."""
+    """The watch of one rank over all. Time without progress counts only while `is_on`.
+
+    Two threads: one talks with the store, whose host may hang, the other one never waits for it.
+    """
 
     def __init__(self, store: Store, rank: int, size: int, where: Whereabouts, timeout_seconds: float) -> None:
         self._store, self._rank, self._size, self._where = store, rank, size, where
         self._timeout_seconds = timeout_seconds
         self._number = 0
         self._ended = threading.Event()
+        self._failures = 0  # of the store, in a row
         self.is_on = False
         self.verdict: Verdict | None = None
         self.before_exit: Callable[[Verdict], None] | None = None
-        self._store.set_timeout(timedelta(seconds=10))
         self._beat()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
-        self._thread.start()
+        for work in (self._give_signs, self._look_around):
+            threading.Thread(target=work, name=work.__name__, daemon=True).start()
 
     def end(self) -> None:
         """No more signs of life."""
         self._ended.set()
-        self._thread.join()
 
     def publish(self, reason: str, exit_code: int) -> Verdict:
         """Say to all why the run stops; the first reason counts. Returns that one."""
         if self.verdict is None:
             ours = json.dumps({"rank": self._rank, "reason": reason, "exit_code": exit_code})
             try:
-                stands = json.loads(self._store.compare_set(STOPPED, "", ours))
-            except (RuntimeError, ValueError):  # the store's host is gone
-                stands = json.loads(ours)
-            self.verdict = Verdict(stands["reason"], stands["exit_code"], stands["rank"] == self._rank)
+                self._take(self._store.compare_set(STOPPED, "", ours))
+            except RuntimeError:  # the store's host is gone
+                self.verdict = self._without_store(reason, exit_code)
+        assert self.verdict is not None
         return self.verdict
 
     def find_lost(self, waited_for: str) -> Verdict:
         """Look for the rank that keeps the others waiting, which takes some beats, and publish it."""
         try:
-            known = self._look()
-        except RuntimeError:  # the store does not answer
-            known = None
-        return known or self.publish(self._describe(waited_for), LOST_RANK_EXIT_CODE)
+            self._look()
+        except RuntimeError:
+            self.verdict = self._without_store(f"rank {self._rank} waited in {waited_for}")
+        return self.verdict or self.publish(self._describe(waited_for), LOST_RANK_EXIT_CODE)
 
-    # -- the thread ----------------------------------------------------------------------------------------------------
+    def _without_store(self, reason: str, exit_code: int = LOST_RANK_EXIT_CODE) -> Verdict:
+        """Nobody can say who was first: rank 1 speaks."""
+        return Verdict(f"rank 0, which keeps the ranks' common store, is lost; {reason}", exit_code, self._rank == 1)
 
-    def _run(self) -> None:
-        failures = 0
+    # -- the threads ---------------------------------------------------------------------------------------------------
+
+    def _give_signs(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
             try:
                 self._beat()
-                news = self._look()
-                failures = 0
-            except RuntimeError:  # the store does not answer
-                news, failures = None, failures + 1
+                self._look()
+                self._failures = 0
+            except RuntimeError:
+                self._failures += 1
+
+    def _look_around(self) -> None:
+        while not self._ended.wait(BEAT_SECONDS):
             waited = time.monotonic() - self._where.since
-            if news is None and self.is_on and failures > SILENT_BEATS:
-                news = self.publish("rank 0, which keeps the ranks' common store, is lost", LOST_RANK_EXIT_CODE)
-            elif news is None and self.is_on and waited > self._timeout_seconds:
-                news = self.find_lost(f"{self._where.mark.words}, {waited:.0f} seconds long")
-            if news is not None:
-                self._leave(news)
+            if self.verdict is None and self.is_on:
+                waited_for = f"{self._where.mark.words} for {waited:.0f} seconds"
+                if self._failures > SILENT_BEATS:
+                    self.verdict = self._without_store(f"rank {self._rank} was in {self._where.mark.words}")
+                elif waited > self._timeout_seconds:
+                    asking = threading.Thread(target=self.find_lost, args=(waited_for,), daemon=True)
+                    asking.start()
+                    asking.join(STORE_SECONDS)
+                    self.verdict = self.verdict or self._without_store(f"rank {self._rank} waited in {waited_for}")
+            if self.verdict is not None:
+                self._leave(self.verdict)
 
     def _leave(self, verdict: Verdict) -> None:
         """End this process: its main thread waits where no exception reaches it."""
@@ -118,9 +131,12 @@ class Watch:
     def _look(self) -> Verdict | None:
         """The reason that somebody has published."""
         if self.verdict is None and self._store.check([STOPPED]):
-            found = json.loads(self._store.get(STOPPED))
-            self.verdict = Verdict(found["reason"], found["exit_code"], found["rank"] == self._rank)
+            self._take(self._store.get(STOPPED))
         return self.verdict
+
+    def _take(self, said: bytes) -> None:
+        found = json.loads(said)
+        self.verdict = Verdict(found["reason"], found["exit_code"], found["rank"] == self._rank)
 
     def _beats(self) -> dict[int, Beat]:
         found: dict[int, Beat] = {}

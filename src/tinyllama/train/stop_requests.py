@@ -7,6 +7,8 @@ import time
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Self
 
+from tinyllama import log
+
 TIME_LIMIT_EXIT_CODE = os.EX_TEMPFAIL  # 75: "try again later"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -51,6 +53,8 @@ class StopRequests:
                 raise KeyboardInterrupt
             return
         self._signal = StopRequest(name, 128 + number)
+        if not log.is_speaker():
+            return
         # Not by the log: the signal may have come in the middle of one of its lines.
         os.write(2, f"pretrain: {name}: the step under way is finished and saved; Ctrl-C stops at once\n".encode())
 
