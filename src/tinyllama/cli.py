@@ -14,6 +14,7 @@ import typer
 
 from tinyllama.bench.bench_command import bench
 from tinyllama.cli_content import explain, score_safety, train_safety
+from tinyllama.cli_drill import drill
 from tinyllama.cli_options import (
     AllowChange,
     Inputs,
@@ -52,6 +53,7 @@ app.add_typer(tokenizer_app, name="tokenizer")
 app.command("train-safety")(train_safety)
 app.command("score-safety")(score_safety)
 app.command("explain")(explain)
+app.command("drill")(drill)
 
 # -- every phase -------------------------------------------------------------------------------------------------------
 
