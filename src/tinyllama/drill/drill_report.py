@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from tinyllama.parallel.whereabouts import Mark, Place
@@ -51,7 +52,7 @@ def fallen(kills: list[Kill]) -> dict[str, int]:
     )
 
 
-COLUMNS = ("kill", "run", "ranks", "killed", "aimed at", "fell in", "checkpoint", "step", "back to", "agrees")
+COLUMNS = ("kill", "run", "ranks", "killed", "aimed at", "fell in", "saver", "step", "back to", "agrees")
 
 
 def _cells(number: int, kill: Kill) -> list[str]:
@@ -63,7 +64,7 @@ def _cells(number: int, kill: Kill) -> list[str]:
 
 def table(kills: list[Kill], title: str) -> Table:
     """For a terminal."""
-    made = Table(title=title, title_justify="left")
+    made = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for name in COLUMNS:
         made.add_column(name)
     for number, kill in enumerate(kills, 1):

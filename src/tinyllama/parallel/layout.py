@@ -51,7 +51,7 @@ class Layout:
     lanes: int = 0
 
     def __post_init__(self) -> None:
-        """Raises ValueError that begins with the key and names values that would do."""
+        """Raises ValueError that begins with the key and names values that would do (lanes are `[train]`'s own key)."""
         check_lanes(self.lanes, self.micro_batches)
         if self.lanes and self.lanes % self.ranks:
             raise ValueError(
@@ -83,13 +83,13 @@ def check_lanes(lanes: int, micro_batches: int) -> None:
         return
     if lanes & (lanes - 1):
         raise ValueError(
-            f"train.reduction_lanes: {lanes} is no power of two, and lanes join in pairs; "
+            f"reduction_lanes: {lanes} is no power of two, and lanes join in pairs; "
             f"{_one_of([_power_below(lanes), 2 * _power_below(lanes)])} would be"
         )
     if micro_batches % lanes:
         fitting = [divisor for divisor in _divisors(micro_batches) if not divisor & (divisor - 1)]
         raise ValueError(
-            f"train.reduction_lanes: {lanes} lanes cannot share the step's {micro_batches} micro-batches "
+            f"reduction_lanes: {lanes} lanes cannot share the step's {micro_batches} micro-batches "
             f"(tokens_per_step / (micro_batch_size x seq_len)) evenly; {_one_of(fitting)} could, or "
             f"{-(-micro_batches // lanes) * lanes} micro-batches"
         )

@@ -115,9 +115,10 @@ class Ranks:
         assert self.watch is not None
         try:
             while not self._store.check([key]):
-                if self.watch.verdict is not None:
+                is_too_late = bool(unless) and self._store.check([unless])
+                if self.watch.look() is not None:  # whoever leaves for a reason has said so before
                     raise self._lost(f"what {key} says")
-                if unless and self._store.check([unless]) and not self._store.check([key]):
+                if is_too_late and not self._store.check([key]):
                     raise KeyError(key)
                 time.sleep(POLL_SECONDS)
             return self._store.get(key)

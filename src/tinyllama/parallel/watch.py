@@ -77,7 +77,7 @@ class Watch:
     def find_lost(self, waited_for: str) -> Verdict:
         """Look for the rank that keeps the others waiting, which takes some beats, and publish it."""
         try:
-            self._look()
+            self.look()
         except RuntimeError:
             self.verdict = self._without_store(f"rank {self._rank} waited in {waited_for}")
         return self.verdict or self.publish(self._describe(waited_for), LOST_RANK_EXIT_CODE)
@@ -92,7 +92,7 @@ class Watch:
         while not self._ended.wait(BEAT_SECONDS):
             try:
                 self._beat()
-                self._look()
+                self.look()
                 self._failures = 0
             except RuntimeError:
                 self._failures += 1
@@ -128,7 +128,7 @@ class Watch:
         mark = self._where.mark
         self._store.set(f"beat/{self._rank}", json.dumps([self._number, mark.step, int(mark.place)]))
 
-    def _look(self) -> Verdict | None:
+    def look(self) -> Verdict | None:
         """The reason that somebody has published."""
         if self.verdict is None and self._store.check([STOPPED]):
             self._take(self._store.get(STOPPED))

@@ -133,7 +133,6 @@ class Trainer:
             "shards": self.shards_fingerprint,
             "tokenizer": self.tokenizer.fingerprint,
             "device": self.device.type,
-            "ranks": self.ranks.size,
             "threads": self.threads,
             "torch": torch.__version__,
         }
@@ -363,6 +362,7 @@ class Trainer:
         summary: dict[str, Any] = {
             "parameters": self.config.n_parameters,
             "device": self.device.type,
+            "ranks": self.ranks.size,
             "step": self.step,
             "tokens": self.tokens,
             "epochs": round(self.tokens / self.train_shards.n_tokens, 3),
