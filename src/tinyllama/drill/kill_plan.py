@@ -1,11 +1,13 @@
 """Which kills a drill makes: spread over the run's steps, over the parts of a step's work, and over the ranks. No torch."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tinyllama.parallel.whereabouts import Place
 
+Value = TypeVar("Value")
 AIMS = (Place.FORWARD, Place.REDUCTION, Place.WRITE, Place.COMMIT, Place.VALIDATION)
 SAVER_PLACES = (Place.WRITE, Place.COMMIT)  # of rank 0's saving thread; the loop goes on beside it
 
@@ -46,22 +48,24 @@ class PlannedKill:
 def plan_kills(kills: int, interval: Interval, world_sizes: list[int], seed: int) -> Iterator[list[PlannedKill]]:
     """The kills of one run after another, without end: every list is one run's, its steps rising.
 
-    Each aim comes equally often, in an order drawn anew; steps, ranks and moments are drawn evenly.
+    Each aim and each number of ranks comes equally often, in an order drawn anew; all else is drawn evenly.
     """
     chance = random.Random(seed)
-    left: list[Place] = []
+    aims, sizes = _equally_often(AIMS, chance), _equally_often(world_sizes, chance)
     while True:
         steps = sorted(chance.randint(1, interval.total_steps) for _ in range(kills_of_a_run(kills, interval)))
         planned = []
         for step in steps:
-            if not left:
-                left = chance.sample(AIMS, len(AIMS))
-            aim = left.pop()
-            ranks = chance.choice(world_sizes)
+            aim, ranks = next(aims), next(sizes)
             rank = 0 if aim in SAVER_PLACES else chance.randrange(ranks)
             everyone = ranks == 1 or chance.random() < 0.5
             planned.append(PlannedKill(aim, interval.next_with(aim, step), chance.random(), ranks, rank, everyone))
         yield planned
+
+
+def _equally_often(values: Sequence[Value], chance: random.Random) -> Iterator[Value]:
+    while True:
+        yield from chance.sample(values, len(values))
 
 
 def kills_of_a_run(kills: int, interval: Interval) -> int:
