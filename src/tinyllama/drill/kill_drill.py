@@ -4,6 +4,7 @@ import json
 import shlex
 import signal
 import time
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,7 +49,8 @@ def run_drill(drill: Drill) -> dict[str, Any]:
 class _Driller:
     def __init__(self, drill: Drill) -> None:
         self.drill = drill
-        self.stays: dict[Place, float] = {}  # seconds that a rank stays in a place, as last seen
+        # Seconds that a rank stayed in a place, the last few times; the shortest counts, so that few moments are missed.
+        self.stays: dict[Place, deque[float]] = defaultdict(lambda: deque([0.0], maxlen=5))
         self._seen = (0, False, Mark(0, Place.START))  # rank, whether its saving thread, where: at the last look
         self._seen_since = 0.0
         self.kills: list[Kill] = []
@@ -148,7 +150,7 @@ class _Driller:
 
     def _kill(self, run: int, kill: PlannedKill, processes: RankProcesses, marks: Marks, run_dir: Path) -> Kill | None:
         """Wait for the moment, kill, see the others end; None when the run came to its end before."""
-        delay, was_there = kill.fraction * self.stays.get(kill.aim, 0.0), False
+        delay, was_there = kill.fraction * min(self.stays[kill.aim]), False
         while True:
             if None not in processes.exit_codes:
                 if any(processes.exit_codes):
@@ -192,7 +194,7 @@ class _Driller:
         seen = (rank, of_saver, mark)
         if seen != self._seen:
             if seen[:2] == self._seen[:2]:
-                self.stays[self._seen[2].place] = now - self._seen_since
+                self.stays[self._seen[2].place].append(now - self._seen_since)
             self._seen, self._seen_since = seen, now
         return mark
 

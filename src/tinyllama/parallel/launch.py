@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tinyllama.errors import LOST_RANK_EXIT_CODE, LostRankError, RecipeError
 from tinyllama.parallel.layout import ParallelConfig
@@ -71,7 +71,9 @@ def join(parallel: ParallelConfig) -> Iterator["Ranks | None"]:
     ranks.leave()
 
 
-def _store(timeout_seconds: float):
+def _store(timeout_seconds: float) -> Any:
+    """The ranks' common store: torchrun's, or else rank 0's."""
+    from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImportUsage]
     from torch.distributed.rendezvous import rendezvous
 
     try:
@@ -80,4 +82,5 @@ def _store(timeout_seconds: float):
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         reason = str(error).splitlines()[0]
         raise LostRankError(f"the ranks did not all come to {where} ({reason})", LOST_RANK_EXIT_CODE, True) from None
-    return store
+    # torchrun's own store outlives its restarts: what ranks said before must not count again.
+    return PrefixStore(f"start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
