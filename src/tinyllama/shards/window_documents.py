@@ -39,8 +39,9 @@ def windows_of_places(split: Path, places: Iterable[DocumentPlace], seq_len: int
     """Windows of seq_len + 1 tokens that hold a token of these places, in order; the tokens past the last whole window
     are in none."""
     shards = read_index(split).shards
-    starts = dict(zip((f"{shard.name}.bin" for shard in shards), accumulate((s.tokens for s in shards), initial=0)))
-    n_windows = sum(shard.tokens for shard in shards) // (seq_len + 1)
+    *firsts, n_tokens = accumulate((shard.tokens for shard in shards), initial=0)
+    starts = {f"{shard.name}.bin": first for shard, first in zip(shards, firsts, strict=True)}
+    n_windows = n_tokens // (seq_len + 1)
     found: set[int] = set()
     for place in places:
         start = starts[place.file.name] + place.offset

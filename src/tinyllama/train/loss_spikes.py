@@ -60,7 +60,7 @@ def steps_to_see(train: TrainConfig) -> int:
 
 
 class SpikeGuard:
-    """Holds the last `train.spike_window` losses, by which the next one is judged; nothing is judged before there are as many."""
+    """Holds the last `train.spike_window` losses, by which the next one is judged. Before there are as many, none is."""
 
     def __init__(self, train: TrainConfig) -> None:
         self._train = train
@@ -92,6 +92,16 @@ class SpikeGuard:
 def roll_backs_near(spike: Spike, quarantine: Sequence[Quarantined], window: int) -> int:
     """Roll-backs of the past whose windows lie less than `window` steps from this spike's."""
     return sum(abs(entry.after_step - spike.after_step) < window for entry in quarantine)
+
+
+def suspect_steps(spike: Spike, times_near: int, window: int, steps_per_epoch: int) -> range:
+    """Steps, counted from 1, whose windows may be guilty: those up to the one where the spike was seen.
+
+    Where the run went back before, bad data goes on for longer than one look: half a `window` of the steps that follow is
+    left out too, for each time, but never more than a twentieth of an epoch.
+    """
+    more = min(times_near * window // 2, steps_per_epoch // 20)
+    return range(spike.after_step + 1, spike.step + more + 1)
 
 
 def _nth(number: int) -> str:

@@ -9,7 +9,7 @@ from tinyllama.errors import InputError
 from tinyllama.shards.batches import Batches
 from tinyllama.shards.quarantine import Quarantined
 from tinyllama.shards.window_documents import documents_of_windows
-from tinyllama.train.loss_spikes import Spike, SpikeGuard, roll_backs_near
+from tinyllama.train.loss_spikes import Spike, SpikeGuard, roll_backs_near, suspect_steps
 from tinyllama.train.metrics import write_event
 from tinyllama.train.step_guard import StepGuard
 from tinyllama.train.train_config import TrainConfig
@@ -85,8 +85,10 @@ class RunGuards:
 
     def quarantine_windows(self, spike: Spike, batches: Batches) -> None:
         """Put the windows of the steps that may be guilty of a spike on the list, and name their documents."""
-        steps = range(spike.after_step, spike.step)  # from 0, as `batches` counts them
-        windows = [window for step in steps for window in batches.windows(step, 0, batches.sequences_per_step)]
+        near = roll_backs_near(spike, self.quarantine, self._train.spike_window)
+        per_step = batches.sequences_per_step
+        steps = suspect_steps(spike, near, self._train.spike_window, batches.sequences_per_epoch // per_step)
+        windows = [window for step in steps for window in batches.windows(step - 1, 0, per_step)]
         self.quarantine = (*self.quarantine, Quarantined(spike.after_step, tuple(sorted(set(windows)))))
         named = self.quarantine[-1].windows[:: -(-len(set(windows)) // MAX_NAMED_WINDOWS)]
         try:
@@ -95,7 +97,7 @@ class RunGuards:
             log.warn(f"pretrain: the quarantined documents cannot be named: {error}")
             documents = []
         write_event(
-            self._run_dir, "quarantine", step=spike.step, reason=f"read by steps {steps.start + 1} to {steps.stop}",
+            self._run_dir, "quarantine", step=spike.step, reason=f"read by steps {steps[0]} to {steps[-1]}",
             after_step=spike.after_step, windows=list(self.quarantine[-1].windows), windows_named=len(named),
             documents=documents,
         )  # fmt: skip
