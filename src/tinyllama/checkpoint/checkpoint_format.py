@@ -43,6 +43,10 @@ WEIGHTS, OPTIMIZER, STATE, MANIFEST = "weights.safetensors", "optimizer.safetens
 _NAME = re.compile(r"step_(\d{8,})")
 
 
+class OtherVersionError(InputError):
+    """A checkpoint of a version that this program cannot read: no damage, so it is never passed over."""
+
+
 @dataclass(frozen=True)
 class RunState:
     """All that resume needs beside the tensors.
@@ -88,9 +92,10 @@ def check(folder: Path) -> None:
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise InputError(f"{folder / MANIFEST}: not a checkpoint's manifest")
     if manifest.get("format_version") not in READABLE_VERSIONS:
-        raise InputError(
-            f"{folder / MANIFEST}: format_version {manifest.get('format_version')!r}, "
-            f"this version reads {' and '.join(map(str, READABLE_VERSIONS))}"
+        raise OtherVersionError(
+            f"{folder / MANIFEST}: format_version {manifest.get('format_version')!r}, this program reads "
+            f"{' and '.join(map(str, READABLE_VERSIONS))}; go on with the one that wrote it (recipe.toml of the run names "
+            "it), or choose another --run-dir"
         )
     for name in (WEIGHTS, STATE):
         if name not in manifest["files"]:
@@ -149,7 +154,8 @@ def newest_valid(folder: Path) -> Path | None:
 def find_newest(folder: Path, last_step: int | None = None) -> tuple[Path | None, list[Path]]:
     """The newest checkpoint that reads whole, and the damaged ones that are newer, each named in a warning.
 
-    With `last_step` only those of that step or before it are looked at.
+    With `last_step` only those of that step or before it are looked at. Raises OtherVersionError for one of another
+    version: what is older than it would not be the run's last state.
     """
     damaged = []
     for path in checkpoints(folder):
@@ -158,6 +164,8 @@ def find_newest(folder: Path, last_step: int | None = None) -> tuple[Path | None
         try:
             check(path)
             read_state(path)
+        except OtherVersionError:
+            raise
         except (InputError, OSError) as error:
             if isinstance(error, OSError) and error.errno != errno.EIO:  # a disk that cannot read back what it holds
                 raise  # no damage of the checkpoint: no permission, no free file handle

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from html import escape
 from typing import Any
 
-from tinyllama.report.plots import Chart, Mark, Point, Series, legend, line_chart, smoothed
+from tinyllama.report import run_story
+from tinyllama.report.plots import Chart, Point, Series, legend, line_chart, smoothed
 from tinyllama.report.run_facts import FunnelStep, RunFacts, counts, number, table
 from tinyllama.report.ticks import duration, exact, percent, short, size
 
@@ -191,8 +192,9 @@ def training(facts: RunFacts) -> str:
     loss = points_of(facts, "loss")
     measured = [(row["step"], table(row.get("validation"))) for row in facts.metrics if table(row.get("validation"))]
     held_out = [(float(step), float(v)) for step, found in measured if (v := number(found.get("loss"))) is not None]
-    series = [*_curve("training", loss), Series("validation", held_out, "dots")]
-    charts = _figure(Chart("Loss by step", "step", "loss", series, _marks(facts)), "loss", "Loss", "nats a token")
+    series = [*_curve("training", loss), *run_story.gone_back_from(facts), Series("validation", held_out, "dots")]
+    chart = Chart("Loss by step", "step", "loss", series, run_story.marks(facts))
+    charts = _figure(chart, "loss", "Loss", "nats a token")
     small = [
         _figure(_small(facts, "lr", "Learning rate", from_zero=True), "lr", "Learning rate", ""),
         _figure(
@@ -204,7 +206,7 @@ def training(facts: RunFacts) -> str:
         charts += f'<div class="small-charts">{"".join(small)}</div>'
     missing = len(facts.metrics) - len(loss)
     warning = f'<p class="warning">{exact(missing)} steps have no finite loss.</p>' if missing else ""
-    return section("Training", charts + warning + _validation_table(measured))
+    return section("Training", charts + warning + _validation_table(measured) + _story(facts))
 
 
 def _curve(name: str, points: list[Point]) -> list[Series]:
@@ -232,15 +234,18 @@ def _figure(chart: Chart, chart_id: str, title: str, unit: str) -> str:
     return f"<figure><figcaption><b>{title}</b>{unit}{names}</figcaption><div>{drawn}</div></figure>"
 
 
-def _marks(facts: RunFacts) -> list[Mark]:
-    """Resumes and saved checkpoints of events.jsonl, each once."""
-    words = {"resume": "resumed at step", "save": "checkpoint saved at step"}
-    found = {
-        (step, kind): None
-        for event in facts.events
-        if (kind := event.get("event")) in tuple(words) and (step := number(event.get("step"))) is not None
-    }
-    return [Mark(float(step), f"{words[kind]} {exact(step)}", kind) for step, kind in found]
+def _story(facts: RunFacts) -> str:
+    """What happened on the way, as a table; open when it is more than a run from its start to its end."""
+    found = run_story.rows(facts)
+    if not found:
+        return ""
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("time (UTC)", "what", "step", "why"))
+    body = "".join(
+        f"<tr><td>{text(time)}</td><td>{text(what)}</td><td>{text(step)}</td><td>{text(why, 600)}</td></tr>"
+        for time, what, step, why in found
+    )
+    table = f'<div class="wide"><table class="story"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f"<details{' open' if 2 < len(found) <= 30 else ''}><summary>What happened</summary>{table}</details>"
 
 
 def _validation_table(measured: list[tuple[int, dict[str, Any]]]) -> str:

@@ -95,7 +95,7 @@ class RunCheckpoints:
         step, self._asked_for = self._asked_for, None
         line = f"{self.folder}: no room for the checkpoint of step {step} ({error.strerror}); the last good one: {last}"
         if can_go_on:
-            write_event(self.run_dir, "full_disk", step=step)
+            write_event(self.run_dir, "full_disk", step=step, reason=f"no room for the checkpoint ({error.strerror})")
             log.warn(f"{line}; training goes on and tries again at the next one")
             return
         write_event(self.run_dir, "stop", step=step, reason="full disk", exit_code=FULL_DISK_EXIT_CODE)
@@ -156,7 +156,9 @@ class RunCheckpoints:
         self.state.network.refresh()
         save_load.load_moments(path, self.state.optimizer.moments())
         if changes:
-            write_event(self.run_dir, "allow_change", step=found.step, changes=changes)
+            write_event(
+                self.run_dir, "allow_change", step=found.step, reason=difference_lines(changes), changes=changes
+            )
         self.last_good, self._asked_for = path, found.step
         return found
 

@@ -339,7 +339,7 @@ class Trainer:
             summary["unigram_perplexity"] = unigram_perplexity(
                 self.train_shards, self.validation_shards, self.tokenizer.vocab_size
             )
-        write_event(self.run_dir, "finish", step=self.step)
+        write_event(self.run_dir, "finish", step=self.step, reason="the last step is done")
         return summary
 
 
