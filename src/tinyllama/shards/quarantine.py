@@ -7,8 +7,10 @@ be named from the seed and the list alone.
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from tinyllama.errors import InputError
 from tinyllama.shards.window_order import WindowOrder
 
 
@@ -53,12 +55,25 @@ class RunOrder:
         """Windows that an epoch reads now."""
         return self._parts[-1].order.windows_per_epoch
 
+    @property
+    def quarantined(self) -> frozenset[int]:
+        """Windows that are left out now."""
+        return frozenset(self._parts[-1].order.quarantine)
+
     def window(self, sample: int) -> int:
         """The window that sample `sample` (from 0, over all epochs) reads."""
+        part = self._part(sample)
+        return part.order.window(sample + part.shift)
+
+    def epoch(self, sample: int) -> int:
+        """How many epochs were read whole before sample `sample`."""
+        part = self._part(sample)
+        return part.order.place(sample + part.shift)[0]
+
+    def _part(self, sample: int) -> _Part:
         if sample < 0:
             raise IndexError(f"sample {sample} before the first")
-        part = self._parts[bisect_right(self._parts, sample, key=lambda part: part.first_sample) - 1]
-        return part.order.window(sample + part.shift)
+        return self._parts[bisect_right(self._parts, sample, key=lambda part: part.first_sample) - 1]
 
     def samples_of(self, window: int, n_samples: int) -> list[int]:
         """Which of the run's first `n_samples` samples read `window`, in order. Raises IndexError outside the data."""
@@ -78,3 +93,16 @@ def _next_part(before: _Part, first_sample: int, windows: Iterable[int], seed: i
     epoch, position = before.order.place(first_sample + before.shift)
     order = WindowOrder(before.order.n_windows, seed, quarantine=windows)
     return _Part(first_sample, order.sample_at(epoch, position) - first_sample, order)
+
+
+def quarantine_rows(quarantine: Sequence[Quarantined]) -> list[dict[str, Any]]:
+    """The list as JSON values."""
+    return [{"after_step": entry.after_step, "windows": list(entry.windows)} for entry in quarantine]
+
+
+def read_quarantine(rows: list[dict[str, Any]], origin: Path) -> tuple[Quarantined, ...]:
+    """The inverse of `quarantine_rows`. Raises InputError when they are none."""
+    try:
+        return tuple(Quarantined(int(row["after_step"]), tuple(map(int, row["windows"]))) for row in rows)
+    except (TypeError, KeyError, ValueError) as error:
+        raise InputError(f"{origin}: quarantine: not a list of after_step and windows ({error!r})") from None

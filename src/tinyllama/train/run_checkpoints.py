@@ -13,11 +13,12 @@ from tinyllama.config_base import difference_lines, differences
 from tinyllama.errors import InputError, RunStoppedError
 from tinyllama.exchange.open_model import TOKENIZER_CONFIG
 from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.shards.quarantine import quarantine_rows
 from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE
 from tinyllama.train.loss_spikes import steps_to_see
 from tinyllama.train.metrics import MetricsFile, write_event
 from tinyllama.train.run_data import FINGERPRINTED
-from tinyllama.train.run_guards import RunGuards, quarantine_rows
+from tinyllama.train.run_guards import RunGuards
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_state import TrainState
 

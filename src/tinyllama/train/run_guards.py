@@ -1,6 +1,5 @@
 """What watches a run's steps: non-finite ones, loss spikes, and what was quarantined because of them."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,16 +104,3 @@ class RunGuards:
 
 GOES_BACK = "going back to a checkpoint before it"
 STOPS = "stopping, the run has gone back here too often"
-
-
-def quarantine_rows(quarantine: Sequence[Quarantined]) -> list[dict[str, Any]]:
-    """The list as JSON values."""
-    return [{"after_step": entry.after_step, "windows": list(entry.windows)} for entry in quarantine]
-
-
-def read_quarantine(rows: list[dict[str, Any]], origin: Path) -> tuple[Quarantined, ...]:
-    """The inverse of `quarantine_rows`. Raises InputError when they are none."""
-    try:
-        return tuple(Quarantined(int(row["after_step"]), tuple(map(int, row["windows"]))) for row in rows)
-    except (TypeError, KeyError, ValueError) as error:
-        raise InputError(f"{origin}: quarantine: not a list of after_step and windows ({error!r})") from None

@@ -19,6 +19,7 @@ from tinyllama.evaluate.validation import unigram_perplexity, validate
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.seeds import derive_seed
 from tinyllama.shards.batches import Batches, MicroBatch, prefetch
+from tinyllama.shards.quarantine import read_quarantine
 from tinyllama.train.initial_weights import load_initial_weights
 from tinyllama.train.lr_schedule import lr_schedule
 from tinyllama.train.metrics import (
@@ -31,7 +32,7 @@ from tinyllama.train.metrics import (
 from tinyllama.train.precision import choose_device
 from tinyllama.train.run_checkpoints import RunCheckpoints
 from tinyllama.train.run_data import open_run_data, verify_run_data
-from tinyllama.train.run_guards import LossSpikeError, RunGuards, read_quarantine
+from tinyllama.train.run_guards import LossSpikeError, RunGuards
 from tinyllama.train.step_clock import Lap, StepClock, garbage_kept
 from tinyllama.train.step_guard import SkippedStepsError
 from tinyllama.train.stop_requests import StopRequest, StopRequests
