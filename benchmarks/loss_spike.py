@@ -55,19 +55,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="+", choices=list(RUNS), default=list(RUNS))
     parser.add_argument("--false-alarms", action="store_true")
     parser.add_argument("--plot", action="store_true")
     options = parser.parse_args()
     if options.false_alarms:
-        for values in FALSE_ALARM_RUNS:
+        for values in [] if options.plot else FALSE_ALARM_RUNS:
             name = "_".join(f"{value:g}" for value in values.values())
             common = {"steps": 1000, "seq_len": 64, "micro_batch_size": values["tokens_per_step"] // 64}
             common |= {"save_every_steps": 1000, "validate_every_steps": 1000, "spike_guard": "off"}
             train_once(options, f"clean_{name}", TRAIN | common | {"max_grad_norm": 1.0} | values, FALSE_ALARM_NETWORK)
         false_alarms(sorted(options.out.glob("clean_*/metrics.jsonl")))
         return
-    for name, values in {} if options.plot else RUNS.items():
-        train_once(options, name.replace(", ", "_").replace(" ", "_"), TRAIN | values, NETWORK)
+    for name in [] if options.plot else options.only:
+        train_once(options, name.replace(", ", "_").replace(" ", "_"), TRAIN | RUNS[name], NETWORK)
     draw(options.out)
 
 

@@ -140,7 +140,7 @@ def test_the_poison_is_seen_at_once_and_taken_out(spiking: tuple[Path, dict[str,
     assert len(spikes) == len(quarantines) == len(backs) <= 3
     for spike, back, entry in zip(spikes, backs, quarantines, strict=True):
         assert back["step"] <= entry["after_step"] < spike["step"]
-        assert spike["score"] > 8
+        assert spike["score"] > 6
         assert "robust z" in spike["reason"]
     taken_out = {window for entry in quarantines for window in entry["windows"]}
     assert set(poisoned) <= taken_out

@@ -1,31 +1,21 @@
 """The parts of a run's page, each a function from the run's facts to HTML; empty when the run has nothing for it.
 
-Every text goes through `text`: it comes from the web, from a network or from a file, and may say anything.
+Every text goes through `text` of safe_text.py: it comes from the web, from a network or from a file, and may say anything.
 """
 
 import re
 from collections.abc import Callable
-from html import escape
 from typing import Any
 
 from tinyllama.report import run_story
 from tinyllama.report.plots import Chart, Point, Series, legend, line_chart, smoothed
 from tinyllama.report.run_facts import FunnelStep, RunFacts, counts, number, table
+from tinyllama.report.safe_text import text
 from tinyllama.report.ticks import duration, exact, percent, short, size
 
-MAX_TEXT_CHARS = 4000
 MAX_REASONS = 12
 MAX_SAMPLES = 24
 MAX_EXAMPLES = 12
-# Neither tab, line feed nor printable; and the halves of UTF-16 pairs, which no file can hold.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-
-
-def text(value: Any, limit: int = MAX_TEXT_CHARS) -> str:
-    """Any value as safe HTML text: control characters replaced, cut at `limit` characters, escaped."""
-    plain = str(value)
-    plain = plain if len(plain) <= limit else plain[:limit] + " …"
-    return escape(_UNPRINTABLE.sub("\ufffd", plain), quote=True)
 
 
 def section(title: str, body: str, lead: str = "") -> str:
@@ -206,7 +196,7 @@ def training(facts: RunFacts) -> str:
         charts += f'<div class="small-charts">{"".join(small)}</div>'
     missing = len(facts.metrics) - len(loss)
     warning = f'<p class="warning">{exact(missing)} steps have no finite loss.</p>' if missing else ""
-    return section("Training", charts + warning + _validation_table(measured) + _story(facts))
+    return section("Training", charts + warning + _validation_table(measured) + run_story.story(facts))
 
 
 def _curve(name: str, points: list[Point]) -> list[Series]:
@@ -232,20 +222,6 @@ def _figure(chart: Chart, chart_id: str, title: str, unit: str) -> str:
     unit = f" <span>{unit}</span>" if unit else ""
     names = legend(chart) if chart.width > 600 else ""
     return f"<figure><figcaption><b>{title}</b>{unit}{names}</figcaption><div>{drawn}</div></figure>"
-
-
-def _story(facts: RunFacts) -> str:
-    """What happened on the way, as a table; open when it is more than a run from its start to its end."""
-    found = run_story.rows(facts)
-    if not found:
-        return ""
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("time (UTC)", "what", "step", "why"))
-    body = "".join(
-        f"<tr><td>{text(time)}</td><td>{text(what)}</td><td>{text(step)}</td><td>{text(why, 600)}</td></tr>"
-        for time, what, step, why in found
-    )
-    table = f'<div class="wide"><table class="story"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    return f"<details{' open' if 2 < len(found) <= 30 else ''}><summary>What happened</summary>{table}</details>"
 
 
 def _validation_table(measured: list[tuple[int, dict[str, Any]]]) -> str:

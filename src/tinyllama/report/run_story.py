@@ -5,6 +5,7 @@ from typing import Any
 
 from tinyllama.report.plots import Mark, Point, Series
 from tinyllama.report.run_facts import RunFacts, number
+from tinyllama.report.safe_text import text
 from tinyllama.report.ticks import exact
 
 MAX_EVENTS = 200
@@ -62,6 +63,20 @@ def _pairs(value: Any) -> list[Point]:
             if step is not None and loss is not None:
                 found.append((float(step), float(loss)))
     return found
+
+
+def story(facts: RunFacts) -> str:
+    """The table of events; open when it is more than a run from its start to its end."""
+    found = rows(facts)
+    if not found:
+        return ""
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("time (UTC)", "what", "step", "why"))
+    body = "".join(
+        f"<tr><td>{text(time)}</td><td>{text(what)}</td><td>{text(step)}</td><td>{text(why, 600)}</td></tr>"
+        for time, what, step, why in found
+    )
+    table = f'<div class="wide"><table class="story"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f"<details{' open' if 2 < len(found) <= 30 else ''}><summary>What happened</summary>{table}</details>"
 
 
 def rows(facts: RunFacts) -> list[tuple[str, str, str, str]]:

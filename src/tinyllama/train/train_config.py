@@ -74,7 +74,7 @@ class TrainConfig(Config):
         changes_result=False,
     )
     spike_threshold: float = setting(
-        8.0, "Robust standard deviations over the median loss from which a step counts.", changes_result=False, gt=0
+        6.0, "Robust standard deviations over the median loss from which a step counts.", changes_result=False, gt=0
     )
     spike_window: int = setting(
         128, "The steps before, by which a step is judged; none is judged earlier.", changes_result=False, ge=8
