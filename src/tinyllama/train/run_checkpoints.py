@@ -166,18 +166,26 @@ class RunCheckpoints:
     def go_back(self, last_step: int) -> RunState | None:
         """Take up the newest whole checkpoint of `last_step` or before it; None, and all stay, when there is none.
 
-        Those after it go first, the newest first: a kill on the way leaves a run that comes to the same decision. The
-        next `save` writes the one that was taken up again, with the quarantine list of now.
+        The next `save` writes the one that was taken up again, with the quarantine list of now.
         """
-        path, _ = form.find_newest(self.folder, last_step)
-        if path is None:
+        if not self._remove_after(last_step):
             return None
-        for later in form.checkpoints(self.folder):
-            if form.step_of(later) > form.step_of(path):
-                files.remove_folder(later)
         found = self.take_up()
         self._asked_for = None
         return found
+
+    def _remove_after(self, last_step: int) -> bool:
+        """Remove the checkpoints behind the newest whole one of `last_step` or before it; False when there is none.
+
+        The newest goes first: a kill on the way leaves a run that comes to the same decision again.
+        """
+        path, _ = form.find_newest(self.folder, last_step)
+        if path is None:
+            return False
+        for later in form.checkpoints(self.folder):
+            if form.step_of(later) > form.step_of(path):
+                files.remove_folder(later)
+        return True
 
     def _changes(self, path: Path, found: RunState) -> dict[str, str]:
         for key, ours in self._fingerprints.items():
