@@ -285,7 +285,8 @@ def test_the_run_does_not_go_back_for_ever(prepared_run: Path, tmp_path: Path, a
     if answer == "stop":
         for _ in range(2):  # and started again it comes to the same end
             with pytest.raises(
-                RunStoppedError, match=r"after going back 1 times near it; lower train\.peak_lr"
+                RunStoppedError,
+                match=r"after going back 1 times near it \(train\.on_spike_limit=go_on goes on\); lower",
             ) as stop:
                 api.pretrain("small-120m", run_dir, words)
             assert stop.value.exit_code == 1

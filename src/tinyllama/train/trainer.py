@@ -196,8 +196,9 @@ class Trainer:
     def _answer_spike(self, trouble: LossSpikeError) -> None:
         """Back to a checkpoint before the spike, without the data that may be guilty of it."""
         if trouble.limit_reached:
+            times = self.train.max_spike_roll_backs
             raise self._given_up(
-                f"{trouble}, after going back {self.train.max_spike_roll_backs} times near it"
+                f"{trouble}, after going back {times} times near it (train.on_spike_limit=go_on goes on)"
             ) from None
         found = self.checkpoints.go_back(trouble.spike.after_step)
         if found is None:
