@@ -30,6 +30,7 @@ from tinyllama.train.metrics import (
     write_event,
 )
 from tinyllama.train.precision import choose_device
+from tinyllama.train.roll_back import RollBack
 from tinyllama.train.run_checkpoints import RunCheckpoints
 from tinyllama.train.run_data import open_run_data, verify_run_data
 from tinyllama.train.run_guards import LossSpikeError, RunGuards
@@ -94,6 +95,7 @@ class Trainer:
         self.checkpoints = RunCheckpoints(
             run_dir, config, train, self.state, self.guard, self.fingerprints, allowed_changes
         )
+        self.roll_back = RollBack(run_dir, train, self.checkpoints, self.guard)
         self.step = 0
         self.data_wait_seconds = 0.0
         self.last_validation: dict[str, float] | None = None
@@ -123,18 +125,14 @@ class Trainer:
         When too many steps in a row were skipped, the run goes back to its last checkpoint, once; when the loss spiked,
         to one before the spike.
         """
-        has_gone_back = False
         while True:
             try:
                 stop = self._train(stops)
                 break
-            except LossSpikeError as trouble:
-                self._answer_spike(trouble)
-            except SkippedStepsError as trouble:
-                if has_gone_back:
-                    raise self._given_up(f"{trouble}, after going back once") from None
-                self._go_back(trouble)
-                has_gone_back = True
+            except (LossSpikeError, SkippedStepsError) as trouble:
+                found = self.roll_back.answer(trouble, self.batches)
+                self._open_batches()
+                self._go_on_from(found, "roll_back", str(trouble))
         stop = stop or stops.by_signal()  # one that came during the last save
         if stop is not None:
             write_event(self.run_dir, "stop", step=self.step, reason=stop.reason, exit_code=stop.exit_code)
@@ -183,38 +181,6 @@ class Trainer:
             batches.close()
             self.metrics.close()
         return stop if self.step < total else None
-
-    def _go_back(self, trouble: SkippedStepsError) -> None:
-        """Take up the last checkpoint again, without what came after it."""
-        found = self.checkpoints.take_up()
-        if found is None:
-            raise self._given_up(f"{trouble}, and there is no checkpoint to go back to") from None
-        log.warn(f"pretrain: {trouble}; going back to the last checkpoint")
-        self._go_on_from(found, "roll_back", str(trouble))
-        self.guard.load({**found.guards, "skipped_in_a_row": 0})
-
-    def _answer_spike(self, trouble: LossSpikeError) -> None:
-        """Back to a checkpoint before the spike, without the data that may be guilty of it."""
-        if trouble.limit_reached:
-            times = self.train.max_spike_roll_backs
-            raise self._given_up(
-                f"{trouble}, after going back {times} times near it (train.on_spike_limit=go_on goes on)"
-            ) from None
-        found = self.checkpoints.go_back(trouble.spike.after_step)
-        if found is None:
-            last = trouble.spike.after_step
-            raise self._given_up(f"{trouble}, and no checkpoint of step {last} or before it is whole") from None
-        log.warn(f"pretrain: loss spike: {trouble}; going back, without the data of the steps around it")
-        self.guard.quarantine_windows(trouble.spike, self.batches)
-        self._open_batches()
-        self._go_on_from(found, "roll_back", str(trouble))
-
-    def _given_up(self, reason: str) -> RunStoppedError:
-        write_event(self.run_dir, "stop", step=self.step, reason=reason, exit_code=1)
-        return RunStoppedError(
-            f"{reason}; lower train.peak_lr or lengthen train.warmup_steps, with --allow-change, or look at the data there",
-            1,
-        )
 
     def _validates(self) -> bool:
         return self.step % self.train.validate_every_steps == 0 or self.step == self.schedule.total_steps
