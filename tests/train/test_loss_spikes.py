@@ -211,8 +211,11 @@ class CrashError(BaseException):
 
 @pytest.mark.parametrize(
     ("moment", "number"),
-    [("spike", 1), ("quarantine", 1), ("roll_back", 1), ("remove", 1), ("spike", 2), ("remove", 2), ("save", 11)],
-)
+    [
+        ("spike", 1), ("quarantine", 1), ("roll_back", 1), ("remove", 1), ("remove", 2),
+        pytest.param("spike", 2, marks=pytest.mark.full), pytest.param("save", 11, marks=pytest.mark.full),
+    ],
+)  # fmt: skip
 def test_cut_off_at_any_moment_it_ends_the_same(
     spiking: tuple[Path, dict[str, Any], list[int]],
     prepared_run: Path,
