@@ -95,7 +95,7 @@ class Ranks:
                 if value != theirs[0].get(key):
                     raise RecipeError(f"rank {rank}: its {key} is {value}, rank 0's is {theirs[0].get(key)}")
 
-    def together(self, name: str, begin: Callable[[], dict[str, Any]]) -> None:
+    def together(self, name: str, begin: Callable[[], dict[str, Any] | None]) -> None:
         """Let every rank begin its work; a fault of one is every rank's. `begin` returns facts on which all must agree."""
         try:
             facts = begin()
@@ -103,7 +103,7 @@ class Ranks:
             if not self.is_alone:
                 self._put(f"{name}/{self.rank}", {"error": str(error)})
             raise
-        self.agree(name, facts)
+        self.agree(name, facts or {})
 
     def _put(self, key: str, value: Any) -> None:
         assert self._store is not None

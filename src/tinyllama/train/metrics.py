@@ -85,8 +85,8 @@ class NoMetricsFile(MetricsFile):
 def write_event(run_dir: Path, event: str, *, anyway: bool = False, **details: Any) -> None:
     """Append one line to the run's story, events.jsonl, with the time; on a full disk the line is left out.
 
-    start, resume, save, stop, finish; allow_change, full_disk, skip, roll_back. Rank 0 writes it, and `anyway` the rank
-    that found rank 0 lost.
+    docs/resume.md has the table of the events and their details; each has `step`, and `reason` but for a save.
+    Rank 0 writes it, and `anyway` the rank that found rank 0 lost.
     """
     if not (log.is_speaker() or anyway):
         return

@@ -14,16 +14,15 @@ import torch
 from tinyllama import files, log
 from tinyllama.checkpoint.checkpoint_format import RunState, checkpoint_name
 from tinyllama.checkpoint.save_load import weights_sha256
-from tinyllama.errors import InputError, LostRankError, RecipeError, RunStoppedError
+from tinyllama.errors import LostRankError, RunStoppedError
 from tinyllama.evaluate.validation import unigram_perplexity, validate
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.parallel.watch import Verdict
 from tinyllama.parallel.whereabouts import Place
 from tinyllama.seeds import derive_seed
-from tinyllama.shards.batches import Batches, MicroBatch, TokenShards, prefetch
-from tinyllama.shards.shard_format import INDEX_FILE
-from tinyllama.tokenizer.bpe import Tokenizer
+from tinyllama.shards.batches import Batches, MicroBatch, prefetch
+from tinyllama.shards.quarantine import read_quarantine
 from tinyllama.train.deterministic import choose_threads
 from tinyllama.train.initial_weights import load_initial_weights
 from tinyllama.train.lr_schedule import lr_schedule
@@ -36,9 +35,12 @@ from tinyllama.train.metrics import (
     write_event,
 )
 from tinyllama.train.precision import choose_device
+from tinyllama.train.roll_back import RollBack
 from tinyllama.train.run_checkpoints import RunCheckpoints
+from tinyllama.train.run_data import open_run_data, verify_run_data
+from tinyllama.train.run_guards import LossSpikeError, RunGuards
 from tinyllama.train.step_clock import Lap, StepClock, garbage_kept
-from tinyllama.train.step_guard import SkippedStepsError, StepGuard
+from tinyllama.train.step_guard import SkippedStepsError
 from tinyllama.train.stop_requests import StopRequest, StopRequests, agreed
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_state import TrainState, log_start
@@ -73,15 +75,18 @@ def pretrain(
     `ranks` is gone. The summary is rank 0's, as are all files. `threads` of the CPU: 0, PyTorch's choice.
     """
     ranks = ranks or Ranks()
+    ranks.together("verify", lambda: verify_run_data(run_dir, train) if ranks.local_rank == 0 else None)
     try:
-        with StopRequests(train.time_limit_minutes) as stops:
+        with StopRequests(train.time_limit_minutes) as stops:  # now only: to verify may take long
             trainer = Trainer(config, train, run_dir, allowed_changes, ranks, threads)
             trainer.resume()
             trainer.train_to_the_end(stops)
             ranks.rest()
     except LostRankError as lost:
         if lost.is_first:
-            write_event(run_dir, "stop", anyway=True, reason=str(lost), exit_code=lost.exit_code)
+            write_event(
+                run_dir, "stop", anyway=True, step=ranks.where.mark.step, reason=str(lost), exit_code=lost.exit_code
+            )
         raise
     return trainer.summary() if ranks.is_first else {}
 
@@ -113,8 +118,9 @@ class Trainer:
         self.model.init_weights(derive_seed(train.seed, "weights"))
         self.state.network.refresh()
         self.checkpoints = RunCheckpoints(
-            run_dir, config, train, self.state, self.tokenizer.fingerprint, self.shards_fingerprint, allowed_changes
+            run_dir, config, train, self.state, self.guard, self.fingerprints, allowed_changes
         )
+        self.roll_back = RollBack(run_dir, train, self.checkpoints, self.guard)
         if self.ranks.watch is not None:
             self.ranks.watch.before_exit = self._before_exit
         self.micro_batches = train.layout(self.ranks.size).of_rank(self.ranks.rank)
@@ -127,11 +133,11 @@ class Trainer:
         self.device = choose_device(self.train.device, None if self.ranks.is_alone else self.ranks.local_rank)
         self.threads = choose_threads(threads, self.device, self.train.deterministic_reduction)
         self._open_data()
-        self.shards_fingerprint = files.sha256_file(self.train_shards.split / INDEX_FILE)
+        self.guard = RunGuards(self.run_dir, self.train)
+        self._open_batches()
         return {
             "recipe": files.sha256_json([self.config.to_dict(), self.train.model_dump()]),
-            "shards": self.shards_fingerprint,
-            "tokenizer": self.tokenizer.fingerprint,
+            **self.fingerprints,
             "device": self.device.type,
             "threads": self.threads,
             "torch": torch.__version__,
@@ -140,26 +146,22 @@ class Trainer:
     def _before_exit(self, verdict: Verdict) -> None:
         """Of the watch over the ranks: this process ends now, though its main thread waits for a rank that is lost."""
         if verdict.is_first:
-            write_event(self.run_dir, "stop", anyway=True, reason=verdict.reason, exit_code=verdict.exit_code)
+            write_event(
+                self.run_dir, "stop", anyway=True, step=self.step, reason=verdict.reason, exit_code=verdict.exit_code
+            )
         self.checkpoints.let_finish()
 
     def _open_data(self) -> None:
         """Open shards and tokenizer, and hold them against each other and the recipe."""
-        self.tokenizer = Tokenizer.load(self.run_dir / "tokenizer")
-        self.train_shards = TokenShards(self.run_dir / "shards" / "train")
-        self.validation_shards = TokenShards(self.run_dir / "shards" / "validation")
-        for shards in (self.train_shards, self.validation_shards):
-            if shards.index.tokenizer_fingerprint != self.tokenizer.fingerprint:
-                raise InputError(
-                    f"{shards.split}: made with another tokenizer than {self.run_dir / 'tokenizer'}; make the shards again"
-                )
-        if self.tokenizer.vocab_size > self.config.vocab_size:
-            raise RecipeError(
-                f"model.vocab_size: {self.config.vocab_size} is below the tokenizer's {self.tokenizer.vocab_size} pieces"
-            )
+        data = open_run_data(self.run_dir, self.config)
+        self.tokenizer, self.fingerprints = data.tokenizer, data.fingerprints
+        self.train_shards, self.validation_shards = data.train, data.validation
+
+    def _open_batches(self) -> None:
+        """The batches of all steps, as the quarantine list of now has them."""
         sequences_per_step = self.train.tokens_per_step // self.train.seq_len
         seed = derive_seed(self.train.seed, "window order")
-        self.batches = Batches(self.train_shards, self.train.seq_len, sequences_per_step, seed)
+        self.batches = Batches(self.train_shards, self.train.seq_len, sequences_per_step, seed, self.guard.quarantine)
 
     @property
     def tokens(self) -> int:
@@ -171,17 +173,17 @@ class Trainer:
     def train_to_the_end(self, stops: StopRequests) -> None:
         """All updates that are left. Raises RunStoppedError when something else than the last step ends them.
 
-        When too many steps in a row were skipped, the run goes back to its last checkpoint, once.
+        When too many steps in a row were skipped, the run goes back to its last checkpoint, once; when the loss spiked,
+        to one before the spike.
         """
-        stop: StopRequest | None = None
-        try:
-            stop = self._train(stops)
-        except SkippedStepsError as trouble:
-            self._go_back(trouble)
+        while True:
             try:
                 stop = self._train(stops)
-            except SkippedStepsError as again:
-                raise self._given_up(f"{again}, after going back once") from None
+                break
+            except (LossSpikeError, SkippedStepsError) as trouble:
+                found = self.roll_back.answer(trouble, self.batches)
+                self._open_batches()
+                self._go_on_from(found, "roll_back", str(trouble))
         stop = stop or stops.by_signal()  # one that came during the last save
         if stop is not None:
             write_event(self.run_dir, "stop", step=self.step, reason=stop.reason, exit_code=stop.exit_code)
@@ -196,7 +198,6 @@ class Trainer:
         A step's figures are read while the next one is under way, so that the device never waits for the host.
         """
         total, stop = self.schedule.total_steps, None
-        self.guard = StepGuard(self.train)
         is_first = self.ranks.is_first
         self.metrics = MetricsFile(self.run_dir / "metrics.jsonl", self.step) if is_first else NoMetricsFile()
         self.agreed: StopRequest | None = None
@@ -207,6 +208,8 @@ class Trainer:
         under_way: UnderWay | None = None
         try:
             with log.progress("pretrain", total) as line, garbage_kept():
+                if self.step:  # after a roll-back, with what was quarantined; else it is there
+                    self.checkpoints.save(self.step, self.last_validation, self.metrics)
                 clock = StepClock(self.device)
                 while self.step < total and stop is None:
                     result = self._update(batches)
@@ -235,21 +238,6 @@ class Trainer:
             batches.close()
             self.metrics.close()
         return stop if self.step < total else None
-
-    def _go_back(self, trouble: SkippedStepsError) -> None:
-        """Take up the last checkpoint again, without what came after it."""
-        found = self.checkpoints.take_up()
-        if found is None:
-            raise self._given_up(f"{trouble}, and there is no checkpoint to go back to") from None
-        log.warn(f"pretrain: {trouble}; going back to the last checkpoint")
-        self._go_on_from(found, "roll_back")
-
-    def _given_up(self, reason: str) -> RunStoppedError:
-        write_event(self.run_dir, "stop", step=self.step, reason=reason, exit_code=1)
-        return RunStoppedError(
-            f"{reason}; lower train.peak_lr or lengthen train.warmup_steps, with --allow-change, or look at the data there",
-            1,
-        )
 
     def _validates(self) -> bool:
         return self.step % self.train.validate_every_steps == 0 or self.step == self.schedule.total_steps
@@ -341,14 +329,22 @@ class Trainer:
                 self.ranks.by_first(lambda: load_initial_weights(self.model, self.tokenizer, self.train.init_from))
                 self.ranks.share(self.state.tensors())
                 self.state.network.refresh()
-            write_event(self.run_dir, "start", step=0, ranks=self.ranks.size, threads=self.threads)
+            write_event(
+                self.run_dir, "start", step=0, reason="no checkpoint", ranks=self.ranks.size, threads=self.threads
+            )
         else:
-            self._go_on_from(found, "resume")
+            self.guard.quarantine = read_quarantine(found.quarantine, self.run_dir / "checkpoints")
+            self._open_batches()
+            self._go_on_from(found, "resume", "started again")
 
-    def _go_on_from(self, found: RunState, event: str) -> None:
+    def _go_on_from(self, found: RunState, event: str, reason: str) -> None:
         self.step, self.last_validation = found.step, found.validation
+        self.guard.load(found.guards)
         name = checkpoint_name(self.step)
-        write_event(self.run_dir, event, step=self.step, checkpoint=name, ranks=self.ranks.size, threads=self.threads)
+        write_event(
+            self.run_dir, event, step=self.step, reason=reason, checkpoint=name, ranks=self.ranks.size,
+            threads=self.threads,
+        )  # fmt: skip
         log.info(f"pretrain: going on after step {self.step}, {self.run_dir / 'checkpoints' / name}")
 
     # -- the result ----------------------------------------------------------------------------------------------------
@@ -379,7 +375,7 @@ class Trainer:
             summary["unigram_perplexity"] = unigram_perplexity(
                 self.train_shards, self.validation_shards, self.tokenizer.vocab_size
             )
-        write_event(self.run_dir, "finish", step=self.step)
+        write_event(self.run_dir, "finish", step=self.step, reason="the last step is done")
         return summary
 
 
