@@ -10,6 +10,7 @@ import pytest
 
 from tests.train.rank_runs import RankRun, started
 from tests.train.run_processes import events, outcome, steps_done, untimed
+from tests.train.test_loss_spikes import SPIKING, poisoned_run
 from tinyllama import files
 
 COMMON = {
@@ -145,3 +146,20 @@ def test_stopped_on_8_ranks_and_gone_on_with_2(run: RankRun, alone: tuple[Any, .
     assert 5 <= events(run.run_dir, "stop")[0]["step"] < 24
     assert outcome(run.run_dir, run.to_its_end(2, **ONE_ORDER)) == alone
     assert started(run.run_dir) == [8, 2]
+
+
+@pytest.mark.full
+def test_a_spike_is_answered_alike_by_all_ranks(prepared_run: Path, tmp_path: Path):
+    changes = SPIKING | {
+        "train__deterministic_reduction": True, "train__reduction_lanes": 2, "train__max_spike_roll_backs": 3,
+        "parallel__threads": 1,
+    }  # fmt: skip
+    found = []
+    for ranks in (1, 2):
+        run_dir, *_ = poisoned_run(prepared_run, tmp_path / str(ranks), **changes)
+        run = RankRun(run_dir)
+        summary = run.to_its_end(ranks, **changes)
+        quarantined = [row["windows"] for row in events(run_dir, "quarantine")]
+        assert quarantined
+        found.append((outcome(run_dir, summary), quarantined, [row["step"] for row in events(run_dir, "roll_back")]))
+    assert found[0] == found[1]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tinyllama.model.attention import fastest_first
 from tinyllama.model.dropout import sample_keys
+from tinyllama.model.loss import LossSums
 from tinyllama.model.loss_gradient import loss_and_gradients
 from tinyllama.parallel.whereabouts import Place
 from tinyllama.train.optimizer import clip_factor
@@ -59,8 +60,7 @@ def train_step(
                 z_loss=train.z_loss, scale=loss_scale.factor if loss_scale.is_on else None,
             )  # fmt: skip
             hidden.backward(hidden_gradient)
-        figures = torch.stack([sums.loss, sums.correct.to(sums.loss.dtype), sums.count.to(sums.loss.dtype)])
-        gradients.end(torch.cat([figures, figures.new_tensor(ranks.requests())]))
+        gradients.end(_figures(sums, ranks.requests()))
         ranks.where.at(Place.DATA, step + 1)
     ranks.where.at(Place.REDUCTION, step + 1)
     totals = gradients.join()
@@ -73,3 +73,13 @@ def train_step(
     loss_scale.update(is_off)
     gradients.clear()
     return StepResult(loss / count, correct / count, grad_norm, totals[3:], is_off)
+
+
+def _figures(sums: LossSums, requests: list[float]) -> Tensor:
+    """Loss, hits, count and the requests of one micro-batch, in a row: what is summed beside the gradients."""
+    row = torch.stack([sums.loss, sums.correct.to(sums.loss.dtype), sums.count.to(sums.loss.dtype)])
+    if not requests:
+        return row
+    # A copy to a GPU would wait for it: only where there is something to say.
+    asked = row.new_tensor(requests) if any(requests) else row.new_zeros(len(requests))
+    return torch.cat([row, asked])
