@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="quickstart")
     parser.add_argument("--ranks", default="1,2,4,8")
     parser.add_argument("--rounds", type=int, default=1, help="The fastest of so many runs counts.")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()  # overrides stand where they like
     print("| deterministic_reduction | ranks | tokens/s | loss | weights_sha256 |\n|---|---:|---:|---:|---|")
     for is_deterministic in ("true", "false"):
         for ranks in map(int, options.ranks.split(",")):

@@ -83,7 +83,7 @@ def markdown(result: dict[str, Any], kills: list[Kill]) -> str:
         result["command"],
         "```",
         "",
-        f"Undisturbed: {result['steps']} steps on {result['undisturbed_ranks']} rank(s), weights_sha256 "
+        f"Undisturbed: {result['steps']} steps on {ranks_in_words(result['undisturbed_ranks'])}, weights_sha256 "
         f"`{result['weights_sha256']}`. Killed runs: {result['runs']}. {result['seconds']:,.0f} seconds.",
         "",
         "Fell in: " + ", ".join(f"{place} {count}" for place, count in result["fell_in"].items()) + ".",
@@ -93,6 +93,10 @@ def markdown(result: dict[str, Any], kills: list[Kill]) -> str:
         *("| " + " | ".join(_cells(number, kill)) + " |" for number, kill in enumerate(kills, 1)),
     ]
     return "\n".join(lines) + "\n"
+
+
+def ranks_in_words(count: int) -> str:
+    return f"{count} rank{'s' * (count > 1)}"
 
 
 def headline(result: dict[str, Any]) -> str:

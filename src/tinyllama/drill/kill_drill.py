@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyllama import files, log
-from tinyllama.drill.drill_report import Kill, fallen, headline, markdown, table
+from tinyllama.drill.drill_report import Kill, fallen, headline, markdown, ranks_in_words, table
 from tinyllama.drill.kill_plan import SAVER_PLACES, Interval, PlannedKill, plan_kills
 from tinyllama.drill.rank_processes import RankProcesses
 from tinyllama.errors import LOST_RANK_EXIT_CODE, InputError
@@ -58,7 +58,7 @@ class _Driller:
 
     def run(self, started: float) -> dict[str, Any]:
         drill, total = self.drill, self.drill.interval.total_steps
-        log.info(f"drill: the undisturbed run, {total} steps on {drill.world_sizes[0]} rank(s)")
+        log.info(f"drill: the undisturbed run, {total} steps on {ranks_in_words(drill.world_sizes[0])}")
         run_dir = self._run_folder("undisturbed")
         summary = self._undisturbed(run_dir)
         self.undisturbed = rows_by_step(run_dir)
