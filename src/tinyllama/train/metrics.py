@@ -69,7 +69,7 @@ class MetricsFile:
 def write_event(run_dir: Path, event: str, **details: Any) -> None:
     """Append one line to the run's story, events.jsonl, with the time; on a full disk the line is left out.
 
-    start, resume, save, stop, finish; allow_change, full_disk, skip, roll_back.
+    docs/resume.md has the table of the events and their details; each has `step`, and `reason` but for a save.
     """
     line = json.dumps({"time": round(time.time(), 3), "event": event, **details}) + "\n"
     try:

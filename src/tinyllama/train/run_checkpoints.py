@@ -13,8 +13,12 @@ from tinyllama.config_base import difference_lines, differences
 from tinyllama.errors import InputError, RunStoppedError
 from tinyllama.exchange.open_model import TOKENIZER_CONFIG
 from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.shards.quarantine import quarantine_rows
 from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE
+from tinyllama.train.loss_spikes import steps_to_see
 from tinyllama.train.metrics import MetricsFile, write_event
+from tinyllama.train.run_data import FINGERPRINTED
+from tinyllama.train.run_guards import RunGuards
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_state import TrainState
 
@@ -30,16 +34,17 @@ class RunCheckpoints:
         config: LlamaConfig,
         train: TrainConfig,
         state: TrainState,
-        tokenizer_fingerprint: str,
-        shards_fingerprint: str,
+        guards: RunGuards,
+        fingerprints: dict[str, str],
         allowed_changes: Set[str],
     ) -> None:
-        """`allowed_changes`: recipe keys in which the checkpoint that is taken up may differ."""
+        """`fingerprints` of the data, by their names in RunState; `allowed_changes`: recipe keys in which the checkpoint
+        that is taken up may differ."""
         self.run_dir, self.config, self.train, self.state = run_dir, config, train, state
         self.folder = run_dir / "checkpoints"
-        self._fingerprints = {"tokenizer_fingerprint": tokenizer_fingerprint, "shards_fingerprint": shards_fingerprint}
-        self._allowed_changes = allowed_changes
-        retention = Retention(train.keep_checkpoints, train.keep_every_steps, train.keep_best)
+        self._guards, self._fingerprints, self._allowed_changes = guards, fingerprints, allowed_changes
+        safe_steps = steps_to_see(train) if train.spike_guard == "roll_back" else 0
+        retention = Retention(train.keep_checkpoints, train.keep_every_steps, train.keep_best, safe_steps)
         self._saver = AsyncSaver(self.folder, retention, self._sync_metrics, self._on_saved)
         self._metrics: MetricsFile | None = None
         self.last_good: Path | None = None
@@ -91,7 +96,7 @@ class RunCheckpoints:
         step, self._asked_for = self._asked_for, None
         line = f"{self.folder}: no room for the checkpoint of step {step} ({error.strerror}); the last good one: {last}"
         if can_go_on:
-            write_event(self.run_dir, "full_disk", step=step)
+            write_event(self.run_dir, "full_disk", step=step, reason=f"no room for the checkpoint ({error.strerror})")
             log.warn(f"{line}; training goes on and tries again at the next one")
             return
         write_event(self.run_dir, "stop", step=step, reason="full disk", exit_code=FULL_DISK_EXIT_CODE)
@@ -122,6 +127,8 @@ class RunCheckpoints:
             updates=int(self.state.optimizer.updates.item()),
             loss_scale=self.state.loss_scale.state(),
             validation=validation,
+            guards=self._guards.state(),
+            quarantine=quarantine_rows(self._guards.quarantine),
             **self._fingerprints,
         )
 
@@ -135,7 +142,9 @@ class RunCheckpoints:
         """
         path, damaged = form.find_newest(self.folder)
         for folder in damaged:
-            log.warn(f"{folder}: set aside as {form.set_aside(folder).name}")
+            step, aside = form.step_of(folder), form.set_aside(folder)
+            log.warn(f"{folder}: set aside as {aside.name}")
+            write_event(self.run_dir, "set_aside", step=step, checkpoint=aside.name, reason="damaged")
         if path is None:
             return None
         found = form.read_state(path)
@@ -148,18 +157,50 @@ class RunCheckpoints:
         self.state.network.refresh()
         save_load.load_moments(path, self.state.optimizer.moments())
         if changes:
-            write_event(self.run_dir, "allow_change", step=found.step, changes=changes)
+            write_event(
+                self.run_dir, "allow_change", step=found.step, reason=difference_lines(changes), changes=changes
+            )
         self.last_good, self._asked_for = path, found.step
         return found
 
+    def go_back(self, last_step: int) -> RunState | None:
+        """Take up the newest whole checkpoint of `last_step` or before it; None, and all stay, when there is none.
+
+        The next `save` writes the one that was taken up again, with the quarantine list of now.
+        """
+        if not self._remove_after(last_step):
+            return None
+        found = self.take_up()
+        self._asked_for = None
+        return found
+
+    def _remove_after(self, last_step: int) -> bool:
+        """Remove the checkpoints behind the newest whole one of `last_step` or before it; False when there is none.
+
+        The newest goes first: a kill on the way leaves a run that comes to the same decision again.
+        """
+        path, _ = form.find_newest(self.folder, last_step)
+        if path is None:
+            return False
+        for later in form.checkpoints(self.folder):
+            if form.step_of(later) > form.step_of(path):
+                files.remove_folder(later)
+        return True
+
     def _changes(self, path: Path, found: RunState) -> dict[str, str]:
-        names = ("model", "train", *self._fingerprints)
-        ours = {"model": self.config.to_dict(), "train": self.train.result_values(), **self._fingerprints}
-        changes = differences({name: getattr(found, name) for name in names}, ours)
+        for key, ours in self._fingerprints.items():
+            theirs = getattr(found, key)
+            if theirs not in ("", ours):  # empty: not recorded by an older version
+                raise InputError(
+                    f"{self.run_dir / FINGERPRINTED[key]}: not what {path} was trained with (sha256 {ours[:12]}, was "
+                    f"{theirs[:12]}); put the old one back, or choose another --run-dir"
+                )
+        ours = {"model": self.config.to_dict(), "train": self.train.result_values()}
+        changes = differences({name: getattr(found, name) for name in ours}, ours)
         refused = {key: change for key, change in changes.items() if key not in self._allowed_changes}
         if refused:
             raise InputError(
-                f"{path}: made with another recipe, shards or tokenizer ({difference_lines(refused)}); "
-                "go back to them, or name each recipe key with --allow-change"
+                f"{path}: made with another recipe ({difference_lines(refused)}); "
+                "go back to it, or name each key with --allow-change"
             )
         return changes

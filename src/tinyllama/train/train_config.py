@@ -68,6 +68,29 @@ class TrainConfig(Config):
         changes_result=False,
         ge=1,
     )
+    spike_guard: Literal["roll_back", "watch", "off"] = setting(
+        "roll_back",
+        "On a loss spike: back to a checkpoint before it, its windows left out; watch: say so; off: do not look.",
+        changes_result=False,
+    )
+    spike_threshold: float = setting(
+        6.0, "Robust standard deviations over the median loss from which a step counts.", changes_result=False, gt=0
+    )
+    spike_window: int = setting(
+        128, "The steps before, by which a step is judged; none is judged earlier.", changes_result=False, ge=8
+    )
+    spike_steps_in_a_row: int = setting(3, "So many such steps in a row are a spike.", changes_result=False, ge=1)
+    max_spike_roll_backs: int = setting(
+        3, "How often a run may go back within one spike_window.", changes_result=False, ge=0
+    )
+    on_spike_limit: Literal["stop", "go_on"] = setting(
+        "stop", "After that many: stop with exit code 1, or go on and only watch there.", changes_result=False
+    )
+    verify_shards: Literal["once", "always", "never"] = setting(
+        "once",
+        "Shard files read against their sha256: when they are new or changed, at every start, never (sizes only).",
+        changes_result=False,
+    )
     validate_every_steps: int = setting(
         1000, "Validation every so many steps, and at the end.", changes_result=False, ge=1
     )

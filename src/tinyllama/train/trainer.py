@@ -14,13 +14,12 @@ import torch
 from tinyllama import files, log
 from tinyllama.checkpoint.checkpoint_format import RunState, checkpoint_name
 from tinyllama.checkpoint.save_load import weights_sha256
-from tinyllama.errors import InputError, RecipeError, RunStoppedError
+from tinyllama.errors import RunStoppedError
 from tinyllama.evaluate.validation import unigram_perplexity, validate
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.seeds import derive_seed
-from tinyllama.shards.batches import Batches, MicroBatch, TokenShards, prefetch
-from tinyllama.shards.shard_format import INDEX_FILE
-from tinyllama.tokenizer.bpe import Tokenizer
+from tinyllama.shards.batches import Batches, MicroBatch, prefetch
+from tinyllama.shards.quarantine import read_quarantine
 from tinyllama.train.initial_weights import load_initial_weights
 from tinyllama.train.lr_schedule import lr_schedule
 from tinyllama.train.metrics import (
@@ -31,9 +30,12 @@ from tinyllama.train.metrics import (
     write_event,
 )
 from tinyllama.train.precision import choose_device
+from tinyllama.train.roll_back import RollBack
 from tinyllama.train.run_checkpoints import RunCheckpoints
+from tinyllama.train.run_data import open_run_data, verify_run_data
+from tinyllama.train.run_guards import LossSpikeError, RunGuards
 from tinyllama.train.step_clock import Lap, StepClock, garbage_kept
-from tinyllama.train.step_guard import SkippedStepsError, StepGuard
+from tinyllama.train.step_guard import SkippedStepsError
 from tinyllama.train.stop_requests import StopRequest, StopRequests
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_state import TrainState, log_start
@@ -61,6 +63,7 @@ def pretrain(
     RecipeError when the recipe asks for what the data or the device cannot give, RunStoppedError when a signal, the time
     limit, a full disk or many non-finite steps in a row end the run before its end.
     """
+    verify_run_data(run_dir, train)  # before signals are only noted: this may take long
     with StopRequests(train.time_limit_minutes) as stops:
         trainer = Trainer(config, train, run_dir, allowed_changes)
         trainer.resume()
@@ -82,36 +85,32 @@ class Trainer:
                 f"the run has {train.total_steps} steps"
             )
         self._open_data()
+        self.guard = RunGuards(run_dir, train)
+        self._open_batches()
         self.device = choose_device(train.device)
         self.state = TrainState(config, train, self.device)
         self.model = self.state.model
         self.model.init_weights(derive_seed(train.seed, "weights"))
         self.state.network.refresh()
-        shards_fingerprint = files.sha256_file(self.train_shards.split / INDEX_FILE)
         self.checkpoints = RunCheckpoints(
-            run_dir, config, train, self.state, self.tokenizer.fingerprint, shards_fingerprint, allowed_changes
+            run_dir, config, train, self.state, self.guard, self.fingerprints, allowed_changes
         )
+        self.roll_back = RollBack(run_dir, train, self.checkpoints, self.guard)
         self.step = 0
         self.data_wait_seconds = 0.0
         self.last_validation: dict[str, float] | None = None
 
     def _open_data(self) -> None:
         """Open shards and tokenizer, and hold them against each other and the recipe."""
-        self.tokenizer = Tokenizer.load(self.run_dir / "tokenizer")
-        self.train_shards = TokenShards(self.run_dir / "shards" / "train")
-        self.validation_shards = TokenShards(self.run_dir / "shards" / "validation")
-        for shards in (self.train_shards, self.validation_shards):
-            if shards.index.tokenizer_fingerprint != self.tokenizer.fingerprint:
-                raise InputError(
-                    f"{shards.split}: made with another tokenizer than {self.run_dir / 'tokenizer'}; make the shards again"
-                )
-        if self.tokenizer.vocab_size > self.config.vocab_size:
-            raise RecipeError(
-                f"model.vocab_size: {self.config.vocab_size} is below the tokenizer's {self.tokenizer.vocab_size} pieces"
-            )
+        data = open_run_data(self.run_dir, self.config)
+        self.tokenizer, self.fingerprints = data.tokenizer, data.fingerprints
+        self.train_shards, self.validation_shards = data.train, data.validation
+
+    def _open_batches(self) -> None:
+        """The batches of all steps, as the quarantine list of now has them."""
         sequences_per_step = self.train.tokens_per_step // self.train.seq_len
         seed = derive_seed(self.train.seed, "window order")
-        self.batches = Batches(self.train_shards, self.train.seq_len, sequences_per_step, seed)
+        self.batches = Batches(self.train_shards, self.train.seq_len, sequences_per_step, seed, self.guard.quarantine)
 
     @property
     def tokens(self) -> int:
@@ -123,17 +122,17 @@ class Trainer:
     def train_to_the_end(self, stops: StopRequests) -> None:
         """All updates that are left. Raises RunStoppedError when something else than the last step ends them.
 
-        When too many steps in a row were skipped, the run goes back to its last checkpoint, once.
+        When too many steps in a row were skipped, the run goes back to its last checkpoint, once; when the loss spiked,
+        to one before the spike.
         """
-        stop: StopRequest | None = None
-        try:
-            stop = self._train(stops)
-        except SkippedStepsError as trouble:
-            self._go_back(trouble)
+        while True:
             try:
                 stop = self._train(stops)
-            except SkippedStepsError as again:
-                raise self._given_up(f"{again}, after going back once") from None
+                break
+            except (LossSpikeError, SkippedStepsError) as trouble:
+                found = self.roll_back.answer(trouble, self.batches)
+                self._open_batches()
+                self._go_on_from(found, "roll_back", str(trouble))
         stop = stop or stops.by_signal()  # one that came during the last save
         if stop is not None:
             write_event(self.run_dir, "stop", step=self.step, reason=stop.reason, exit_code=stop.exit_code)
@@ -148,13 +147,14 @@ class Trainer:
         A step's figures are read while the next one is under way, so that the device never waits for the host.
         """
         total, stop = self.schedule.total_steps, None
-        self.guard = StepGuard(self.train)
         self.metrics = MetricsFile(self.run_dir / "metrics.jsonl", self.step)
         batches = self._device_batches(first_step=self.step)
         log_start(self.state, self.train)
         under_way: UnderWay | None = None
         try:
             with log.progress("pretrain", total) as line, garbage_kept():
+                if self.step:  # after a roll-back, with what was quarantined; else it is there
+                    self.checkpoints.save(self.step, self.last_validation, self.metrics)
                 clock = StepClock(self.device)
                 while self.step < total and stop is None:
                     result = self._update(batches)
@@ -181,21 +181,6 @@ class Trainer:
             batches.close()
             self.metrics.close()
         return stop if self.step < total else None
-
-    def _go_back(self, trouble: SkippedStepsError) -> None:
-        """Take up the last checkpoint again, without what came after it."""
-        found = self.checkpoints.take_up()
-        if found is None:
-            raise self._given_up(f"{trouble}, and there is no checkpoint to go back to") from None
-        log.warn(f"pretrain: {trouble}; going back to the last checkpoint")
-        self._go_on_from(found, "roll_back")
-
-    def _given_up(self, reason: str) -> RunStoppedError:
-        write_event(self.run_dir, "stop", step=self.step, reason=reason, exit_code=1)
-        return RunStoppedError(
-            f"{reason}; lower train.peak_lr or lengthen train.warmup_steps, with --allow-change, or look at the data there",
-            1,
-        )
 
     def _validates(self) -> bool:
         return self.step % self.train.validate_every_steps == 0 or self.step == self.schedule.total_steps
@@ -282,14 +267,17 @@ class Trainer:
             if self.train.init_from:
                 load_initial_weights(self.model, self.tokenizer, self.train.init_from)
                 self.state.network.refresh()
-            write_event(self.run_dir, "start", step=0)
+            write_event(self.run_dir, "start", step=0, reason="no checkpoint")
         else:
-            self._go_on_from(found, "resume")
+            self.guard.quarantine = read_quarantine(found.quarantine, self.run_dir / "checkpoints")
+            self._open_batches()
+            self._go_on_from(found, "resume", "started again")
 
-    def _go_on_from(self, found: RunState, event: str) -> None:
+    def _go_on_from(self, found: RunState, event: str, reason: str) -> None:
         self.step, self.last_validation = found.step, found.validation
+        self.guard.load(found.guards)
         name = checkpoint_name(self.step)
-        write_event(self.run_dir, event, step=self.step, checkpoint=name)
+        write_event(self.run_dir, event, step=self.step, checkpoint=name, reason=reason)
         log.info(f"pretrain: going on after step {self.step}, {self.run_dir / 'checkpoints' / name}")
 
     # -- the result ----------------------------------------------------------------------------------------------------
@@ -319,7 +307,7 @@ class Trainer:
             summary["unigram_perplexity"] = unigram_perplexity(
                 self.train_shards, self.validation_shards, self.tokenizer.vocab_size
             )
-        write_event(self.run_dir, "finish", step=self.step)
+        write_event(self.run_dir, "finish", step=self.step, reason="the last step is done")
         return summary
 
 
