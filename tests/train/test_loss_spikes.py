@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,9 @@ def test_cut_off_at_any_moment_it_ends_the_same(
         patch.setattr(run_checkpoints.files, "remove_folder", lambda path: (remove(path), count("remove"))[0])
         with pytest.raises(CrashError):
             api.pretrain("small-120m", run_dir, words)
+    for thread in threading.enumerate():  # a save under way, which a real cut would end, must not outlive it
+        if thread.name == "save":
+            thread.join()
     done, summary, _ = spiking
     assert outcome(run_dir, api.pretrain("small-120m", run_dir, words)) == outcome(done, summary)
     assert events(run_dir, "resume")
