@@ -23,6 +23,7 @@ SILENT_BEATS = 3  # without a new sign of life over so many beats a rank counts 
 STORE_SECONDS = 10.0  # a store that takes longer for an answer counts as lost
 GRACE_SECONDS = 5.0  # in which the main thread may leave by itself
 STOPPED = "stopped"
+NO_STORE = "rank 0 is lost, or torchrun: whoever keeps the ranks' common store"
 
 
 class Verdict(NamedTuple):
@@ -84,7 +85,7 @@ class Watch:
 
     def _without_store(self, reason: str, exit_code: int = LOST_RANK_EXIT_CODE) -> Verdict:
         """Nobody can say who was first: rank 1 speaks."""
-        return Verdict(f"rank 0, which keeps the ranks' common store, is lost; {reason}", exit_code, self._rank == 1)
+        return Verdict(f"{NO_STORE}; {reason}", exit_code, self._rank == 1)
 
     # -- the threads ---------------------------------------------------------------------------------------------------
 
@@ -109,7 +110,7 @@ class Watch:
                     asking.start()
                     asking.join(STORE_SECONDS)
                     self.verdict = self.verdict or self._without_store(f"rank {self._rank} waited in {waited_for}")
-            if self.verdict is not None:
+            if self.verdict is not None and self.is_on:  # else the main thread waits for nobody, or looks itself
                 self._leave(self.verdict)
 
     def _leave(self, verdict: Verdict) -> None:
@@ -152,7 +153,7 @@ class Watch:
             time.sleep(SILENT_BEATS * BEAT_SECONDS)
             after = self._beats()
         except RuntimeError:
-            return f"rank 0, which keeps the ranks' common store, is lost; rank {self._rank} waited in {waited_for}"
+            return f"{NO_STORE}; rank {self._rank} waited in {waited_for}"
         after[self._rank] = Beat(self._number, self._where.mark)
         return describe(before, after, self._rank, self._size, waited_for)
 
