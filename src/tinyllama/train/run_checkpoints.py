@@ -5,6 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from tinyllama import files, log
 from tinyllama.checkpoint import checkpoint_format as form
 from tinyllama.checkpoint import save_load
@@ -55,6 +57,14 @@ class RunCheckpoints:
 
     # -- saving --------------------------------------------------------------------------------------------------------
 
+    def prepare(self) -> None:
+        """Make ready for the first save, beside the first steps: on a GPU its memory takes time. Only rank 0 saves."""
+        if self.state.network.device.type == "cuda" and self.state.ranks.is_first:
+            self._saver.prepare(self._weights(), self.state.optimizer.moments())
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: value.detach() for name, value in self.state.model.named_parameters()}
+
     def save(self, step: int, validation: dict[str, float] | None, metrics: MetricsFile) -> None:
         """Begin to save the state after `step`, unless that was done; `metrics` must be on the disk before it counts.
 
@@ -68,9 +78,8 @@ class RunCheckpoints:
             return
         names = (MODEL_FILE, JSON_FILE, TOKENIZER_CONFIG)
         tokenizer_files = [file for name in names if (file := self.run_dir / "tokenizer" / name).exists()]
-        weights = {name: value.detach() for name, value in self.state.model.named_parameters()}
         self.state.ranks.where.saver_at(Place.WRITE, step)
-        self._saver.save(weights, self.state.optimizer.moments(), self._run_state(step, validation), tokenizer_files)
+        self._saver.save(self._weights(), self.state.optimizer.moments(), self._run_state(step, validation), tokenizer_files)
 
     def look(self, *, wait: bool = True) -> None:
         """See whether the last save failed; without `wait`, only if it has ended. Raises as `save` does."""

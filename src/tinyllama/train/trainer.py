@@ -120,6 +120,7 @@ class Trainer:
         self.checkpoints = RunCheckpoints(
             run_dir, config, train, self.state, self.guard, self.fingerprints, allowed_changes
         )
+        self.checkpoints.prepare()
         self.roll_back = RollBack(run_dir, train, self.checkpoints, self.guard)
         if self.ranks.watch is not None:
             self.ranks.watch.before_exit = self._before_exit
