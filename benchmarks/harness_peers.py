@@ -175,7 +175,9 @@ def compared(
     pairs = list(zip(*(read_examples(folder / whose, name) for whose in ("ours", "theirs")), strict=True))
     same = [is_same(a, b) for a, b in pairs]
     differing = [
-        {"doc_id": a["doc_id"], "ours": a["answers"], "hflm": b["answers"]} for (a, b), s in zip(pairs, same, strict=True) if not s
+        {"doc_id": a["doc_id"], "ours": a["answers"], "hflm": b["answers"]}
+        for (a, b), s in zip(pairs, same, strict=True)
+        if not s
     ]
     return {
         "n": ours["n"], "n_official": ours["n_official"], "n_truncated": ours["n_truncated"],

@@ -12,7 +12,7 @@ SOURCE = ROOT / "src" / "tinyllama"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 BOTTOM = {"errors", "files", "log", "seeds", "config_base", "gpu_kinds"}
-TOP = {"recipe", "phase_runner", "phases", "api", "cli", "cli_options", "cli_content", "__main__"}
+TOP = {"recipe", "phase_runner", "phases", "api", "cli", "cli_options", "cli_content", "cli_evaluate", "__main__"}
 # Each part and the parts that it may import, beside the bottom; `model` imports nothing of the project.
 MAY_IMPORT = {
     "sources": set(),
@@ -141,6 +141,7 @@ HEAVY = {
     [
         [],
         *([word] for word in ("quickstart", "pretrain", "crawl", "clean", "train-safety", "generate", "bench")),
+        *([word] for word in ("evaluate", "scorecard")),
         ["tokenizer", "train"],
     ],
 )

@@ -20,7 +20,15 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 
 from tinyllama.errors import InputError
-from tinyllama.evaluate.token_rows import Row, RowBatch, ScoredTokens, as_tensors, batches_by_length, make_rows, tree_mask
+from tinyllama.evaluate.token_rows import (
+    Row,
+    RowBatch,
+    ScoredTokens,
+    as_tensors,
+    batches_by_length,
+    make_rows,
+    tree_mask,
+)
 from tinyllama.exchange.open_model import OpenedModel
 from tinyllama.generate.decode import generate_ids
 from tinyllama.generate.decoder import Decoder
@@ -61,7 +69,9 @@ class HarnessModel(LM):
         tokenizer = self._opened.tokenizer
         found = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
         if found is None:
-            raise InputError(f"{self._opened.origin}: its vocabulary has neither BOS nor EOS, nothing can stand before a text")
+            raise InputError(
+                f"{self._opened.origin}: its vocabulary has neither BOS nor EOS, nothing can stand before a text"
+            )
         return found
 
     # -- how likely ----------------------------------------------------------------------------------------------------
@@ -71,7 +81,7 @@ class HarnessModel(LM):
 
         Blanks at the end of a context count to the text, because tokens begin with a blank.
         """
-        sequences = self._encode_pairs([request.args for request in requests])
+        sequences = self._encode_pairs([_texts(request) for request in requests])
         numbered = zip(requests, sequences, strict=True)
         groups = [[s for _, s in group] for _, group in groupby(numbered, lambda pair: _example_of(pair[0]))]
         answers: dict[int, tuple[float, bool]] = {}
@@ -104,7 +114,10 @@ class HarnessModel(LM):
         found: list[ScoredTokens] = []
         for number in range(n_texts):
             context, text = pairs[number]
-            before, whole = self._opened.with_bos(ids_of[contexts[number]]), self._opened.with_bos(ids_of[context + text])
+            before, whole = (
+                self._opened.with_bos(ids_of[contexts[number]]),
+                self._opened.with_bos(ids_of[context + text]),
+            )
             if not contexts[number]:
                 before, whole = [self.prefix_id], [self.prefix_id, *ids_of[context + text]]
             found.append(self._fit(number, [*before, *whole[len(before) :]], len(whole) - len(before)))
@@ -179,7 +192,8 @@ class HarnessModel(LM):
         """Requests with the same settings, by number. Raises InputError for sampling: scores are of greedy text."""
         settings = []
         for request in requests:
-            asked: Any = normalize_gen_kwargs(request.args[1], DEFAULT_NEW_TOKENS)
+            arguments: Any = request.args
+            asked: Any = normalize_gen_kwargs(arguments[1], DEFAULT_NEW_TOKENS)
             if asked["do_sample"]:
                 raise InputError("a task asks for sampled text; only greedy text is scored")
             settings.append((asked["max_gen_toks"], tuple(asked["until"])))
@@ -191,6 +205,11 @@ class HarnessModel(LM):
 def _example_of(request: Instance) -> tuple[str | None, int | None, int]:
     """Requests of one example have the same value; those of none have their own."""
     return request.task_name, request.doc_id, id(request) if request.doc_id is None else 0
+
+
+def _texts(request: Instance) -> tuple[str, str]:
+    arguments: Any = request.args
+    return arguments[0], arguments[1]
 
 
 def _by_number(rows: Sequence[Row], logprobs: Tensor, greedy: Tensor) -> dict[int, tuple[float, bool]]:

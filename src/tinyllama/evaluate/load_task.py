@@ -65,9 +65,7 @@ class LoadedTask:
         return len(self.doc_ids)
 
 
-def load_task(
-    entry: TaskEntry, data_dir: Path | None, *, limit: int | None = None, num_fewshot: int = 0
-) -> LoadedTask:
+def load_task(entry: TaskEntry, data_dir: Path | None, *, limit: int | None = None, num_fewshot: int = 0) -> LoadedTask:
     """Make the requests of a task's examples: all, or `limit` of them, evenly spread over the file.
 
     Few-shot examples are drawn from the training part; where there is none, from the measured examples but the one asked.
@@ -119,7 +117,9 @@ def _requests_of(
 def _unfit(entry: TaskEntry, data_dir: Path | None, doc_id: int, error: Exception) -> InputError:
     where = entry.name if data_dir is None else f"{data_dir / entry.test[0]}"
     reason = str(error).splitlines()[0][:200] if str(error) else ""
-    return InputError(f"{where}: example {doc_id + 1} does not fit the task {entry.name} ({type(error).__name__}: {reason})")
+    return InputError(
+        f"{where}: example {doc_id + 1} does not fit the task {entry.name} ({type(error).__name__}: {reason})"
+    )
 
 
 def _config(entry: TaskEntry, is_local: bool, num_fewshot: int) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Tasks one after another: each one's results are written as it ends, and a killed evaluation goes on within a task."""
 
 import json
-import math
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,10 +17,11 @@ from lm_eval.api.model import LM
 from tinyllama import files, log
 from tinyllama.checkpoint.save_load import weights_sha256
 from tinyllama.errors import InputError
+from tinyllama.evaluate.averages import averages
 from tinyllama.evaluate.harness import HarnessModel
 from tinyllama.evaluate.load_task import LoadedTask, load_task
 from tinyllama.evaluate.task_data import read_rows
-from tinyllama.evaluate.task_list import SEVEN, TaskEntry, choose_tasks
+from tinyllama.evaluate.task_list import TaskEntry, choose_tasks
 from tinyllama.evaluate.task_results import AnswerLog, finished, result_name, write_result
 from tinyllama.evaluate.task_scores import estimate
 from tinyllama.exchange.open_model import OpenedModel
@@ -125,7 +125,9 @@ def ask(model: LM, loaded: LoadedTask, log_file: AnswerLog, title: str) -> None:
             hears = isinstance(model, HarnessModel)
             clock = _Clock(log_file.seconds, log_file.n_truncated, model)
 
-            def take(found: list[tuple[int, Any]], kind: str = kind, todo: list[int] = todo, clock: "_Clock" = clock) -> None:
+            def take(
+                found: list[tuple[int, Any]], kind: str = kind, todo: list[int] = todo, clock: "_Clock" = clock
+            ) -> None:
                 log_file.add(kind, [(todo[n], answer) for n, answer in found], clock.seconds(), clock.n_truncated())
                 line.update(sum(len(answers) for answers in log_file.answers.values()))
 
@@ -186,25 +188,6 @@ def prediction(answers: Sequence[Any]) -> Any:
         return bool(answers[0][1])
     logprobs = [logprob for logprob, _ in answers]
     return logprobs.index(max(logprobs))
-
-
-def averages(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Mean of the seven tasks' main metrics, and of the six without BoolQ, with standard errors; {} unless all are there.
-
-    Tasks are independent samples: the error is the root of the summed squares over their number.
-    """
-    if not all(name in found for name in SEVEN):
-        return {}
-    result: dict[str, dict[str, float]] = {}
-    for title, names in (("zero_shot", SEVEN), ("zero_shot_without_boolq", [n for n in SEVEN if n != "boolq"])):
-        main = {name: next(iter(found[name]["kinds"])) for name in names}
-        values = [found[name]["metrics"][metric] for name, metric in main.items()]
-        errors = [found[name]["metrics"][f"{metric}_stderr"] or 0.0 for name, metric in main.items()]
-        result[title] = {
-            "value": sum(values) / len(values),
-            "stderr": math.sqrt(sum(error**2 for error in errors)) / len(values),
-        }
-    return result
 
 
 def line_of(scores: dict[str, Any]) -> str:

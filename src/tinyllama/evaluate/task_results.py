@@ -63,7 +63,10 @@ def finished(folder: Path, name: str, fingerprint: str) -> dict[str, Any] | None
 
 def write_result(folder: Path, name: str, scores: dict[str, Any], examples: Iterable[dict[str, Any]]) -> None:
     """Write a finished task, its scores last; its answers so far are no longer needed."""
-    with files.atomic_file(folder / f"{name}{EXAMPLES}") as file, zstandard.ZstdCompressor().stream_writer(file, closefd=False) as out:
+    with (
+        files.atomic_file(folder / f"{name}{EXAMPLES}") as file,
+        zstandard.ZstdCompressor().stream_writer(file, closefd=False) as out,
+    ):
         for example in examples:
             out.write(json.dumps(example, ensure_ascii=False).encode() + b"\n")
     files.write_json(folder / f"{name}{SCORES}", scores)

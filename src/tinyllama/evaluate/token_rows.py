@@ -7,7 +7,7 @@ alone (but for the order of sums), and the shared part costs once.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -45,7 +45,7 @@ def make_row(sequences: Sequence[ScoredTokens]) -> Row:
     inputs = [sequence.ids[:-1] for sequence in sequences]
     if not all(inputs):
         raise ValueError("a sequence needs a token before its first scored one")
-    n_shared = len(commonprefix(inputs))
+    n_shared = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*inputs, strict=False)))
     tokens, positions, branches = list(inputs[0][:n_shared]), list(range(n_shared)), [SHARED] * n_shared
     places: list[list[int]] = []
     branch = 0
