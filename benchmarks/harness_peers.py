@@ -51,7 +51,7 @@ def main() -> None:
         "tasks": {},
     }
     with tempfile.TemporaryDirectory() as folder:
-        theirs = Theirs(opened, Path(folder), dtype, options.batch_size)
+        theirs = Theirs(opened, Path(folder), dtype, options.batch_size, options.decode_alike)
         settings = TaskSettings(options.data_dir, options.limit, max_tokens=options.max_tokens)
         if options.speed:
             found["speed"] = speed(opened, theirs, settings, options, Path(folder))
@@ -64,9 +64,16 @@ def main() -> None:
 
 
 class Theirs:
-    """HFLM with our weights. A whole text gets one BOS from its own rule; told to add one, it would have two."""
+    """HFLM with our weights. A whole text gets one BOS from its own rule; told to add one, it would have two.
 
-    def __init__(self, opened: OpenedModel, folder: Path, dtype: torch.dtype, batch_size: int) -> None:
+    `decode_alike`: token ids become text by our tokenizer. A random network makes bytes that are no UTF-8, and each library
+    writes them in its own way; so it is the tokens that are compared.
+    """
+
+    def __init__(
+        self, opened: OpenedModel, folder: Path, dtype: torch.dtype, batch_size: int, decode_alike: bool = False
+    ) -> None:
+        self._decode = opened.tokenizer.decode if decode_alike else None
         export_hugging_face(opened, folder / "model")
         self._folder, self._dtype, self._device = folder / "model", dtype, str(opened.device)
         self._add_bos = opened.add_bos and opened.tokenizer.bos_id is not None
@@ -82,6 +89,11 @@ class Theirs:
                 add_bos_token=key[0], max_length=max_tokens,
             )  # fmt: skip
         model = self._kept[key]
+        if self._decode is not None:
+            whole, ours = HFLM.tok_decode, self._decode
+            model.tok_decode = lambda ids, skip_special_tokens=True: (
+                ours(ids) if skip_special_tokens else whole(model, ids, skip_special_tokens)
+            )
         model.batch_size_per_gpu = self.batch_size
         return model
 
@@ -95,21 +107,28 @@ def speed(
     """Seconds of the seven tasks by both, examples a second, HFLM's batch sizes on a part of HellaSwag."""
     entries = choose_tasks(SEVEN)
     tried: dict[str, float] = {}
+    warm_up = replace(settings, limit=20)
+    timed(theirs.model(False, settings.max_tokens), entries, warm_up, folder / "warm theirs")
     for batch_size in options.batch_sizes:
         theirs.batch_size = batch_size
         part = replace(settings, limit=options.part)
         try:
             scores = timed(theirs.model(False, settings.max_tokens), entries[:1], part, folder / f"batch{batch_size}")
             tried[str(batch_size)] = round(scores["examples"] / scores["seconds"], 2)
+            print("HFLM", batch_size, tried[str(batch_size)], flush=True)
         except torch.cuda.OutOfMemoryError:
             break
     theirs.batch_size = int(max(tried, key=lambda size: tried[size])) if tried else options.batch_size
     ours: dict[str, Any] = {}
-    for tokens in options.tokens_per_batch:
-        model = HarnessModel(opened, tokens_per_batch=tokens, max_tokens=settings.max_tokens)
-        timed(model, entries[:1], replace(settings, limit=50), folder / f"warm{tokens}")
-        ours[str(tokens)] = timed(model, entries, settings, folder / f"ours{tokens}")
-        print("ours", tokens, ours[str(tokens)]["seconds"], flush=True)
+    for name, tokens, compiled in (
+        (f"{tokens}{' compiled' if compiled else ''}", tokens, compiled)
+        for tokens in options.tokens_per_batch
+        for compiled in ([False, True] if options.compile else [False])
+    ):
+        model = HarnessModel(opened, tokens_per_batch=tokens, max_tokens=settings.max_tokens, compiled=compiled)
+        warm = timed(model, entries, replace(settings, limit=20), folder / f"warm {name}")
+        ours[name] = timed(model, entries, settings, folder / f"ours {name}") | {"warm_seconds": warm["seconds"]}
+        print("ours", name, json.dumps(ours[name]), flush=True)
     hflm = timed(theirs.model(False, settings.max_tokens), entries, settings, folder / "theirs")
     best = min(ours.values(), key=lambda run: run["seconds"])
     return {
@@ -225,7 +244,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--batch-sizes", type=lambda text: list(map(int, text.split(","))), default=[32, 64, 128, 256])
     parser.add_argument("--tokens-per-batch", type=lambda text: list(map(int, text.split(","))), default=[65_536])
+    parser.add_argument("--compile", action="store_true", help="time ours with compiled layers too")
     parser.add_argument("--part", type=int, default=1000, help="examples of HellaSwag on which batch sizes are tried")
+    parser.add_argument("--decode-alike", action="store_true", help="compare tokens that are made, not their text")
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args()

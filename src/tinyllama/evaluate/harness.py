@@ -8,6 +8,7 @@ Texts longer than the network's context lose tokens from the left, counted in `n
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from itertools import groupby
 from typing import Any
 
@@ -17,7 +18,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from torch import Tensor
+from torch import Tensor, nn
 
 from tinyllama.errors import InputError
 from tinyllama.evaluate.token_rows import (
@@ -33,6 +34,7 @@ from tinyllama.exchange.open_model import OpenedModel
 from tinyllama.generate.decode import generate_ids
 from tinyllama.generate.decoder import Decoder
 from tinyllama.generate.generate_config import GenerateConfig
+from tinyllama.model.llama import Llama
 
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65_536}
 TEXTS_TOGETHER = {"cpu": 8, "cuda": 64}  # that are gone on with at once
@@ -47,11 +49,17 @@ OnAnswers = Callable[[list[tuple[int, Answer]]], None]  # (number of the request
 class HarnessModel(LM):
     """An opened model behind lm-eval's three methods. `tokens_per_batch`: filler included; default by device.
 
-    `max_tokens`: the context, default and at most the network's. `on_answers` hears of answers batch by batch.
+    `max_tokens`: the context, default and at most the network's. `compiled`: layers by torch.compile, which takes half a
+    minute first. `on_answers` hears of answers batch by batch.
     """
 
     def __init__(
-        self, opened: OpenedModel, *, tokens_per_batch: int | None = None, max_tokens: int | None = None
+        self,
+        opened: OpenedModel,
+        *,
+        tokens_per_batch: int | None = None,
+        max_tokens: int | None = None,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self._opened = opened
@@ -59,6 +67,7 @@ class HarnessModel(LM):
         self._tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH.get(kind, TOKENS_PER_BATCH["cpu"])
         self._texts_together = TEXTS_TOGETHER.get(kind, TEXTS_TOGETHER["cpu"])
         self.max_tokens = min(max_tokens or opened.config.seq_len, opened.config.seq_len)
+        self._network = _with_compiled_layers(opened.model) if compiled else opened.model
         self._decoder = Decoder(opened.model, opened.tokenizer.vocab_size)
         self.n_truncated = 0
         self.on_answers: OnAnswers = lambda answers: None
@@ -151,7 +160,7 @@ class HarnessModel(LM):
         is_cuda = opened.device.type == "cuda"
         batch: RowBatch = as_tensors(rows, LENGTH_STEP if is_cuda else 1).to(opened.device)
         mask = None if batch.branches is None else tree_mask(batch.branches)
-        hidden = opened.model.hidden(batch.tokens, batch.positions, mask)  # (B, T, E)
+        hidden = self._network.hidden(batch.tokens, batch.positions, mask)  # (B, T, E)
         hidden = hidden[batch.places[0], batch.places[1]]  # (N, E)
         logprobs, greedy = [], []
         for chunk, wanted in zip(
@@ -200,6 +209,14 @@ class HarnessModel(LM):
         for max_new_tokens, stop in dict.fromkeys(settings):
             config = GenerateConfig(max_new_tokens=max_new_tokens, stop=[s for s in stop if s], temperature=0.0)
             yield config, [n for n, found in enumerate(settings) if found == (max_new_tokens, stop)]
+
+
+def _with_compiled_layers(model: Llama) -> Llama:
+    """The same network with the same parameters, its layers compiled for any shape; `model` stays as it is."""
+    network = copy(model)
+    network._modules = dict(model._modules)
+    network.layers = nn.ModuleList(torch.compile(layer, dynamic=True) for layer in model.layers)  # type: ignore[misc]
+    return network
 
 
 def _example_of(request: Instance) -> tuple[str | None, int | None, int]:
