@@ -11,7 +11,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from tinyllama.evaluate.load_task import LoadedTask
+from tinyllama.evaluate.load_task import LoadedTask, right_choice
 from tinyllama.evaluate.task_functions import NO_ANSWER
 
 IMPOSSIBLE = -1e6  # a log-probability
@@ -55,8 +55,7 @@ class Oracle(_Keyed):
             return (IMPOSSIBLE if doc["answers"]["text"] else 0.0), False
         if task.OUTPUT_TYPE != "multiple_choice":
             return 0.0, True
-        gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
-        right = task.doc_to_choice(doc).index(gold) if isinstance(gold, str) and not gold.isdigit() else int(gold)  # type: ignore[arg-type]
+        right = right_choice(task, doc)
         return (0.0, True) if request.idx == right else (IMPOSSIBLE, False)
 
     def _whole(self, text: str) -> float:

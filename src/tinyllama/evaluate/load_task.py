@@ -108,10 +108,24 @@ def _requests_of(
         context = task.fewshot_context(doc, num_fewshot)
         made = task.construct_requests(doc, context, metadata=(entry.name, doc_id, 1))
         found = made if isinstance(made, list) else [made]
-        task.doc_to_target(doc)
+        if task.OUTPUT_TYPE == "multiple_choice":
+            right_choice(task, doc)
+        else:
+            task.doc_to_target(doc)
     except Exception as error:
         raise _unfit(entry, data_dir, doc_id, error) from None
     return found
+
+
+def right_choice(task: ConfigurableTask, doc: dict[str, Any]) -> int:
+    """The number of an example's right choice. Raises ValueError when its answer is none of the choices."""
+    choices = task.doc_to_choice(doc)
+    gold: Any = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
+    if gold in choices:
+        return choices.index(gold)
+    if isinstance(gold, int) and 0 <= gold < len(choices):
+        return int(gold)
+    raise ValueError(f"answer {gold!r} is none of {len(choices)} choices")
 
 
 def _unfit(entry: TaskEntry, data_dir: Path | None, doc_id: int, error: Exception) -> InputError:

@@ -30,7 +30,12 @@ def read_rows(folder: Path, names: list[str], fields: list[str], rows: tuple[int
         if not new and not found:
             raise InputError(f"{path}: no example in it")
         found += new
-    return found if rows is None else found[slice(*rows)]
+    if rows is not None:
+        first, last = rows
+        if len(found) <= first:
+            raise InputError(f"{folder / names[0]}: {len(found)} examples; those from number {first + 1} on are wanted")
+        found = found[first:last]
+    return found
 
 
 def _present(folder: Path, name: str) -> Path:
