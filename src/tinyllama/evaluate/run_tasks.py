@@ -4,6 +4,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
@@ -45,7 +46,7 @@ def evaluate_tasks(opened: OpenedModel, names: Sequence[str], settings: TaskSett
     `zero_shot` are there, `left_out` (tasks of a group without data here, with the reason) and `results` (the folder).
     Raises InputError for an unknown task, and before anything is measured for data that are missing or unfit.
     """
-    entries, left_out = _with_data(choose_tasks(names), names, settings)
+    entries, left_out = with_data(choose_tasks(names), names, settings)
     for name, reason in left_out.items():
         log.warn(f"{name}: left out; {reason}")
     about = about_model(opened)
@@ -74,15 +75,18 @@ def about_model(opened: OpenedModel) -> dict[str, Any]:
 
 
 def measure(
-    model: LM, entry: TaskEntry, settings: TaskSettings, out: Path, about: dict[str, Any], title: str
+    model: LM, entry: TaskEntry, settings: TaskSettings, out: Path, about: dict[str, Any], title: str = ""
 ) -> dict[str, Any]:
-    """One task's scores: as they lie in `out` when they were made before by the same model in the same way."""
+    """One task's scores: as they lie in `out` when they were made before by the same model in the same way.
+
+    `title`: what people read while it works; empty: nothing.
+    """
     loaded = load_task(entry, settings.data_dir, limit=settings.limit, num_fewshot=settings.num_fewshot)
     name = result_name(entry.name, settings.num_fewshot, settings.limit)
     fingerprint = _fingerprint(loaded, about)
     before = finished(out, name, fingerprint)
     if before is not None:
-        log.info(f"{title}: measured before, {out / name}.json")
+        _say(title, f"measured before, {out / name}.json")
         return before
     answers = AnswerLog(out, name, fingerprint)
     try:
@@ -109,7 +113,7 @@ def measure(
         "fingerprint": fingerprint,
     }
     write_result(out, name, scores, examples)
-    log.info(f"{title}: {line_of(scores)}")
+    _say(title, line_of(scores))
     return scores
 
 
@@ -118,7 +122,7 @@ def ask(model: LM, loaded: LoadedTask, log_file: AnswerLog, title: str) -> None:
     by_kind: dict[str, list[Instance]] = defaultdict(list)
     for request in loaded.requests:
         by_kind[request.request_type].append(request)
-    with log.progress(title, len(loaded.requests)) as line:
+    with log.progress(title, len(loaded.requests)) if title else nullcontext() as line:
         for kind, requests in by_kind.items():
             known = log_file.answers.setdefault(kind, {})
             todo = [number for number in range(len(requests)) if number not in known]
@@ -129,13 +133,19 @@ def ask(model: LM, loaded: LoadedTask, log_file: AnswerLog, title: str) -> None:
                 found: list[tuple[int, Any]], kind: str = kind, todo: list[int] = todo, clock: "_Clock" = clock
             ) -> None:
                 log_file.add(kind, [(todo[n], answer) for n, answer in found], clock.seconds(), clock.n_truncated())
-                line.update(sum(len(answers) for answers in log_file.answers.values()))
+                if line is not None:
+                    line.update(sum(len(answers) for answers in log_file.answers.values()))
 
             if hears:
                 model.on_answers = take
             answers = getattr(model, kind)([requests[number] for number in todo], disable_tqdm=True) if todo else []
             if not hears:
                 take(list(enumerate(answers)))
+
+
+def _say(title: str, words: str) -> None:
+    if title:
+        log.info(f"{title}: {words}")
 
 
 class _Clock:
@@ -210,7 +220,7 @@ def _beside(scores: dict[str, Any]) -> dict[str, Any]:
     return {name: scores[name] for name in names if scores[name] is not None}
 
 
-def _with_data(
+def with_data(
     entries: list[TaskEntry], names: Sequence[str], settings: TaskSettings
 ) -> tuple[list[TaskEntry], dict[str, str]]:
     """The tasks whose examples are there and fit; those of a group that have none are left out, named ones are refused."""
