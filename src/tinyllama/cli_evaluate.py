@@ -16,35 +16,41 @@ DataDir = Annotated[
 ]
 
 
+AnyModel = Annotated[
+    Path | None,
+    typer.Argument(metavar="MODEL", help="A run folder, a checkpoint, a Hugging Face folder, or a GGUF file."),
+]
+Tasks = Annotated[
+    str | None,
+    typer.Option(help="Tasks and groups, by commas: zero_shot, glue, superglue, squad, lambada, arc_easy ...; all."),
+]
+Limit = Annotated[int | None, typer.Option(help="Examples of each task, evenly spread; default: all.", min=1)]
+Shots = Annotated[int, typer.Option(help="Solved examples before each question.", min=0)]
+Pair = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(metavar="A B", help="Two MODELs, or folders with results: do they differ?"),
+]
+Results = Annotated[Path | None, typer.Option(help="Folder for results; default: in the run, else evaluations/MODEL.")]
+Format = Annotated[NumberFormat, typer.Option(help="Number format; auto: bf16 on a GPU, else fp32.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+BatchTokens = Annotated[
+    int | None, typer.Option(help="Tokens computed together; default 2,048 on a CPU, 65,536 on a GPU.", min=1)
+]
+Context = Annotated[int | None, typer.Option(help="Context, at most the network's own.", min=2)]
+
+
 def evaluate(
-    model: Annotated[
-        Path | None,
-        typer.Argument(metavar="MODEL", help="A run folder, a checkpoint, a Hugging Face folder, or a GGUF file."),
-    ] = None,
-    tasks: Annotated[
-        str | None,
-        typer.Option(
-            help="Tasks and groups, by commas: zero_shot, glue, superglue, squad, lambada, arc_easy ...; all."
-        ),
-    ] = None,
+    model: AnyModel = None,
+    tasks: Tasks = None,
     data_dir: DataDir = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Examples of each task, evenly spread; default: all.", min=1)
-    ] = None,
-    num_fewshot: Annotated[int, typer.Option(help="Solved examples before each question.", min=0)] = 0,
-    compare: Annotated[
-        tuple[Path, Path] | None,
-        typer.Option(metavar="A B", help="Two MODELs, or folders with results: do they differ?"),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for results; default: in the run, else evaluations/MODEL.")
-    ] = None,
-    dtype: Annotated[NumberFormat, typer.Option(help="Number format; auto: bf16 on a GPU, else fp32.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    tokens_per_batch: Annotated[
-        int | None, typer.Option(help="Tokens computed together; default 2,048 on a CPU, 65,536 on a GPU.", min=1)
-    ] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Context, at most the network's own.", min=2)] = None,
+    limit: Limit = None,
+    num_fewshot: Shots = 0,
+    compare: Pair = None,
+    out: Results = None,
+    dtype: Format = "auto",
+    device: Device = "auto",
+    tokens_per_batch: BatchTokens = None,
+    max_tokens: Context = None,
     as_json: Json = False,
 ) -> None:
     """Standard tasks with their standard errors; without --tasks, a run's own held-out documents.

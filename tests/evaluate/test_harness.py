@@ -47,7 +47,7 @@ def reference(opened: OpenedModel, context: str, text: str) -> tuple[float, bool
     stripped = context.rstrip()
     before = opened.with_bos(opened.tokenizer.encode(stripped)) if stripped else opened.with_bos([])
     ids = opened.with_bos(opened.tokenizer.encode(context + text))
-    logprobs = torch.log_softmax(opened.model(torch.tensor([ids[:-1]]))[0], dim=-1)
+    logprobs = torch.log_softmax(opened.model(torch.tensor([ids[:-1]]))[0].detach(), dim=-1)
     new = range(len(before), len(ids))
     total = sum(float(logprobs[place - 1, ids[place]]) for place in new)
     return total, all(int(logprobs[place - 1].argmax()) == ids[place] for place in new)
@@ -117,10 +117,10 @@ def test_rolling_judges_every_token_once(opened: OpenedModel):
 def test_text_that_is_made_is_that_of_generate(opened: OpenedModel):
     model = HarnessModel(opened)
     prompts = ["The value", "A list is a list and", "Return"]
-    settings = [{"until": ["\n", "e"], "max_gen_toks": 12}, {"until": [], "max_gen_toks": 7}]
-    requests = asked("generate_until", [(p, s) for p in prompts for s in settings])
-    found = model.generate_until(requests)
-    for (prompt, setting), text in zip([r.args for r in requests], found, strict=True):
+    settings: list[dict[str, Any]] = [{"until": ["\n", "e"], "max_gen_toks": 12}, {"until": [], "max_gen_toks": 7}]
+    asked_for = [(p, s) for p in prompts for s in settings]
+    found = model.generate_until(asked("generate_until", list(asked_for)))
+    for (prompt, setting), text in zip(asked_for, found, strict=True):
         config = GenerateConfig(temperature=0.0, max_new_tokens=setting["max_gen_toks"], stop=setting["until"])
         assert text == generate(opened, prompt, config)["text"]
     with pytest.raises(InputError, match="only greedy text is scored"):

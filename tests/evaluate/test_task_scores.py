@@ -1,14 +1,17 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from sklearn import metrics
+from sklearn import metrics as sklearn_metrics
 
 from tinyllama.evaluate.task_scores import SCORES, difference, estimate
 
+metrics: Any = sklearn_metrics  # their types are narrower than they are
+scipy_stats: Any = stats
 pairs = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=4, max_size=60)
 
 
@@ -56,8 +59,8 @@ def test_correlations_are_those_of_scipy():
     gold = np.round(draw.uniform(0, 5, 80), 0)
     values = list(zip((gold + draw.normal(0, 1, 80)).tolist(), gold.tolist(), strict=True))
     predicted, wanted = zip(*values, strict=True)
-    assert estimate("pearson", values).value == pytest.approx(stats.pearsonr(predicted, wanted).statistic)
-    assert estimate("spearman", values).value == pytest.approx(stats.spearmanr(predicted, wanted).statistic)
+    assert estimate("pearson", values).value == pytest.approx(scipy_stats.pearsonr(predicted, wanted).statistic)
+    assert estimate("spearman", values).value == pytest.approx(scipy_stats.spearmanr(predicted, wanted).statistic)
     r = estimate("pearson", values)
     assert r.stderr == pytest.approx((1 - r.value**2) / math.sqrt(79), rel=0.5)
     assert estimate("pearson", [(1, 1), (1, 2)]).value == 0

@@ -150,14 +150,13 @@ def test_answers_are_those_of_hflm(name: str, opened: OpenedModel, theirs: dict[
 @pytest.mark.parametrize("name", ["arc_easy", "cola", "winogrande", "mrpc"])
 def test_scores_are_those_of_lm_eval_itself(name: str, opened: OpenedModel, data: Path, tmp_path: Path):
     """lm-eval's own loop and aggregation over the same requests."""
-    import lm_eval
+    from lm_eval.evaluator import evaluate
 
     entry, limit = ENTRIES[name], 30
     ours = measured(HarnessModel(opened), entry, data, tmp_path, limit)
     loaded = load_task(entry, data, limit=limit)
-    found: Any = lm_eval.evaluate(
-        HarnessModel(opened), {name: loaded.task}, samples={name: loaded.doc_ids}, bootstrap_iters=0
-    )
+    run: Any = evaluate
+    found = run(HarnessModel(opened), {name: loaded.task}, samples={name: loaded.doc_ids}, bootstrap_iters=0)
     for metric in entry.metrics:
         assert found["results"][name][f"{metric},none"] == pytest.approx(ours[metric])
 
