@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ pytest.importorskip("lm_eval")
 
 from tests.evaluate.task_files import FILES, TASKS, write_rows, write_task_files
 from tests.tiny_model import make_run, tiny_llama
+from tinyllama.__main__ import main
 from tinyllama.errors import InputError
 from tinyllama.evaluate import scorecard
 from tinyllama.evaluate.averages import averages
@@ -40,13 +42,20 @@ def opened(run_dir: Path) -> OpenedModel:
     return open_model(run_dir, "cpu")
 
 
-def command(*words: object, code: int = 0) -> Any:
-    """A command's JSON, or what it says when it is refused."""
-    run = subprocess.run(
-        [sys.executable, "-m", "tinyllama", *map(str, words)], capture_output=True, text=True, check=False
-    )
-    assert run.returncode == code, run.stderr
-    return json.loads(run.stdout) if code == 0 else run.stderr
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Runs a command in this process: its JSON, or what it says when it is refused."""
+
+    def run(*words: object, code: int = 0) -> Any:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["tinyllama", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr()
+        assert (end.value.code or 0) == code, said.err
+        return said.err if code else json.loads(said.out)
+
+    return run
 
 
 def test_results_are_on_disk_and_said(opened: OpenedModel, data: Path, tmp_path: Path):
@@ -144,7 +153,7 @@ def test_two_models_are_compared_example_by_example(opened: OpenedModel, data: P
         compare(tmp_path / "a", data)
 
 
-def test_the_command(run_dir: Path, data: Path, tmp_path: Path):
+def test_the_command(run_dir: Path, data: Path, command: Callable[..., Any]):
     found = command("evaluate", run_dir, "--tasks", "piqa,cola", "--data-dir", data, "--device", "cpu", "--json")
     assert {"acc", "acc_norm", "acc_stderr", "n", "n_official"} <= found["tasks"]["piqa"].keys()
     results = Path(found["results"])
@@ -168,7 +177,9 @@ def test_the_command(run_dir: Path, data: Path, tmp_path: Path):
         (["--compare", "RUN", "RUN"], "with --compare give the two models there alone"),
     ],
 )
-def test_what_the_command_refuses(run_dir: Path, data: Path, words: list[str], message: str):
+def test_what_the_command_refuses(
+    run_dir: Path, data: Path, words: list[str], message: str, command: Callable[..., Any]
+):
     words = [word.replace("DATA", str(data)).replace("RUN", str(run_dir)) for word in words]
     said = command("evaluate", run_dir, *words, code=2)
     assert message in said.replace("\n", " ")
