@@ -14,6 +14,7 @@ import typer
 
 from tinyllama.bench.bench_command import bench
 from tinyllama.cli_content import explain, score_safety, train_safety
+from tinyllama.cli_drill import drill
 from tinyllama.cli_evaluate import evaluate, scorecard
 from tinyllama.cli_options import (
     AllowChange,
@@ -55,6 +56,7 @@ app.command("score-safety")(score_safety)
 app.command("explain")(explain)
 app.command()(evaluate)
 app.command()(scorecard)
+app.command("drill")(drill)
 
 # -- every phase -------------------------------------------------------------------------------------------------------
 

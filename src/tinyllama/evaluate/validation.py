@@ -5,7 +5,6 @@ apart, and the last one is shorter. Within a window a token sees the window's to
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from tinyllama.errors import InputError
 from tinyllama.model.llama import Llama
 from tinyllama.model.loss import IGNORED, next_token_loss, token_losses
 from tinyllama.model.packed_llama import PackedLlama
+from tinyllama.parallel.ranks import Ranks
 from tinyllama.shards.batches import TokenShards
 from tinyllama.shards.shard_format import count_tokens
 from tinyllama.tokenizer.bpe import Tokenizer
@@ -33,6 +33,7 @@ def validate(
     seq_len: int,
     batch_size: int,
     max_tokens: int | None = None,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Figures over the split's targets, or its first `max_tokens`, in order, on the model's device.
 
@@ -43,29 +44,36 @@ def validate(
     """
     n_targets = count_targets(shards, max_tokens)
     device = model.output_weight.device
+    ranks = ranks or Ranks()
     kinds = SourceKinds(shards, n_targets)
-    nats = torch.zeros(kinds.n, dtype=torch.float64, device=device)
-    correct = torch.zeros(kinds.n, dtype=torch.int64, device=device)
-    for place, inputs, targets in _batches(shards, n_targets, seq_len, batch_size):
+    starts = range(0, n_targets, seq_len)
+    batch_size = min(batch_size, len(starts))
+    firsts = starts[::batch_size]
+    # A batch's loss and hits by source kind, of one rank each.
+    rows = torch.zeros(len(firsts), 2, kinds.n, dtype=torch.float64, device=device)
+    for number in range(ranks.rank, len(firsts), ranks.size):
+        ranks.where.stay()
+        inputs, targets = _batch(shards, n_targets, seq_len, firsts[number], batch_size)
         hidden = model.hidden(inputs.to(device))
         if kinds.n == 1:
             sums = next_token_loss(hidden, model.output_weight, targets.to(device))
-            nats[0] += sums.loss
-            correct[0] += sums.correct
+            rows[number, 0], rows[number, 1] = sums.loss, sums.correct
         else:
             losses, right = token_losses(hidden, model.output_weight, targets.to(device))
-            kind_of = torch.from_numpy(kinds.of(place + 1 + np.arange(targets.numel()))).to(device)  # of each target
-            nats.index_add_(0, kind_of, losses.flatten().double())
-            correct.index_add_(0, kind_of, right.flatten().long())
+            kind_of = torch.from_numpy(kinds.of(firsts[number] + 1 + np.arange(targets.numel()))).to(device)
+            rows[number, 0].index_add_(0, kind_of, losses.flatten().double())
+            rows[number, 1].index_add_(0, kind_of, right.flatten().double())
+    columns = ranks.sum(rows.flatten(1)).T.tolist()
+    nats, correct = ([math.fsum(column) for column in half] for half in (columns[: kinds.n], columns[kinds.n :]))
     text_bytes, counts = target_text_bytes(shards, tokenizer, n_targets, kinds)
-    found: dict[str, Any] = _figures(nats.sum().item(), int(correct.sum()), n_targets, int(text_bytes.sum()))
+    found: dict[str, Any] = _figures(math.fsum(nats), sum(correct), n_targets, int(text_bytes.sum()))
     if kinds.n > 1:
-        rows = zip(kinds.names, nats.tolist(), correct.tolist(), counts.tolist(), text_bytes.tolist(), strict=True)
-        found["by_kind"] = {name: _figures(n, c, count, size) for name, n, c, count, size in sorted(rows) if count}
+        each = zip(kinds.names, nats, correct, counts.tolist(), text_bytes.tolist(), strict=True)
+        found["by_kind"] = {name: _figures(n, c, count, size) for name, n, c, count, size in sorted(each) if count}
     return found
 
 
-def _figures(nats: float, correct: int, n_targets: int, text_bytes: int) -> dict[str, float]:
+def _figures(nats: float, correct: float, n_targets: int, text_bytes: int) -> dict[str, float]:
     loss = nats / n_targets
     return {
         "loss": loss,
@@ -102,24 +110,18 @@ def count_targets(shards: TokenShards, max_tokens: int | None = None) -> int:
     return min(shards.n_tokens - 1, max_tokens or shards.n_tokens)
 
 
-def _batches(
-    shards: TokenShards, n_targets: int, seq_len: int, batch_size: int
-) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Place of the first input; inputs and targets (B, T), B the same for all: what is compiled for one serves them all.
+def _batch(shards: TokenShards, n_targets: int, seq_len: int, first: int, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets (B, T) from target `first` on, B the same for all: what is compiled for one serves them all.
 
     The shorter last window, and the rows that the last batch lacks, are filled up with targets that count nowhere.
     """
-    starts = range(0, n_targets, seq_len)
-    batch_size = min(batch_size, len(starts))
-    for first in range(0, len(starts), batch_size):
-        rows = starts[first : first + batch_size]
-        inputs = torch.zeros(batch_size, seq_len, dtype=torch.int64)
-        targets = torch.full((batch_size, seq_len), IGNORED)
-        for row, start in enumerate(rows):
-            length = min(seq_len, n_targets - start)
-            ids = torch.from_numpy(shards.tokens(start, start + length + 1).astype(np.int64))
-            inputs[row, :length], targets[row, :length] = ids[:-1], ids[1:]
-        yield starts[first], inputs, targets
+    inputs = torch.zeros(batch_size, seq_len, dtype=torch.int64)
+    targets = torch.full((batch_size, seq_len), IGNORED)
+    for row, start in enumerate(range(first, min(first + batch_size * seq_len, n_targets), seq_len)):
+        length = min(seq_len, n_targets - start)
+        ids = torch.from_numpy(shards.tokens(start, start + length + 1).astype(np.int64))
+        inputs[row, :length], targets[row, :length] = ids[:-1], ids[1:]
+    return inputs, targets
 
 
 def target_text_bytes(

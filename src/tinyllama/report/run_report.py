@@ -13,7 +13,7 @@ from string import Template
 from tinyllama import files
 from tinyllama.report import run_sections
 from tinyllama.report.run_facts import RunFacts, number, read_run
-from tinyllama.report.run_sections import text
+from tinyllama.report.safe_text import text
 from tinyllama.report.score_curves import score_curves
 from tinyllama.report.ticks import exact, short
 

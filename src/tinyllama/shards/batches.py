@@ -6,7 +6,7 @@ Shapes: B sequences of a micro-batch, T = seq_len.
 import queue
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from tinyllama.errors import InputError, RecipeError
+from tinyllama.shards.quarantine import Quarantined, RunOrder
 from tinyllama.shards.shard_format import (
     map_shard,
     open_split,
@@ -22,7 +23,6 @@ from tinyllama.shards.shard_format import (
     read_shard_documents,
     verify_split,
 )
-from tinyllama.shards.window_order import WindowOrder
 
 Made = TypeVar("Made")
 MAX_MAPPED_FILES = 64  # each map holds a file descriptor
@@ -110,7 +110,7 @@ class Batches:
     """The training batches of a run: a pure function of (shards, seq_len, sequences_per_step, seed, quarantine).
 
     Step s (from 0) trains on samples s * sequences_per_step and on; ranks and micro-batches take slices of them, so the
-    step's batch is the same at every world size.
+    step's batch is the same at every world size. `quarantine`: what the run took out on its way.
     """
 
     def __init__(
@@ -119,11 +119,11 @@ class Batches:
         seq_len: int,
         sequences_per_step: int,
         seed: int,
-        quarantine: Iterable[int] = (),
+        quarantine: Sequence[Quarantined] = (),
     ) -> None:
         """Raises RecipeError when the shards hold no window of seq_len + 1 tokens that is not quarantined."""
         windows = shards.n_windows(seq_len)
-        quarantined = set(quarantine)
+        quarantined = {window for entry in quarantine for window in entry.windows}
         if windows <= len(quarantined):
             raise RecipeError(
                 f"train.seq_len = {seq_len}: {shards.split} holds {shards.n_tokens} tokens, "
@@ -134,11 +134,11 @@ class Batches:
         self.shards = shards
         self.seq_len = seq_len
         self.sequences_per_step = sequences_per_step
-        self.order = WindowOrder(windows, seed, quarantine=quarantined)
+        self.order = RunOrder(windows, seed, sequences_per_step, quarantine)
 
     @property
     def sequences_per_epoch(self) -> int:
-        """Samples after which every window has been read once more."""
+        """Samples after which every window that is left has been read once more."""
         return self.order.windows_per_epoch
 
     def windows(self, step: int, start: int, count: int) -> list[int]:
