@@ -95,7 +95,10 @@ def measure(
         answers.close()
     examples = judge(loaded, answers)
     metrics: dict[str, float | None] = {}
-    for metric, kind in entry.metrics.items():
+    # A metric that concerns none of these examples, such as answerable_f1, has no score.
+    concerned = [name for name in entry.metrics if any(row["values"][name] is not None for row in examples)]
+    kinds = {name: entry.metrics[name] for name in concerned}
+    for metric, kind in kinds.items():
         score = estimate(kind, [example["values"][metric] for example in examples])
         metrics |= {metric: score.value, f"{metric}_stderr": score.stderr}
     scores = {
@@ -107,7 +110,7 @@ def measure(
         "num_fewshot": settings.num_fewshot,
         "note": entry.note,
         "seconds": round(answers.seconds, 3),
-        "kinds": entry.metrics,
+        "kinds": kinds,
         "model": about,
         "versions": {"lm_eval": version("lm_eval"), "torch": torch.__version__},
         "fingerprint": fingerprint,
