@@ -184,13 +184,13 @@ def training(facts: RunFacts) -> str:
     held_out = [(float(step), float(v)) for step, found in measured if (v := number(found.get("loss"))) is not None]
     series = [*_curve("training", loss), *run_story.gone_back_from(facts), Series("validation", held_out, "dots")]
     chart = Chart("Loss by step", "step", "loss", series, run_story.marks(facts))
-    charts = _figure(chart, "loss", "Loss", "nats a token")
+    charts = figure(chart, "loss", "Loss", "nats a token")
     small = [
-        _figure(_small(facts, "lr", "Learning rate", from_zero=True), "lr", "Learning rate", ""),
-        _figure(
+        figure(_small(facts, "lr", "Learning rate", from_zero=True), "lr", "Learning rate", ""),
+        figure(
             _small(facts, "grad_norm", "Gradient norm", log_y=True), "grad-norm", "Gradient norm", "before clipping"
         ),
-        _figure(_small(facts, "tokens_per_second", "Speed", from_zero=True), "speed", "Speed", "tokens a second"),
+        figure(_small(facts, "tokens_per_second", "Speed", from_zero=True), "speed", "Speed", "tokens a second"),
     ]
     if any(small):
         charts += f'<div class="small-charts">{"".join(small)}</div>'
@@ -215,7 +215,8 @@ def _small(facts: RunFacts, column: str, title: str, log_y: bool = False, from_z
     return Chart(f"{title} by step", "step", title, series, log_y=log_y, from_zero=from_zero, width=440, height=230)
 
 
-def _figure(chart: Chart, chart_id: str, title: str, unit: str) -> str:
+def figure(chart: Chart, chart_id: str, title: str, unit: str) -> str:
+    """A chart with its title; empty when it has nothing to draw."""
     drawn = line_chart(chart, chart_id)
     if not drawn:
         return ""

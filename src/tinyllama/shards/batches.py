@@ -16,7 +16,13 @@ import numpy as np
 
 from tinyllama.errors import InputError, RecipeError
 from tinyllama.shards.quarantine import Quarantined, RunOrder
-from tinyllama.shards.shard_format import map_shard, open_split, outside_vocabulary, verify_split
+from tinyllama.shards.shard_format import (
+    map_shard,
+    open_split,
+    outside_vocabulary,
+    read_shard_documents,
+    verify_split,
+)
 
 Made = TypeVar("Made")
 MAX_MAPPED_FILES = 64  # each map holds a file descriptor
@@ -42,6 +48,9 @@ class TokenShards:
         self._ids = lru_cache(MAX_MAPPED_FILES)(
             lambda number: map_shard(self.split, self.index.shards[number], self.index.vocab_size)
         )
+        # Of each document of the files that begin before a token `stop`: where it begins (int64, ascending; a document that
+        # goes on in another file begins there again), the number of its source kind, and the kinds' names.
+        self.documents = lru_cache(2)(self._documents)
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
         """Ids [start, stop) of the whole sequence, across files: shape (stop - start,), dtype of the files.
@@ -62,6 +71,19 @@ class TokenShards:
             start += len(part)
             number += 1
         return np.concatenate(parts) if parts else np.empty(0, np.dtype(self.index.dtype))
+
+    def _documents(self, stop: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        starts, kinds = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        names: dict[str, int] = {}
+        for first, shard in zip(self._starts, self.index.shards, strict=False):
+            if first >= stop:
+                break
+            table = read_shard_documents(self.split, shard)
+            kind = table["kind"].combine_chunks().dictionary_encode()
+            numbers = np.array([names.setdefault(name, len(names)) for name in kind.dictionary.to_pylist()], np.int64)
+            starts.append(table["offset"].to_numpy() + first)
+            kinds.append(numbers[kind.indices.to_numpy()])
+        return np.concatenate(starts), np.concatenate(kinds), list(names)
 
     def n_windows(self, seq_len: int) -> int:
         """Windows of seq_len + 1 tokens that fit; the last few tokens that fill none are not read."""

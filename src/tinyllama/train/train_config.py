@@ -108,6 +108,19 @@ class TrainConfig(Config):
         2_097_152, "Validation tokens of one measurement; at the end, all.", changes_result=False, ge=1
     )
 
+    evaluate_tasks: list[str] = setting(
+        [], "Tasks and groups measured in training, such as piqa; see docs/evaluation.md.", changes_result=False
+    )
+    evaluate_every_steps: int = setting(
+        0, "Those tasks every so many steps, and at the end; 0: at the end only.", changes_result=False, ge=0
+    )
+    evaluate_limit: int = setting(
+        200, "Examples of each of those tasks, evenly spread over its file.", changes_result=False, ge=1
+    )
+    evaluate_data_dir: str = setting(
+        "", "Folder with those tasks' examples; empty: Hugging Face's hub.", changes_result=False
+    )
+
     @model_validator(mode="after")
     def _portions_fit(self) -> Self:
         micro_batch_tokens = self.micro_batch_size * self.seq_len

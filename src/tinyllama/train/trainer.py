@@ -15,6 +15,7 @@ from tinyllama import files, log
 from tinyllama.checkpoint.checkpoint_format import RunState, checkpoint_name
 from tinyllama.checkpoint.save_load import weights_sha256
 from tinyllama.errors import LostRankError, RunStoppedError
+from tinyllama.evaluate.training_tasks import TrainingTasks
 from tinyllama.evaluate.validation import unigram_perplexity, validate
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.parallel.ranks import Ranks
@@ -111,6 +112,7 @@ class Trainer:
                 f"train.warmup_steps: {train.warmup_steps} cut to {self.schedule.warmup_steps}, "
                 f"the run has {train.total_steps} steps"
             )
+        self.tasks: TrainingTasks | None = None
         self.ranks.together("begin", lambda: self._begin(threads))
         self.ranks.connect(self.device)
         self.state = TrainState(config, train, self.device, ranks=self.ranks)
@@ -136,6 +138,9 @@ class Trainer:
         self._open_data()
         self.guard = RunGuards(self.run_dir, self.train)
         self._open_batches()
+        if self.train.evaluate_tasks:
+            chosen = self.train.evaluate_tasks
+            self.tasks = TrainingTasks(chosen, self.train.evaluate_data_dir, self.train.evaluate_limit)
         return {
             "recipe": files.sha256_json([self.config.to_dict(), self.train.model_dump()]),
             **self.fingerprints,
@@ -222,7 +227,7 @@ class Trainer:
                     self.data_wait_seconds = 0.0
                     self.checkpoints.look(wait=False)
                     stop = stops.now() if self.ranks.is_alone else self.agreed
-                    if self._validates() or self._saves() or stop is not None:
+                    if self._validates() or self._evaluates() or self._saves() or stop is not None:
                         self._record(under_way, line)
                         under_way = None
                         if self._saves() or stop is not None:
@@ -242,6 +247,10 @@ class Trainer:
 
     def _validates(self) -> bool:
         return self.step % self.train.validate_every_steps == 0 or self.step == self.schedule.total_steps
+
+    def _evaluates(self) -> bool:
+        every = self.train.evaluate_every_steps or self.schedule.total_steps
+        return self.tasks is not None and (self.step % every == 0 or self.step == self.schedule.total_steps)
 
     def _saves(self) -> bool:
         return self.step % self.train.save_every_steps == 0 or self.step == self.schedule.total_steps
@@ -295,17 +304,20 @@ class Trainer:
             row["skipped"] = skipped
             write_event(self.run_dir, "skip", step=step, reason=skipped)
         if step == self.step and self._validates():
-            self.last_validation = self._validate(
-                None if step == self.schedule.total_steps else self.train.validation_tokens
-            )
-            if self.last_validation is not None:
-                row["validation"] = self.last_validation
+            found = self._validate(None if step == self.schedule.total_steps else self.train.validation_tokens)
+            if found is not None:
+                row["validation"] = found
+                found = {name: value for name, value in found.items() if name != "by_kind"}
+            self.last_validation = found
+        if self.tasks is not None and step == self.step and self._evaluates():
+            self.ranks.where.at(Place.VALIDATION, self.step)
+            row["tasks"] = self.tasks.measure(self.model, self.tokenizer)
         self.metrics.write(row)
         line.update(step, _note(row, self.last_validation))
         self.guard.check(step)
 
-    def _validate(self, max_tokens: int | None) -> dict[str, float] | None:
-        """Loss, perplexity, accuracy and bits per byte on the validation split; None when the split is empty."""
+    def _validate(self, max_tokens: int | None) -> dict[str, Any] | None:
+        """Figures on the validation split, by source kind too; None when the split is empty."""
         if self.validation_shards.n_tokens < 2:
             return None
         self.ranks.where.at(Place.VALIDATION, self.step)
