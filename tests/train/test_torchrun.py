@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,10 @@ from tests.conftest import overrides
 from tests.train.rank_runs import RankRun, started
 from tests.train.run_processes import events, outcome, stopped, wait_until
 from tests.train.test_ranks import ONE_ORDER
+from tinyllama import files
+from tinyllama.recipe import load_recipe, to_toml
 
+PAGE = (Path(__file__).parents[2] / "docs" / "ranks.md").read_text()
 pytestmark = pytest.mark.full
 
 
@@ -70,3 +74,18 @@ def test_another_number_of_processes_than_the_recipe_has(run_dir: Path):
     exit_code, line = stopped(run_dir, overrides(parallel__replicate=2, train__micro_batch_size=1))
     assert exit_code == 2
     assert "the layout has 2 ranks, but 1 process was started" in line
+
+
+def test_commands_of_the_page(run_dir: Path, tmp_path: Path):
+    (tmp_path / "runs").mkdir()
+    run_dir = run_dir.rename(tmp_path / "runs" / "mine")
+    (tmp_path / "mine.toml").write_text(to_toml(load_recipe("small-120m", overrides())))
+    (tmp_path / "drill.toml").write_text(re.findall(r"```toml\n(.*?)```", PAGE, re.S)[0])
+    environment = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
+    for block in re.findall(r"```sh\n(.*?)```", PAGE, re.S):
+        done = subprocess.run(
+            ["sh", "-e", "-c", block], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, done.stderr
+    assert [row["ranks"] for row in events(run_dir, "start")] == [2]
+    assert files.read_json(run_dir / "drill" / "drill.json")["agree"] == 3
