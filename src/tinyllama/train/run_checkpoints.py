@@ -79,7 +79,9 @@ class RunCheckpoints:
         names = (MODEL_FILE, JSON_FILE, TOKENIZER_CONFIG)
         tokenizer_files = [file for name in names if (file := self.run_dir / "tokenizer" / name).exists()]
         self.state.ranks.where.saver_at(Place.WRITE, step)
-        self._saver.save(self._weights(), self.state.optimizer.moments(), self._run_state(step, validation), tokenizer_files)
+        self._saver.save(
+            self._weights(), self.state.optimizer.moments(), self._run_state(step, validation), tokenizer_files
+        )
 
     def look(self, *, wait: bool = True) -> None:
         """See whether the last save failed; without `wait`, only if it has ended. Raises as `save` does."""
@@ -224,7 +226,8 @@ class RunCheckpoints:
                     f"{theirs[:12]}); put the old one back, or choose another --run-dir"
                 )
         ours = {"model": self.config.to_dict(), "train": self.train.result_values()}
-        changes = differences({name: getattr(found, name) for name in ours}, ours)
+        defaults = TrainConfig().result_values()  # of keys that the version which saved it did not have
+        changes = differences({"model": found.model, "train": defaults | found.train}, ours)
         refused = {key: change for key, change in changes.items() if key not in self._allowed_changes}
         if refused:
             raise InputError(
