@@ -47,6 +47,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "reference, tf32": {"reference": "tf32"},
     "tf32": {},
     "bf16": {"precision": "bf16"},
+    "bf16, other seed": {"precision": "bf16", "seed": 43},
     "fp16": {"precision": "fp16"},
     "fp8": {"precision": "fp8"},
     "bf16, recompute, accumulation": {"precision": "bf16", "recompute": "full", "micro_batch_size": 32},
@@ -175,7 +176,7 @@ def summarize(out: Path) -> None:
         left.plot(
             range(1, len(row["losses"]) + 1), row["losses"], label=f"{name}: {row['held_out']:.4f}", linewidth=0.8
         )
-        if base and "other seed" not in name and row is not base:
+        if base and row is not base and "other seed" not in name:
             difference = torch.tensor(row["losses"]) - torch.tensor(base["losses"])
             right.plot(range(1, len(difference) + 1), difference, label=name, linewidth=0.6)
     left.set(

@@ -8,6 +8,7 @@ import pytest
 
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # networks this small lose more by waiting for threads than they gain
 
 SHARED = Path(__file__).parents[2] / "shared"  # real data beside the checkout; tests that want it skip without

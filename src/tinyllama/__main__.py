@@ -10,6 +10,9 @@ os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+# A lost connection between ranks is told by a line of ours, not by PyTorch's C++ frames.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
 # A thread of PyTorch that waits spins a short while, then sleeps. With OpenMP's own long spin, two threads on two busy
 # cores trained five times slower (tiny-2m, beside three other processes); on quiet cores it makes no difference.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -21,12 +24,15 @@ USER_CAN_MEND = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EPERM, errno.EDQ
 def main() -> None:
     """Run the command line of this process."""
     from tinyllama.cli import app
-    from tinyllama.errors import TinyllamaError
+    from tinyllama.errors import LostRankError, TinyllamaError
+    from tinyllama.log import is_speaker
 
     try:
         app()
+    except LostRankError as error:
+        _stop(str(error), error.exit_code, is_said=is_speaker() or error.is_first)
     except TinyllamaError as error:
-        _stop(str(error), error.exit_code)
+        _stop(str(error), error.exit_code, is_said=is_speaker())
     except KeyboardInterrupt:
         _stop("interrupted; the same command goes on from here", INTERRUPTED)
     except BrokenPipeError:
@@ -38,8 +44,9 @@ def main() -> None:
         _stop(f"{error.filename or 'output'}: {error.strerror}", 2)
 
 
-def _stop(message: str, exit_code: int) -> None:
-    print(f"tinyllama: {message}", file=sys.stderr)
+def _stop(message: str, exit_code: int, is_said: bool = True) -> None:
+    if is_said:
+        print(f"tinyllama: {message}", file=sys.stderr)
     sys.exit(exit_code)
 
 

@@ -14,6 +14,8 @@ import typer
 
 from tinyllama.bench.bench_command import bench
 from tinyllama.cli_content import explain, score_safety, train_safety
+from tinyllama.cli_drill import drill
+from tinyllama.cli_evaluate import evaluate, scorecard
 from tinyllama.cli_options import (
     AllowChange,
     Inputs,
@@ -52,6 +54,9 @@ app.add_typer(tokenizer_app, name="tokenizer")
 app.command("train-safety")(train_safety)
 app.command("score-safety")(score_safety)
 app.command("explain")(explain)
+app.command()(evaluate)
+app.command()(scorecard)
+app.command("drill")(drill)
 
 # -- every phase -------------------------------------------------------------------------------------------------------
 
@@ -241,22 +246,6 @@ def pretrain(
 
     run_dir = run_dir or Path("runs") / Path(recipe).stem
     show(run_pretrain(load_recipe(recipe, overrides), run_dir, allow_change or []), as_json)
-
-
-@app.command()
-def evaluate(
-    model: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")], as_json: Json = False
-) -> None:
-    """Validation figures and last-word accuracy of a finished run on its held-out documents.
-
-    Example: tinyllama evaluate runs/quickstart
-    """
-    from tinyllama.evaluate.run_evaluation import evaluate_run
-    from tinyllama.recipe import load_recipe
-
-    recipe_path = model / "recipe.toml"
-    recipe = load_recipe(str(recipe_path) if recipe_path.exists() else None)
-    show(evaluate_run(model, recipe.evaluate), as_json)
 
 
 @app.command()

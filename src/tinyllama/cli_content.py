@@ -68,13 +68,30 @@ def score_safety(
 
 def explain(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or the folder of `clean`.")],
-    document: Annotated[str, typer.Argument(metavar="ID", help="The document's id.")],
+    document: Annotated[
+        str | None, typer.Argument(metavar="[ID]", help="The document's id.", show_default=False)
+    ] = None,
+    step: Annotated[int | None, typer.Option("--step", help="In place of ID: the documents that a step reads.")] = None,
     as_json: Json = False,
 ) -> None:
-    """A document's fate in cleaning: kept (in which split, with which scores) or dropped (why, and the key that decides).
+    """A document's fate: kept (in which split, with which scores) or dropped (why, and the key that decides); where its
+    tokens are, and which steps of training read them. Or, with --step, the documents that a step reads.
 
     Example: tinyllama explain runs/quickstart 0123456789abcdef
     """
     from tinyllama.clean.explain import explain_document
+    from tinyllama.train.data_read import document_reads, documents_of_step
 
-    show(explain_document(run_dir, document), as_json)
+    if (document is None) == (step is None):
+        raise RecipeError("explain: give a document's ID, or --step N")
+    if document is None or step is not None:
+        show(documents_of_step(run_dir, step or 0), as_json)
+        return
+    reads = document_reads(run_dir, document)
+    try:
+        fate = explain_document(run_dir, document)
+    except InputError:
+        if not reads:  # a run folder may have shards without the cleaning that they come from
+            raise
+        fate = {"id": document}
+    show(fate | reads, as_json)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from tinyllama.errors import InputError, RecipeError
+from tinyllama.log import is_speaker
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the result; run again to go on after a stop.")]
@@ -68,12 +69,13 @@ def json_lines(kind: type, wanted: str, max_bytes: int | None = None) -> list[An
 
 
 def print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False))
+    if is_speaker():
+        typer.echo(json.dumps(value, ensure_ascii=False))
 
 
 def show(summary: dict[str, Any], as_json: bool, plain: str | None = None) -> None:
     """The result: as one JSON object, or for people a `name: value` line each (`plain`: only that list, a line each)."""
-    if as_json:
+    if as_json or not is_speaker():
         print_json(summary)
     elif plain is not None:
         for value in summary[plain]:

@@ -5,9 +5,12 @@
     ├── InputError          a file or folder given by the user: missing, damaged, empty, of the wrong kind
     ├── MissingExtraError   an optional package is not installed
     └── RunStoppedError     a run ended before its end, with its state saved; the same command goes on; its own exit code
+        └── LostRankError   a process of a run of several is gone or hangs; exit code 69
 
 Anything else that reaches the top is a fault of ours and keeps its traceback.
 """
+
+LOST_RANK_EXIT_CODE = 69  # EX_UNAVAILABLE of sysexits.h
 
 
 class TinyllamaError(Exception):
@@ -31,9 +34,17 @@ class MissingExtraError(TinyllamaError):
 class RunStoppedError(TinyllamaError):
     """A run ended before its end: asked to, or because it could not go on. The same command takes it up again.
 
-    Exit codes: 130 SIGINT, 143 SIGTERM, 75 (EX_TEMPFAIL of sysexits.h) its time limit, 1 anything else.
+    Exit codes: 130 SIGINT, 143 SIGTERM, 75 (EX_TEMPFAIL of sysexits.h) its time limit, 69 a lost rank, 1 anything else.
     """
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class LostRankError(RunStoppedError):
+    """A rank is gone or hangs, and this one cannot go on without it. `is_first`: this rank found it out."""
+
+    def __init__(self, message: str, exit_code: int = LOST_RANK_EXIT_CODE, is_first: bool = True) -> None:
+        super().__init__(message, exit_code)
+        self.is_first = is_first

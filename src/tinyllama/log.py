@@ -1,5 +1,9 @@
-"""What a person reads while a command works: lines and progress bars with ETA, on stderr only."""
+"""What a person reads while a command works: lines and progress bars with ETA, on stderr only.
 
+Of the processes that a launcher started together one speaks, rank 0.
+"""
+
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -22,20 +26,34 @@ SECONDS_BETWEEN_LINES = 10
 console = Console(stderr=True, highlight=False)
 
 
+def is_speaker() -> bool:
+    """Whether this process prints, and writes what only one may write: rank 0, or a process without a launcher."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def info(message: str) -> None:
     """One line about what is being done."""
-    console.print(message, markup=False)
+    if is_speaker():
+        console.print(message, markup=False)
 
 
 def warn(message: str) -> None:
     """One line about something that the user should know and may want to change."""
-    console.print(f"warning: {message}", style="yellow", markup=False)
+    if is_speaker():
+        console.print(f"warning: {message}", style="yellow", markup=False)
 
 
 class ProgressLine(Protocol):
     """A live line: how far, and a few words beside it."""
 
     def update(self, done: int, note: str = "") -> None: ...
+
+
+class _Silent:
+    """Of a process that does not speak."""
+
+    def update(self, done: int, note: str = "") -> None:
+        return
 
 
 class _Bar:
@@ -76,6 +94,9 @@ class _Lines:
 @contextmanager
 def progress(description: str, total: int | None = None) -> Iterator[ProgressLine]:
     """How far long work is, with ETA: a live bar on a terminal, else a plain line every few seconds."""
+    if not is_speaker():
+        yield _Silent()
+        return
     if not sys.stderr.isatty():
         yield _Lines(description, total)
         return

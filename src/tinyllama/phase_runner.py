@@ -113,6 +113,7 @@ def run_phase(phase: Phase) -> dict[str, Any]:
 
     stamp = {"phase": phase.name, "format_version": phase.format_version, "fingerprint": fingerprint}
     stamp["config"] = phase.config
+    stamp["input_digests"] = {str(path): input_digest(path) for path in phase.inputs}
     allowed = sorted({*before.get("allowed_changes", []), *(phase.allowed_changes or ())})
     files.write_json(phase.unfinished_path, stamp | ({"allowed_changes": allowed} if allowed else {}))
     started, cpu_before = time.monotonic(), cpu_seconds()
@@ -170,7 +171,9 @@ def _taken_up(phase: Phase, previous: dict[str, Any]) -> dict[str, Any]:
     config = previous.get("config", {})
     changes = differences(config, phase.config)
     if phase.fingerprint(config) != previous.get("fingerprint"):
-        changes["its inputs changed"] = ""
+        before = previous.get("input_digests", {})
+        names = [str(path) for path in phase.inputs if before.get(str(path)) not in (None, input_digest(path))]
+        changes[": ".join(["its inputs changed", *([", ".join(names)] if names else [])])] = ""
     if not phase.keeps_changed:
         log.info(f"{phase.name}: made anew, {difference_lines(changes)}")
         _remove_result(phase)

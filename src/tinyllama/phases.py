@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinyllama import files, log
 from tinyllama.errors import InputError, RecipeError, RunStoppedError, TinyllamaError
+from tinyllama.parallel.launch import join
 from tinyllama.phase_runner import Phase, allowed_changes, run_phase, versions
 from tinyllama.recipe import Recipe, to_toml
+
+if TYPE_CHECKING:
+    from tinyllama.parallel.ranks import Ranks
 
 Summary = dict[str, Any]
 # Once training has begun these are not made anew: a changed recipe belongs into another run folder.
@@ -84,21 +88,39 @@ def pretrain(recipe: Recipe, run_dir: Path, allow_changes: Sequence[str] = ()) -
 
     `allow_changes`: recipe keys, such as `train.peak_lr`, that may differ from what the run began with.
     """
-    for name in ("shards", "tokenizer"):
-        if not (run_dir / name).is_dir():
-            raise InputError(f"{run_dir / name}: no such folder; `tinyllama {name}` makes it")
-    with recorded_recipe(recipe, run_dir):
-        return run_phase(pretrain_phase(recipe, run_dir, allow_changes))
+    with join(recipe.parallel) as ranks:
+        for name in ("shards", "tokenizer"):
+            if not (run_dir / name).is_dir():
+                raise InputError(f"{run_dir / name}: no such folder; `tinyllama {name}` makes it")
+        if ranks is not None and not ranks.is_first:
+            return follow(recipe, run_dir, ranks)
+        with recorded_recipe(recipe, run_dir):
+            return run_phase(pretrain_phase(recipe, run_dir, allow_changes, ranks))
 
 
-def pretrain_phase(recipe: Recipe, run_dir: Path, allow_changes: Sequence[str] = ()) -> Phase:
+def follow(recipe: Recipe, run_dir: Path, ranks: "Ranks") -> Summary:
+    """What the ranks after rank 0 do, which alone reads and writes the run's files: train with it, when it calls them."""
+    allowed = ranks.await_call()
+    if allowed is not None:
+        from tinyllama.train.trainer import pretrain
+
+        pretrain(recipe.llama_config(), recipe.train, run_dir, set(allowed), ranks, recipe.parallel.threads)
+    return {}
+
+
+def pretrain_phase(
+    recipe: Recipe, run_dir: Path, allow_changes: Sequence[str] = (), ranks: "Ranks | None" = None
+) -> Phase:
     """Token shards to checkpoints. Raises RecipeError when a key to allow is unknown or can never change."""
     config = recipe.llama_config()
 
     def work(out: Path) -> Summary:
         from tinyllama.train.trainer import pretrain
 
-        return pretrain(config, recipe.train, run_dir, allowed_changes(out))
+        allowed = allowed_changes(out)
+        if ranks is not None:
+            ranks.call(sorted(allowed))
+        return pretrain(config, recipe.train, run_dir, allowed, ranks, recipe.parallel.threads)
 
     values = {"model": config.to_dict(), "train": recipe.train.result_values()}
     _check_allowed(allow_changes, {f"{section}.{key}" for section, inner in values.items() for key in inner})
@@ -180,20 +202,25 @@ def run_recipe(recipe: Recipe, run_dir: Path, allow_changes: Sequence[str] = ())
     `allow_changes`: as in `pretrain`.
     """
     summaries: Summary = {}
-    with recorded_recipe(recipe, run_dir):
-        for name, make in _chain(recipe, run_dir, allow_changes):
-            log.info(f"── {name}")
-            phase = make()
-            if name in TRAINING_RESTS_ON and (run_dir / "checkpoints").is_dir():
-                phase = replace(phase, keeps_changed=True)
-            summaries[name] = run_phase(phase)
+    with join(recipe.parallel) as ranks:
+        if ranks is not None and not ranks.is_first:
+            return follow(recipe, run_dir, ranks)
+        with recorded_recipe(recipe, run_dir):
+            for name, make in _chain(recipe, run_dir, allow_changes, ranks):
+                log.info(f"── {name}")
+                phase = make()
+                if name in TRAINING_RESTS_ON and (run_dir / "checkpoints").is_dir():
+                    phase = replace(phase, keeps_changed=True)
+                summaries[name] = run_phase(phase)
     from tinyllama.report.run_report import write_report
 
     log.info(f"report: {write_report(run_dir)}")
     return summaries
 
 
-def _chain(recipe: Recipe, run_dir: Path, allow_changes: Sequence[str]) -> list[tuple[str, Callable[[], Phase]]]:
+def _chain(
+    recipe: Recipe, run_dir: Path, allow_changes: Sequence[str], ranks: "Ranks | None"
+) -> list[tuple[str, Callable[[], Phase]]]:
     """The phases in order; each is made when the one before it is done, because its fingerprint reads that manifest."""
     sources, clean, tokenizer = recipe.sources, run_dir / "clean", run_dir / "tokenizer"
     if not (sources.seeds or sources.documentation_site or sources.paths):
@@ -206,7 +233,7 @@ def _chain(recipe: Recipe, run_dir: Path, allow_changes: Sequence[str]) -> list[
         ("clean", lambda: clean_phase(recipe, inputs, clean, run_dir / "documents")),
         ("tokenizer", lambda: tokenizer_phase(recipe, (clean,), tokenizer)),
         ("shards", lambda: shards_phase(recipe, (clean,), tokenizer, run_dir / "shards")),
-        ("pretrain", lambda: pretrain_phase(recipe, run_dir, allow_changes)),
+        ("pretrain", lambda: pretrain_phase(recipe, run_dir, allow_changes, ranks)),
         ("evaluate", lambda: evaluate_phase(recipe, run_dir)),
         ("generate", lambda: generate_phase(recipe, run_dir)),
         ("export", lambda: export_phase(export_inputs, run_dir, run_dir / "model")),

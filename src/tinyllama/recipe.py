@@ -15,6 +15,7 @@ from tinyllama.errors import RecipeError
 from tinyllama.evaluate.evaluate_config import EvaluateConfig
 from tinyllama.generate.generate_config import GenerateConfig
 from tinyllama.model.llama_config import PRESETS, LlamaConfig, preset
+from tinyllama.parallel.layout import Layout, ParallelConfig
 from tinyllama.shards.shards_config import ShardsConfig
 from tinyllama.sources.sources_config import SourcesConfig
 from tinyllama.tokenizer.tokenizer_config import TokenizerConfig
@@ -60,6 +61,7 @@ class Recipe(Config):
     shards: ShardsConfig = ShardsConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    parallel: ParallelConfig = ParallelConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     generate: GenerateConfig = GenerateConfig()
 
@@ -70,6 +72,15 @@ class Recipe(Config):
         except ValueError as error:
             raise ValueError(f"model.{error}") from None
         return self
+
+    @model_validator(mode="after")
+    def _ranks_share_evenly(self) -> Self:
+        self.layout()
+        return self
+
+    def layout(self) -> Layout:
+        """Who computes what of a step."""
+        return self.train.layout(self.parallel.replicate)
 
     def llama_config(self) -> LlamaConfig:
         """The network that `[model]` describes, with the tokenizer's vocabulary and the training's context."""

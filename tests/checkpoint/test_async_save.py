@@ -40,9 +40,15 @@ def test_later_updates_are_not_in_it(tmp_path: Path, device: str):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_host_memory_is_used_again(device: str):
+@pytest.mark.parametrize("is_prepared", [False, True])
+def test_host_memory_is_used_again(device: str, is_prepared: bool):
     copy, tensors = HostCopy(), {"a": torch.ones(7, device=device), "b": torch.ones(2, device=device).bfloat16()}
-    places = [value.data_ptr() for value in copy.take(tensors).values()]
+    if is_prepared:
+        copy.prepare(tensors)
+    first = copy.take(tensors)
+    assert copy.seconds() >= 0
+    assert [value.tolist() for value in first.values()] == [[1.0] * 7, [1.0] * 2]
+    places = [value.data_ptr() for value in first.values()]
     second = copy.take({name: value + 1 for name, value in tensors.items()})
     assert copy.seconds() >= 0
     assert [value.data_ptr() for value in second.values()] == places

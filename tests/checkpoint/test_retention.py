@@ -25,6 +25,9 @@ def state(step: int, loss: float | None) -> RunState:
         (Retention(1, every_steps=20, best=False), {20, 40, 60}),
         (Retention(1), {30, 60}),
         (Retention(1, every_steps=50), {30, 50, 60}),
+        (Retention(1, best=False, safe_steps=10), {50, 60}),
+        (Retention(2, best=False, safe_steps=11), {40, 50, 60}),
+        (Retention(1, best=False, safe_steps=51), {60}),
     ],
 )
 def test_last_every_and_best(retention: Retention, kept: set[int]):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from tests.tiny_model import tiny_llama
 from tinyllama.errors import InputError
-from tinyllama.evaluate.validation import count_targets, target_text_bytes, unigram_perplexity, validate
+from tinyllama.evaluate.validation import SourceKinds, count_targets, target_text_bytes, unigram_perplexity, validate
 from tinyllama.model.llama import Llama
 from tinyllama.shards.batches import TokenShards
 from tinyllama.shards.shard_writer import write_shards
@@ -34,6 +34,12 @@ def split_of(texts: list[str], tokenizer: Tokenizer, folder: Path) -> TokenShard
     (folder / "train" / "a.jsonl").write_text("\n".join(rows))
     write_shards(ShardsConfig(), [folder], tokenizer, folder / "shards")
     return TokenShards(folder / "shards" / "train")
+
+
+def text_bytes(shards: TokenShards, tokenizer: Tokenizer, n_targets: int) -> int:
+    found, counts = target_text_bytes(shards, tokenizer, n_targets, SourceKinds(shards, n_targets))
+    assert counts.sum() == n_targets
+    return int(found.sum())
 
 
 def obvious(model: Llama, tokens: np.ndarray, seq_len: int) -> tuple[float, int, int]:
@@ -66,7 +72,7 @@ def test_every_target_counts_once(shards: TokenShards, tokenizer: Tokenizer, max
 def test_bits_per_byte_by_hand(tokenizer: Tokenizer, tmp_path: Path):
     texts = ["The statement is a statement.", "naïve π 你好", "x\n\n  y\x00"]
     shards = split_of(texts, tokenizer, tmp_path)
-    assert target_text_bytes(shards, tokenizer, shards.n_tokens - 1) == sum(len(text.encode()) for text in texts)
+    assert text_bytes(shards, tokenizer, shards.n_tokens - 1) == sum(len(text.encode()) for text in texts)
     model = tiny_llama()
     found = validate(model, shards, tokenizer, seq_len=16, batch_size=2)
     nats, _, _ = obvious(model, shards.tokens(0, shards.n_tokens), 16)
@@ -74,7 +80,7 @@ def test_bits_per_byte_by_hand(tokenizer: Tokenizer, tmp_path: Path):
 
 
 def test_bytes_of_the_whole_split_are_the_index_own(shards: TokenShards, tokenizer: Tokenizer):
-    assert target_text_bytes(shards, tokenizer, shards.n_tokens - 1) == shards.index.text_bytes
+    assert text_bytes(shards, tokenizer, shards.n_tokens - 1) == shards.index.text_bytes
 
 
 def test_bytes_of_a_part(tokenizer: Tokenizer, tmp_path: Path):
@@ -82,7 +88,44 @@ def test_bytes_of_a_part(tokenizer: Tokenizer, tmp_path: Path):
     shards = split_of([text], tokenizer, tmp_path)
     ids = tokenizer.encode(text)
     for n_targets in range(1, len(ids) + 1):
-        assert target_text_bytes(shards, tokenizer, n_targets) == len(tokenizer.decode(ids[:n_targets]).encode())
+        assert text_bytes(shards, tokenizer, n_targets) == len(tokenizer.decode(ids[:n_targets]).encode())
+
+
+@pytest.mark.parametrize("max_tokens", [None, 70])
+def test_figures_by_source_kind(tokenizer: Tokenizer, tmp_path: Path, max_tokens: int | None):
+    """Each token counts for its document's kind; the slow way judges all tokens and adds them up by document."""
+    texts = ["The statement is a statement. " * 3, "A value of a name.", "naïve π 你好 " * 4, "x"]
+    kinds = ["web", "book", "web", "code"]
+    (tmp_path / "train").mkdir()
+    rows = [{"id": str(n), "text": text, "kind": kind} for n, (text, kind) in enumerate(zip(texts, kinds, strict=True))]
+    (tmp_path / "train" / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    write_shards(ShardsConfig(), [tmp_path], tokenizer, tmp_path / "shards")
+    shards, model = TokenShards(tmp_path / "shards" / "train"), tiny_llama()
+    found = validate(model, shards, tokenizer, seq_len=16, batch_size=3, max_tokens=max_tokens)
+    starts, numbers, names = shards.documents(shards.n_tokens)
+    ids = torch.from_numpy(shards.tokens(0, shards.n_tokens).astype(np.int64))
+    nats, right, counts = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0), dict.fromkeys(names, 0)
+    for target in range(1, found["tokens"] + 1):
+        begin = (target - 1) // 16 * 16
+        with torch.no_grad():
+            logits = model(ids[None, begin:target])[0, -1]
+        kind = names[numbers[np.flatnonzero(starts <= target)[-1]]]
+        nats[kind] += F.cross_entropy(logits, ids[target]).item()
+        right[kind] += int(logits.argmax() == ids[target])
+        counts[kind] += 1
+    assert {kind: row["tokens"] for kind, row in found["by_kind"].items()} == {k: n for k, n in counts.items() if n}
+    for kind, row in found["by_kind"].items():
+        assert row["loss"] == pytest.approx(nats[kind] / counts[kind], rel=1e-5)
+        assert row["accuracy"] == right[kind] / counts[kind]
+    assert found["loss"] == pytest.approx(sum(nats.values()) / found["tokens"], rel=1e-5)
+    if max_tokens is None:
+        sizes = {kind: sum(len(t.encode()) for t, k in zip(texts, kinds, strict=True) if k == kind) for kind in names}
+        for kind, row in found["by_kind"].items():
+            assert row["bits_per_byte"] == pytest.approx(nats[kind] / math.log(2) / sizes[kind], rel=1e-5)
+
+
+def test_one_source_kind_is_not_told_apart(shards: TokenShards, tokenizer: Tokenizer):
+    assert "by_kind" not in validate(tiny_llama(), shards, tokenizer, seq_len=48, batch_size=4, max_tokens=200)
 
 
 def test_a_hopeless_model_has_a_finite_perplexity(shards: TokenShards, tokenizer: Tokenizer):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tinyllama.errors import RecipeError
 from tinyllama.shards.batches import Batches, TokenShards, prefetch, window_at
+from tinyllama.shards.quarantine import Quarantined
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_an_epoch_reads_each_window_once(train: TokenShards):
 def test_quarantined_windows_are_not_read(train: TokenShards):
     plain = Batches(train, 64, 4, seed=3)
     bad = plain.windows(0, 1, 2)
-    batches = Batches(train, 64, 4, seed=3, quarantine=bad)
+    batches = Batches(train, 64, 4, seed=3, quarantine=[Quarantined(0, tuple(bad))])
     assert batches.sequences_per_epoch == plain.sequences_per_epoch - 2
     first, fourth, fifth = plain.windows(0, 0, 1)[0], *plain.windows(0, 3, 1), *plain.windows(1, 0, 1)
     assert batches.windows(0, 0, 3) == [first, fourth, fifth]

@@ -12,7 +12,18 @@ SOURCE = ROOT / "src" / "tinyllama"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 BOTTOM = {"errors", "files", "log", "seeds", "config_base", "gpu_kinds"}
-TOP = {"recipe", "phase_runner", "phases", "api", "cli", "cli_options", "cli_content", "__main__"}
+TOP = {
+    "recipe",
+    "phase_runner",
+    "phases",
+    "api",
+    "cli",
+    "cli_options",
+    "cli_content",
+    "cli_drill",
+    "cli_evaluate",
+    "__main__",
+}
 # Each part and the parts that it may import, beside the bottom; `model` imports nothing of the project.
 MAY_IMPORT = {
     "sources": set(),
@@ -20,14 +31,16 @@ MAY_IMPORT = {
     "tokenizer": set(),
     "shards": {"tokenizer", "clean"},
     "model": set(),
+    "parallel": {"model"},
     "checkpoint": {"model"},
     "exchange": {"checkpoint", "model", "tokenizer"},
     "generate": {"exchange", "checkpoint", "model", "tokenizer"},
-    "evaluate": {"generate", "exchange", "checkpoint", "model", "shards", "tokenizer"},
-    "train": {"evaluate", "exchange", "checkpoint", "model", "shards", "tokenizer"},
+    "evaluate": {"generate", "exchange", "checkpoint", "parallel", "model", "shards", "tokenizer"},
+    "train": {"evaluate", "exchange", "checkpoint", "parallel", "model", "shards", "tokenizer"},
     "bench": {"train", "generate", "model"},
     "plan": {"model", "train"},
     "report": set(),
+    "drill": {"parallel"},
 }
 WITHOUT_TORCH = ("sources", "clean", "plan", "report", "recipe")
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 400, 60
@@ -141,6 +154,7 @@ HEAVY = {
     [
         [],
         *([word] for word in ("quickstart", "pretrain", "crawl", "clean", "train-safety", "generate", "bench")),
+        *([word] for word in ("evaluate", "scorecard")),
         ["tokenizer", "train"],
     ],
 )

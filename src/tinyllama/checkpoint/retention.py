@@ -13,16 +13,22 @@ from tinyllama.errors import InputError
 
 @dataclass(frozen=True)
 class Retention:
-    """The last `last`; those of every `every_steps`-th step for ever (0: none); the best by validation loss."""
+    """The last `last`; those of every `every_steps`-th step for ever (0: none); the best by validation loss.
+
+    And the last one that is `safe_steps` steps older than the newest: who finds a fault so late can go back before it.
+    """
 
     last: int
     every_steps: int = 0
     best: bool = True
+    safe_steps: int = 0
 
     def kept_steps(self, states: Iterable[RunState]) -> set[int]:
         """Steps whose checkpoints stay. A checkpoint carries the validation loss that was measured last before it."""
         newest_first = sorted(states, key=lambda state: state.step, reverse=True)
         kept = {state.step for state in newest_first[: self.last]}
+        safe = [state.step for state in newest_first if state.step <= newest_first[0].step - self.safe_steps]
+        kept |= set(safe[:1])
         if self.every_steps:
             kept |= {state.step for state in newest_first if state.step % self.every_steps == 0}
         losses = {state.step: _validation_loss(state) for state in reversed(newest_first)}

@@ -5,7 +5,7 @@ apart, and the last one is shorter. Within a window a token sees the window's to
 """
 
 import math
-from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from tinyllama.errors import InputError
 from tinyllama.model.llama import Llama
-from tinyllama.model.loss import IGNORED, next_token_loss
+from tinyllama.model.loss import IGNORED, next_token_loss, token_losses
 from tinyllama.model.packed_llama import PackedLlama
+from tinyllama.parallel.ranks import Ranks
 from tinyllama.shards.batches import TokenShards
 from tinyllama.shards.shard_format import count_tokens
 from tinyllama.tokenizer.bpe import Tokenizer
@@ -32,31 +33,74 @@ def validate(
     seq_len: int,
     batch_size: int,
     max_tokens: int | None = None,
-) -> dict[str, float]:
+    ranks: Ranks | None = None,
+) -> dict[str, Any]:
     """Figures over the split's targets, or its first `max_tokens`, in order, on the model's device.
 
     Returns `loss` (mean nats a token), `perplexity` (e^loss, capped at e^709), `accuracy` (share of targets that were
-    the likeliest token), `bits_per_byte` and `tokens` (targets). The number format is the network's, or by autocast.
+    the likeliest token), `bits_per_byte` and `tokens` (targets); and where the documents are of several source kinds,
+    `by_kind`: the same of each. The number format is the network's, or by autocast.
     Raises InputError when the split has no target.
     """
     n_targets = count_targets(shards, max_tokens)
     device = model.output_weight.device
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    for inputs, targets in _batches(shards, n_targets, seq_len, batch_size):
+    ranks = ranks or Ranks()
+    kinds = SourceKinds(shards, n_targets)
+    starts = range(0, n_targets, seq_len)
+    batch_size = min(batch_size, len(starts))
+    firsts = starts[::batch_size]
+    # A batch's loss and hits by source kind, of one rank each.
+    rows = torch.zeros(len(firsts), 2, kinds.n, dtype=torch.float64, device=device)
+    for number in range(ranks.rank, len(firsts), ranks.size):
+        ranks.where.stay()
+        inputs, targets = _batch(shards, n_targets, seq_len, firsts[number], batch_size)
         hidden = model.hidden(inputs.to(device))
-        sums = next_token_loss(hidden, model.output_weight, targets.to(device))
-        loss_sum += sums.loss
-        correct += sums.correct
-    nats = loss_sum.item()
-    loss, text_bytes = nats / n_targets, target_text_bytes(shards, tokenizer, n_targets)
+        if kinds.n == 1:
+            sums = next_token_loss(hidden, model.output_weight, targets.to(device))
+            rows[number, 0], rows[number, 1] = sums.loss, sums.correct
+        else:
+            losses, right = token_losses(hidden, model.output_weight, targets.to(device))
+            kind_of = torch.from_numpy(kinds.of(firsts[number] + 1 + np.arange(targets.numel()))).to(device)
+            rows[number, 0].index_add_(0, kind_of, losses.flatten().double())
+            rows[number, 1].index_add_(0, kind_of, right.flatten().double())
+    columns = ranks.sum(rows.flatten(1)).T.tolist()
+    nats, correct = ([math.fsum(column) for column in half] for half in (columns[: kinds.n], columns[kinds.n :]))
+    text_bytes, counts = target_text_bytes(shards, tokenizer, n_targets, kinds)
+    found: dict[str, Any] = _figures(math.fsum(nats), sum(correct), n_targets, int(text_bytes.sum()))
+    if kinds.n > 1:
+        each = zip(kinds.names, nats, correct, counts.tolist(), text_bytes.tolist(), strict=True)
+        found["by_kind"] = {name: _figures(n, c, count, size) for name, n, c, count, size in sorted(each) if count}
+    return found
+
+
+def _figures(nats: float, correct: float, n_targets: int, text_bytes: int) -> dict[str, float]:
+    loss = nats / n_targets
     return {
         "loss": loss,
         "perplexity": math.exp(min(loss, LARGEST_EXPONENT)),
-        "accuracy": correct.item() / n_targets,
+        "accuracy": correct / n_targets,
         "bits_per_byte": nats / math.log(2) / max(text_bytes, 1),
         "tokens": n_targets,
     }
+
+
+class SourceKinds:
+    """The source kind of each of a split's first targets: a token is of its document's kind."""
+
+    def __init__(self, shards: TokenShards, n_targets: int) -> None:
+        self._starts, self._numbers, names = shards.documents(n_targets + 1)
+        self.names = names or [""]
+
+    @property
+    def n(self) -> int:
+        """How many there are."""
+        return len(self.names)
+
+    def of(self, places: np.ndarray) -> np.ndarray:
+        """Number of the kind, in `names`, of the tokens at these places of the whole split; int64."""
+        if self.n == 1:
+            return np.zeros(len(places), np.int64)
+        return self._numbers[np.searchsorted(self._starts, places, side="right") - 1]
 
 
 def count_targets(shards: TokenShards, max_tokens: int | None = None) -> int:
@@ -66,39 +110,39 @@ def count_targets(shards: TokenShards, max_tokens: int | None = None) -> int:
     return min(shards.n_tokens - 1, max_tokens or shards.n_tokens)
 
 
-def _batches(shards: TokenShards, n_targets: int, seq_len: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs and targets (B, T), B the same for all: what is compiled for one serves them all.
+def _batch(shards: TokenShards, n_targets: int, seq_len: int, first: int, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Inputs and targets (B, T) from target `first` on, B the same for all: what is compiled for one serves them all.
 
     The shorter last window, and the rows that the last batch lacks, are filled up with targets that count nowhere.
     """
-    starts = range(0, n_targets, seq_len)
-    batch_size = min(batch_size, len(starts))
-    for first in range(0, len(starts), batch_size):
-        rows = starts[first : first + batch_size]
-        inputs = torch.zeros(batch_size, seq_len, dtype=torch.int64)
-        targets = torch.full((batch_size, seq_len), IGNORED)
-        for row, start in enumerate(rows):
-            length = min(seq_len, n_targets - start)
-            ids = torch.from_numpy(shards.tokens(start, start + length + 1).astype(np.int64))
-            inputs[row, :length], targets[row, :length] = ids[:-1], ids[1:]
-        yield inputs, targets
+    inputs = torch.zeros(batch_size, seq_len, dtype=torch.int64)
+    targets = torch.full((batch_size, seq_len), IGNORED)
+    for row, start in enumerate(range(first, min(first + batch_size * seq_len, n_targets), seq_len)):
+        length = min(seq_len, n_targets - start)
+        ids = torch.from_numpy(shards.tokens(start, start + length + 1).astype(np.int64))
+        inputs[row, :length], targets[row, :length] = ids[:-1], ids[1:]
+    return inputs, targets
 
 
-def target_text_bytes(shards: TokenShards, tokenizer: Tokenizer, n_targets: int) -> int:
-    """UTF-8 bytes of the text that the first `n_targets` targets stand for: the denominator of bits per byte.
+def target_text_bytes(
+    shards: TokenShards, tokenizer: Tokenizer, n_targets: int, kinds: SourceKinds
+) -> tuple[np.ndarray, np.ndarray]:
+    """UTF-8 bytes of the text that the first `n_targets` targets stand for, and the targets, each by source kind (int64).
 
-    BOS and EOS stand for none, though their nats count. The blank that encoding writes before each document is in its
-    first piece and no byte of the text, so it is taken off.
+    The bytes are the denominator of bits per byte. BOS and EOS stand for none, though their nats count. The blank that
+    encoding writes before each document is in its first piece and no byte of the text, so it is taken off.
     """
     bytes_of = np.array([tokenizer.token_bytes(token_id) for token_id in range(tokenizer.vocab_size)], dtype=np.int64)
     blank = sum(tokenizer.token_bytes(token_id) for token_id in tokenizer.encode("a")) - 1
     bos_id, eos_id = shards.index.bos_id, shards.index.eos_id
-    total = 0
+    text_bytes, counts = np.zeros(kinds.n, np.int64), np.zeros(kinds.n, np.int64)
     for start in range(0, n_targets, TEXT_CHUNK_TOKENS):
         ids = shards.tokens(start, min(start + TEXT_CHUNK_TOKENS, n_targets) + 1)
-        begun = np.count_nonzero((ids[:-1] == bos_id) & (ids[1:] != eos_id))
-        total += int(bytes_of[ids[1:]].sum()) - blank * int(begun)
-    return total
+        begun = (ids[:-1] == bos_id) & (ids[1:] != eos_id)
+        kind_of = kinds.of(start + 1 + np.arange(len(ids) - 1))
+        np.add.at(text_bytes, kind_of, bytes_of[ids[1:]] - blank * begun)
+        counts += np.bincount(kind_of, minlength=kinds.n)
+    return text_bytes, counts
 
 
 def unigram_perplexity(train: TokenShards, validation: TokenShards, vocab_size: int) -> float:

@@ -63,24 +63,33 @@ def generate_many(
     `decoder` kept from call to call, buffers and GPU graphs are made once.
     """
     ids = [prompt_tokens(opened, prompt) for prompt in prompts]
-    decoder = decoder or Decoder(opened.model, opened.tokenizer.vocab_size)
     started = time.perf_counter()
-    sequences: list[_Sequence] = []
-    for first in range(0, len(ids), MAX_TOGETHER):
-        group = [
-            _Sequence(opened, n, ids[n], config, on_text) for n in range(first, min(first + MAX_TOGETHER, len(ids)))
-        ]
-        _decode_group(opened, decoder, group, config)
-        sequences += group
+    sequences = generate_ids(opened, ids, config, on_text=on_text, decoder=decoder)
     seconds = time.perf_counter() - started
-    n_tokens = sum(len(sequence.token_ids) for sequence in sequences)
+    n_tokens = sum(len(sequence["token_ids"]) for sequence in sequences)
     return {
-        "sequences": [
-            {"prompt": prompt, "text": s.text, "token_ids": s.token_ids, "finish_reason": s.finish_reason}
-            for prompt, s in zip(prompts, sequences, strict=True)
-        ],
+        "sequences": [{"prompt": prompt, **found} for prompt, found in zip(prompts, sequences, strict=True)],
         "tokens_per_second": round(n_tokens / seconds, 2) if n_tokens else 0.0,
     }
+
+
+def generate_ids(
+    opened: OpenedModel,
+    prompts: Sequence[list[int]],
+    config: GenerateConfig,
+    *,
+    on_text: Callable[[int, str], None] | None = None,
+    decoder: Decoder | None = None,
+) -> list[dict[str, Any]]:
+    """The same for prompts that are token ids already, BOS included: `text`, `token_ids`, `finish_reason` of each."""
+    decoder = decoder or Decoder(opened.model, opened.tokenizer.vocab_size)
+    made: list[_Sequence] = []
+    for first in range(0, len(prompts), MAX_TOGETHER):
+        numbers = range(first, min(first + MAX_TOGETHER, len(prompts)))
+        group = [_Sequence(opened, n, prompts[n], config, on_text) for n in numbers]
+        _decode_group(opened, decoder, group, config)
+        made += group
+    return [{"text": s.text, "token_ids": s.token_ids, "finish_reason": s.finish_reason} for s in made]
 
 
 def prompt_tokens(opened: OpenedModel, prompt: str) -> list[int]:

@@ -28,6 +28,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     T, S = q.shape[-2], k.shape[-2]
     if mask is None and 1 < T < S:  # a single query sees all keys; the kernel's own causal mask is for T = S
         mask = causal_mask(T, S, q.device)
+    if mask is not None and T > 1 and q.is_cuda and q.shape[1] != k.shape[1]:
+        # With a mask the fused kernels of a GPU want a key head for each query head; else the scores are written out.
+        groups = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=mask is None and T == S, enable_gqa=q.shape[1] != k.shape[1]
     )

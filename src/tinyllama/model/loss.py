@@ -37,3 +37,17 @@ def next_token_loss(
             z_loss = z_loss + log_partition.square().sum()
         correct = correct + (logits.detach().argmax(dim=-1) == wanted).sum()
     return LossSums(loss, z_loss, correct, (flat_targets != IGNORED).sum())
+
+
+def token_losses(
+    hidden: Tensor, output_weight: Tensor, targets: Tensor, *, chunk_tokens: int = 4096
+) -> tuple[Tensor, Tensor]:
+    """Of each target of (B, T): its negative log-likelihood (fp32; 0 where ignored), and whether it was the likeliest."""
+    shape, losses, correct = targets.shape, [], []
+    flat = zip(hidden.flatten(0, 1).split(chunk_tokens), targets.flatten().split(chunk_tokens), strict=True)
+    for chunk, wanted in flat:
+        logits = F.linear(chunk, output_weight.to(chunk.dtype))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # (n, V)
+        losses.append(F.cross_entropy(logits, wanted, ignore_index=IGNORED, reduction="none"))
+        correct.append(logits.argmax(dim=-1) == wanted)
+    return torch.cat(losses).view(shape), torch.cat(correct).view(shape)

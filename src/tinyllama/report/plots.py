@@ -17,26 +17,37 @@ from tinyllama.report.ticks import exact, linear_ticks, log_ticks, short
 Point = tuple[float, float]
 
 MAX_POINTS = 600  # of one line: more cannot be told apart on a screen
-MAX_MARKS = 40
+MAX_MARKS = 40  # of one kind
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 14, 40  # room around the plot, in the chart's own units
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one name, by x. `kind` also names its style: a line, a faint line behind, or dots."""
+    """Points of one name, by x. `kind` also names its style: a line, a faint line behind, a dashed one, or dots."""
 
     name: str
     points: Sequence[Point]
-    kind: Literal["line", "faint", "dots"] = "line"
+    kind: Literal["line", "faint", "dashed", "dots"] = "line"
+
+
+MARK_NAMES = {
+    "resume": "resumed",
+    "roll-back": "went back to here",
+    "stop": "stopped",
+    "spike": "loss spike",
+    "skip": "step left out",
+    "save": "checkpoint saved",
+}
 
 
 @dataclass(frozen=True)
 class Mark:
-    """Something that happened at x: `kind` is `resume` (a line through the plot) or `save` (a tick at its foot)."""
+    """Something that happened at x. `kind`, of MARK_NAMES, has a shape of its own, told apart without colours: lines
+    through the plot, a diamond at its top, a cross or a triangle at its foot."""
 
     x: float
     label: str
-    kind: Literal["resume", "save"]
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -119,8 +130,9 @@ def line_chart(chart: Chart, chart_id: str) -> str:
 
 def legend(chart: Chart) -> str:
     """Names of the series and of the kinds of marks, as an HTML list; empty for a single series without marks."""
-    shown = [(one.kind, one.name) for one in chart.series if one.points]
-    shown += sorted({(mark.kind, {"resume": "resumed", "save": "checkpoint saved"}[mark.kind]) for mark in chart.marks})
+    shown = list(dict.fromkeys((one.kind, one.name) for one in chart.series if one.points))
+    kinds = {mark.kind for mark in chart.marks}
+    shown += [(kind, name) for kind, name in MARK_NAMES.items() if kind in kinds]
     if len(shown) < 2:
         return ""
     items = "".join(f'<li><i class="key {kind}"></i>{escape(name)}</li>' for kind, name in shown)
@@ -172,17 +184,25 @@ def _series(series: Series, x_scale: _Scale, y_scale: _Scale) -> str:
 
 
 def _marks(marks: Sequence[Mark], x_scale: _Scale, foot: int) -> str:
-    inside = [mark for mark in marks if x_scale.low <= mark.x <= x_scale.high]
-    stride = math.ceil(len(inside) / MAX_MARKS) or 1
     parts = []
-    for mark in inside[::stride]:
-        x = f"{x_scale(mark.x):.1f}"
-        if mark.kind == "resume":
-            shape = f'<line x1="{x}" x2="{x}" y1="{TOP}" y2="{foot}"/>'
-        else:
-            shape = f'<path d="M{x} {foot - 2}l-4.5 -8h9z"/>'
-        parts.append(f'<g class="mark {mark.kind}"><title>{escape(mark.label)}</title>{shape}</g>')
+    for kind in MARK_NAMES:
+        inside = [mark for mark in marks if mark.kind == kind and x_scale.low <= mark.x <= x_scale.high]
+        for mark in inside[:: math.ceil(len(inside) / MAX_MARKS) or 1]:
+            shape = _mark_shape(kind, f"{x_scale(mark.x):.1f}", foot)
+            parts.append(f'<g class="mark {kind}"><title>{escape(mark.label)}</title>{shape}</g>')
     return "".join(parts)
+
+
+def _mark_shape(kind: str, x: str, foot: int) -> str:
+    line = f'<line x1="{x}" x2="{x}" y1="{TOP}" y2="{foot}"/>'
+    return {
+        "resume": line,
+        "stop": line,
+        "roll-back": f'{line}<path d="M{x} {TOP - 5}l-9 5l9 5z"/>',  # an arrow to the left
+        "spike": f'<path d="M{x} {TOP - 7}l6 7l-6 7l-6 -7z"/>',
+        "skip": f'<path class="cross" d="M{x} {foot - 6}m-4 -4l8 8m-8 0l8 -8"/>',
+        "save": f'<path d="M{x} {foot - 2}l-4.5 -8h9z"/>',
+    }[kind]
 
 
 def _description(chart: Chart, series: Sequence[Series]) -> str:
@@ -191,7 +211,9 @@ def _description(chart: Chart, series: Sequence[Series]) -> str:
     for one in series:
         first, last = (chart.number(one.points[end][1]) for end in (0, -1))
         lines.append(f"{one.name}: from {first} to {last} over {len(one.points)} points")
-    return f"{chart.y_label} by {chart.x_label}. {'; '.join(lines)}."
+    counts = {name: sum(mark.kind == kind for mark in chart.marks) for kind, name in MARK_NAMES.items()}
+    marked = "; ".join(f"{name}: {count}" for name, count in counts.items() if count)
+    return f"{chart.y_label} by {chart.x_label}. {'; '.join(lines)}." + (f" Marks: {marked}." if marked else "")
 
 
 def _pointer_data(chart: Chart, series: Sequence[Series], x_scale: _Scale, y_scale: _Scale) -> str:

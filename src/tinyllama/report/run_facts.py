@@ -25,7 +25,15 @@ MANIFESTS = {
     "generate": "samples.manifest.json",
     "export": "model/manifest.json",
 }
-OTHER_FILES = ("recipe.toml", "clean/funnel.json", "metrics.jsonl", "events.jsonl", "evaluation.json", "samples.json")
+OTHER_FILES = (
+    "recipe.toml",
+    "clean/funnel.json",
+    "metrics.jsonl",
+    "events.jsonl",
+    "evaluation.json",
+    "samples.json",
+    "scorecard.json",
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,7 @@ class RunFacts:
     events: tuple[dict[str, Any], ...]
     evaluation: dict[str, Any]
     samples: tuple[dict[str, Any], ...]
+    scorecard: dict[str, Any]
 
     def summary(self, phase: str) -> dict[str, Any]:
         """The summary of a finished phase; empty when it has not finished."""
@@ -137,6 +146,7 @@ def read_run(run_dir: Path) -> RunFacts:
         events=tuple(_rows(run_dir / "events.jsonl")),
         evaluation=_json_table(run_dir / "evaluation.json"),
         samples=tuple(_tables(_json_table(run_dir / "samples.json").get("samples"))),
+        scorecard=_json_table(run_dir / "scorecard.json"),
     )
 
 

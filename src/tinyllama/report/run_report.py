@@ -13,7 +13,8 @@ from string import Template
 from tinyllama import files
 from tinyllama.report import run_sections
 from tinyllama.report.run_facts import RunFacts, number, read_run
-from tinyllama.report.run_sections import text
+from tinyllama.report.safe_text import text
+from tinyllama.report.score_curves import score_curves
 from tinyllama.report.ticks import exact, short
 
 REPORT = "report.html"
@@ -66,6 +67,7 @@ def render_report(facts: RunFacts) -> str:
         run_sections.headline,
         run_sections.training,
         run_sections.scores,
+        score_curves,
         run_sections.samples,
         run_sections.data,
         run_sections.times,

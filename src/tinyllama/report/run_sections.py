@@ -1,30 +1,21 @@
 """The parts of a run's page, each a function from the run's facts to HTML; empty when the run has nothing for it.
 
-Every text goes through `text`: it comes from the web, from a network or from a file, and may say anything.
+Every text goes through `text` of safe_text.py: it comes from the web, from a network or from a file, and may say anything.
 """
 
 import re
 from collections.abc import Callable
-from html import escape
 from typing import Any
 
-from tinyllama.report.plots import Chart, Mark, Point, Series, legend, line_chart, smoothed
+from tinyllama.report import run_story
+from tinyllama.report.plots import Chart, Point, Series, legend, line_chart, smoothed
 from tinyllama.report.run_facts import FunnelStep, RunFacts, counts, number, table
+from tinyllama.report.safe_text import text
 from tinyllama.report.ticks import duration, exact, percent, short, size
 
-MAX_TEXT_CHARS = 4000
 MAX_REASONS = 12
 MAX_SAMPLES = 24
 MAX_EXAMPLES = 12
-# Neither tab, line feed nor printable; and the halves of UTF-16 pairs, which no file can hold.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-
-
-def text(value: Any, limit: int = MAX_TEXT_CHARS) -> str:
-    """Any value as safe HTML text: control characters replaced, cut at `limit` characters, escaped."""
-    plain = str(value)
-    plain = plain if len(plain) <= limit else plain[:limit] + " …"
-    return escape(_UNPRINTABLE.sub("\ufffd", plain), quote=True)
 
 
 def section(title: str, body: str, lead: str = "") -> str:
@@ -193,20 +184,21 @@ def training(facts: RunFacts) -> str:
     loss = points_of(facts, "loss")
     measured = [(row["step"], table(row.get("validation"))) for row in facts.metrics if table(row.get("validation"))]
     held_out = [(float(step), float(v)) for step, found in measured if (v := number(found.get("loss"))) is not None]
-    series = [*_curve("training", loss), Series("validation", held_out, "dots")]
-    charts = _figure(Chart("Loss by step", "step", "loss", series, _marks(facts)), "loss", "Loss", "nats a token")
+    series = [*_curve("training", loss), *run_story.gone_back_from(facts), Series("validation", held_out, "dots")]
+    chart = Chart("Loss by step", "step", "loss", series, run_story.marks(facts))
+    charts = figure(chart, "loss", "Loss", "nats a token")
     small = [
-        _figure(_small(facts, "lr", "Learning rate", from_zero=True), "lr", "Learning rate", ""),
-        _figure(
+        figure(_small(facts, "lr", "Learning rate", from_zero=True), "lr", "Learning rate", ""),
+        figure(
             _small(facts, "grad_norm", "Gradient norm", log_y=True), "grad-norm", "Gradient norm", "before clipping"
         ),
-        _figure(_small(facts, "tokens_per_second", "Speed", from_zero=True), "speed", "Speed", "tokens a second"),
+        figure(_small(facts, "tokens_per_second", "Speed", from_zero=True), "speed", "Speed", "tokens a second"),
     ]
     if any(small):
         charts += f'<div class="small-charts">{"".join(small)}</div>'
     missing = len(facts.metrics) - len(loss)
     warning = f'<p class="warning">{exact(missing)} steps have no finite loss.</p>' if missing else ""
-    return section("Training", charts + warning + _validation_table(measured))
+    return section("Training", charts + warning + _validation_table(measured) + run_story.story(facts))
 
 
 def _curve(name: str, points: list[Point]) -> list[Series]:
@@ -225,24 +217,14 @@ def _small(facts: RunFacts, column: str, title: str, log_y: bool = False, from_z
     return Chart(f"{title} by step", "step", title, series, log_y=log_y, from_zero=from_zero, width=440, height=230)
 
 
-def _figure(chart: Chart, chart_id: str, title: str, unit: str) -> str:
+def figure(chart: Chart, chart_id: str, title: str, unit: str) -> str:
+    """A chart with its title; empty when it has nothing to draw."""
     drawn = line_chart(chart, chart_id)
     if not drawn:
         return ""
     unit = f" <span>{unit}</span>" if unit else ""
     names = legend(chart) if chart.width > 600 else ""
     return f"<figure><figcaption><b>{title}</b>{unit}{names}</figcaption><div>{drawn}</div></figure>"
-
-
-def _marks(facts: RunFacts) -> list[Mark]:
-    """Resumes and saved checkpoints of events.jsonl, each once."""
-    words = {"resume": "resumed at step", "save": "checkpoint saved at step"}
-    found = {
-        (step, kind): None
-        for event in facts.events
-        if (kind := event.get("event")) in tuple(words) and (step := number(event.get("step"))) is not None
-    }
-    return [Mark(float(step), f"{words[kind]} {exact(step)}", kind) for step, kind in found]
 
 
 def _validation_table(measured: list[tuple[int, dict[str, Any]]]) -> str:

@@ -6,7 +6,7 @@ Shapes: B sequences of a micro-batch, T = seq_len.
 import queue
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -15,8 +15,14 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from tinyllama.errors import InputError, RecipeError
-from tinyllama.shards.shard_format import map_shard, open_split, outside_vocabulary, verify_split
-from tinyllama.shards.window_order import WindowOrder
+from tinyllama.shards.quarantine import Quarantined, RunOrder
+from tinyllama.shards.shard_format import (
+    map_shard,
+    open_split,
+    outside_vocabulary,
+    read_shard_documents,
+    verify_split,
+)
 
 Made = TypeVar("Made")
 MAX_MAPPED_FILES = 64  # each map holds a file descriptor
@@ -42,6 +48,9 @@ class TokenShards:
         self._ids = lru_cache(MAX_MAPPED_FILES)(
             lambda number: map_shard(self.split, self.index.shards[number], self.index.vocab_size)
         )
+        # Of each document of the files that begin before a token `stop`: where it begins (int64, ascending; a document that
+        # goes on in another file begins there again), the number of its source kind, and the kinds' names.
+        self.documents = lru_cache(2)(self._documents)
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
         """Ids [start, stop) of the whole sequence, across files: shape (stop - start,), dtype of the files.
@@ -62,6 +71,19 @@ class TokenShards:
             start += len(part)
             number += 1
         return np.concatenate(parts) if parts else np.empty(0, np.dtype(self.index.dtype))
+
+    def _documents(self, stop: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        starts, kinds = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        names: dict[str, int] = {}
+        for first, shard in zip(self._starts, self.index.shards, strict=False):
+            if first >= stop:
+                break
+            table = read_shard_documents(self.split, shard)
+            kind = table["kind"].combine_chunks().dictionary_encode()
+            numbers = np.array([names.setdefault(name, len(names)) for name in kind.dictionary.to_pylist()], np.int64)
+            starts.append(table["offset"].to_numpy() + first)
+            kinds.append(numbers[kind.indices.to_numpy()])
+        return np.concatenate(starts), np.concatenate(kinds), list(names)
 
     def n_windows(self, seq_len: int) -> int:
         """Windows of seq_len + 1 tokens that fit; the last few tokens that fill none are not read."""
@@ -88,7 +110,7 @@ class Batches:
     """The training batches of a run: a pure function of (shards, seq_len, sequences_per_step, seed, quarantine).
 
     Step s (from 0) trains on samples s * sequences_per_step and on; ranks and micro-batches take slices of them, so the
-    step's batch is the same at every world size.
+    step's batch is the same at every world size. `quarantine`: what the run took out on its way.
     """
 
     def __init__(
@@ -97,11 +119,11 @@ class Batches:
         seq_len: int,
         sequences_per_step: int,
         seed: int,
-        quarantine: Iterable[int] = (),
+        quarantine: Sequence[Quarantined] = (),
     ) -> None:
         """Raises RecipeError when the shards hold no window of seq_len + 1 tokens that is not quarantined."""
         windows = shards.n_windows(seq_len)
-        quarantined = set(quarantine)
+        quarantined = {window for entry in quarantine for window in entry.windows}
         if windows <= len(quarantined):
             raise RecipeError(
                 f"train.seq_len = {seq_len}: {shards.split} holds {shards.n_tokens} tokens, "
@@ -112,11 +134,11 @@ class Batches:
         self.shards = shards
         self.seq_len = seq_len
         self.sequences_per_step = sequences_per_step
-        self.order = WindowOrder(windows, seed, quarantine=quarantined)
+        self.order = RunOrder(windows, seed, sequences_per_step, quarantine)
 
     @property
     def sequences_per_epoch(self) -> int:
-        """Samples after which every window has been read once more."""
+        """Samples after which every window that is left has been read once more."""
         return self.order.windows_per_epoch
 
     def windows(self, step: int, start: int, count: int) -> list[int]:

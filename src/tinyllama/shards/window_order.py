@@ -4,7 +4,7 @@ Feistel network with cycle walking (Black and Rogaway, "Ciphers with arbitrary f
 size in constant memory, so sample g of a run is known without the samples before it.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import TypeVar
@@ -66,9 +66,27 @@ class WindowOrder:
         """The window that sample `global_index` (from 0, over all epochs) reads."""
         if global_index < 0:
             raise IndexError(f"sample {global_index} before the first")
+        return self._window_of(*self.place(global_index))
+
+    def place(self, global_index: int) -> tuple[int, int]:
+        """Epoch of a sample, and its position in the order of that epoch, quarantined windows counted."""
         epoch, index = divmod(global_index, self.windows_per_epoch)
-        shifted_skips = self._epoch_facts(epoch)[2]
-        return self._window_of(epoch, index + bisect_right(shifted_skips, index))
+        skipped = self._epoch_facts(epoch)[2]
+        # With skipped positions p0 < p1 < ..., the j-th position that is left is j + the number of k with pk - k <= j.
+        return epoch, index + bisect_right(range(len(skipped)), index, key=lambda k: skipped[k] - k)
+
+    def sample_at(self, epoch: int, position: int) -> int:
+        """The first sample that is read at `position` of an epoch or behind it: the inverse of `place`."""
+        return epoch * self.windows_per_epoch + position - bisect_left(self._epoch_facts(epoch)[2], position)
+
+    def sample_of(self, epoch: int, window: int) -> int | None:
+        """The sample that reads `window` in an epoch; None when it is quarantined. Raises IndexError outside the data."""
+        if not 0 <= window < self.n_windows:
+            raise IndexError(f"window {window} outside range({self.n_windows})")
+        position = self._position_of(epoch, window, *self._epoch_facts(epoch)[:2])
+        skipped = self._epoch_facts(epoch)[2]
+        at = bisect_left(skipped, position)
+        return None if skipped[at : at + 1] == [position] else self.sample_at(epoch, position)
 
     def _window_of(self, epoch: int, position: int) -> int:
         """The window at `position` of an epoch that skips nothing."""
@@ -91,14 +109,10 @@ class WindowOrder:
         return place * self._block_windows - missing + inside_place
 
     def _compute_epoch_facts(self, epoch: int) -> tuple[int, int, list[int]]:
-        """The blocks' key, the place of the last (short) block, and the skipped positions, each less its rank.
-
-        With skipped positions p0 < p1 < ..., the j-th position that is left is j + the number of k with pk - k <= j.
-        """
+        """The blocks' key, the place of the last (short) block, and the positions that are skipped, in order."""
         key = derive_seed(self._seed, "window order", epoch, "blocks")
         short_place = feistel_inverse(self._n_blocks - 1, self._n_blocks, key)
-        skipped = sorted(self._position_of(epoch, window, key, short_place) for window in self.quarantine)
-        return key, short_place, [position - rank for rank, position in enumerate(skipped)]
+        return key, short_place, sorted(self._position_of(epoch, w, key, short_place) for w in self.quarantine)
 
     def _size(self, block: int) -> int:
         return self._last_block_windows if block == self._n_blocks - 1 else self._block_windows

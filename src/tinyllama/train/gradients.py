@@ -1,7 +1,9 @@
-"""The gradients of one update, summed over its micro-batches in fp32.
+"""The gradients of one update, summed over its micro-batches, and over the ranks, in fp32.
 
 A 16-bit gradient is taken as it is, which loses nothing; the second one of an update makes the sum fp32. So a step of one
 micro-batch needs no fp32 gradients, and accumulation never adds in 16 bits.
+
+With lanes (see parallel/rank_sums.py) each lane's micro-batches are summed so, and the lanes join in the tree's order.
 """
 
 from functools import partial
@@ -10,36 +12,93 @@ import torch
 from torch import Tensor, nn
 
 from tinyllama.model.packed_llama import PackedParameter
+from tinyllama.parallel.layout import Layout
+from tinyllama.parallel.rank_sums import BucketedSum, LaneTree, exact
+from tinyllama.parallel.ranks import Ranks
 from tinyllama.train.optimizer import optimizer_kernel
 
 
 class Gradients:
-    """Takes the gradient of each packed parameter's leaf away from it, as soon as the backward pass has made it."""
+    """Takes the gradient of each packed parameter's leaf away from it, as soon as the backward pass has made it.
 
-    def __init__(self, packed: list[PackedParameter]) -> None:
+    A step: for each micro-batch `begin`, the backward pass, `end`; then `join`, and `clear` after the update. `totals` are
+    figures of the same step that are summed in the same way.
+    """
+
+    def __init__(
+        self,
+        packed: list[PackedParameter],
+        head: int = 0,
+        layout: Layout = Layout(ranks=1, micro_batches=1),  # noqa: B008 (frozen)
+        ranks: Ranks | None = None,
+    ) -> None:
+        """`head`: number of the parameter whose gradient, or a part of it, is not made by the backward pass but set."""
         self._sums: list[Tensor | None] = [None] * len(packed)
+        self._totals: Tensor | None = None
+        self._ranks, self._layout = ranks or Ranks(), layout
+        self._begun = 0
+        self._tree = LaneTree() if layout.lanes else None
+        self._over_ranks: BucketedSum | None = None
+        if not (self._ranks.is_alone or layout.lanes):
+            sizes, width = [parameter.master.numel() for parameter in packed], packed[0].master.itemsize
+            self._over_ranks = BucketedSum(sizes, width)
+        # A tied head's sum is final only when the backward pass has come to the embedding.
+        self._final_when_set = head if head > 0 else None
         for number, parameter in enumerate(packed):
             parameter.leaf.register_post_accumulate_grad_hook(partial(self._take, number))
+
+    def begin(self) -> None:
+        """A micro-batch begins."""
+        self._begun += 1
+
+    def end(self, totals: Tensor) -> None:
+        """A micro-batch is done; `totals` are its figures, one row."""
+        self._totals = totals if self._totals is None else self._totals + totals
+        if self._tree is not None and self._begun % self._layout.micro_batches_per_lane == 0:
+            lane = [*self.all(), self._totals]
+            self._sums, self._totals = [None] * len(self._sums), None
+            self._tree.push(lane)
+
+    def join(self) -> Tensor:
+        """Sum over the lanes and the ranks; returns the totals."""
+        if self._tree is not None:
+            sums = self._tree.result()
+            self._ranks.tree_sum(sums)
+            self._sums, self._totals = [*sums[:-1]], sums[-1]
+        assert self._totals is not None
+        if self._over_ranks is not None:
+            with self._ranks.waiting():
+                self._sums = [*self._over_ranks.finish()]
+            self._totals = self._ranks.sum(self._totals)
+        return self._totals
 
     def _take(self, number: int, leaf: nn.Parameter) -> None:
         new, leaf.grad = leaf.grad, None
         assert new is not None
         total = self._sums[number]
         if total is None:
-            self._sums[number] = new
+            total = new
         elif total.dtype in (torch.bfloat16, torch.float16):
-            self._sums[number] = total.float().add_(new)
+            total = total.float().add_(new)
         elif optimizer_kernel is not None and total.is_cuda and new.dtype != total.dtype:
             optimizer_kernel.accumulate(total, new)
         else:
             total.add_(new)
+        self._keep(number, total, is_final=True)
 
     def __getitem__(self, number: int) -> Tensor | None:
         return self._sums[number]
 
     def __setitem__(self, number: int, total: Tensor) -> None:
         """Put a sum that was made elsewhere, the former one in it, in its place."""
+        self._keep(number, total, is_final=number == self._final_when_set)
+
+    def _keep(self, number: int, total: Tensor, *, is_final: bool) -> None:
         self._sums[number] = total
+        if self._over_ranks is not None and is_final and self._begun == self._layout.micro_batches_per_rank:
+            self._sums[number] = None
+            with self._ranks.waiting():
+                self._over_ranks.ready(number, exact(total))
 
     def all(self) -> list[Tensor]:
         """The sums, in the order of the packed parameters."""
@@ -52,10 +111,11 @@ class Gradients:
             by_dtype.setdefault(total.dtype, []).append(total)
         norms: list[Tensor] = []
         for dtype, totals in by_dtype.items():
-            exact = torch.promote_types(dtype, torch.float32)
-            norms += torch._foreach_norm(totals, dtype=exact)  # pyright: ignore[reportPrivateImportUsage] (one launch for all)
+            exact_dtype = torch.promote_types(dtype, torch.float32)
+            norms += torch._foreach_norm(totals, dtype=exact_dtype)  # pyright: ignore[reportPrivateImportUsage] (one launch for all)
         return torch.linalg.vector_norm(torch.stack(norms))
 
     def clear(self) -> None:
         """Let go of all sums, after an update."""
         self._sums = [None] * len(self._sums)
+        self._totals, self._begun = None, 0

@@ -66,11 +66,30 @@ class MetricsFile:
             self._file.close()
 
 
-def write_event(run_dir: Path, event: str, **details: Any) -> None:
+class NoMetricsFile(MetricsFile):
+    """Of the ranks that write none."""
+
+    def __init__(self) -> None:
+        return
+
+    def write(self, row: dict[str, Any]) -> None:
+        return
+
+    def sync(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+def write_event(run_dir: Path, event: str, *, anyway: bool = False, **details: Any) -> None:
     """Append one line to the run's story, events.jsonl, with the time; on a full disk the line is left out.
 
-    start, resume, save, stop, finish; allow_change, full_disk, skip, roll_back.
+    docs/resume.md has the table of the events and their details; each has `step`, and `reason` but for a save.
+    Rank 0 writes it, and `anyway` the rank that found rank 0 lost.
     """
+    if not (log.is_speaker() or anyway):
+        return
     line = json.dumps({"time": round(time.time(), 3), "event": event, **details}) + "\n"
     try:
         with (run_dir / "events.jsonl").open("a", encoding="utf-8") as file:

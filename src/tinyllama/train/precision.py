@@ -38,12 +38,23 @@ FORMATS = {
 }
 
 
-def choose_device(wanted: str) -> torch.device:
-    """`auto`: a CUDA device if there is one, else the CPU. Raises RecipeError when a wanted GPU is not there."""
+def choose_device(wanted: str, local_rank: int | None = None) -> torch.device:
+    """`auto`: a CUDA device if there is one, else the CPU. Raises RecipeError when a wanted GPU is not there.
+
+    `local_rank`: number of the machine's GPU that is this process's from now on, of a run of several ranks.
+    """
     if wanted == "cuda" and not torch.cuda.is_available():
         raise RecipeError("train.device: 'cuda', but PyTorch finds no CUDA device; 'auto' or 'cpu' would work")
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and local_rank is not None:
+        if local_rank >= torch.cuda.device_count():
+            raise RecipeError(
+                f"parallel.replicate: rank {local_rank} of this machine has no GPU, there are {torch.cuda.device_count()}; "
+                "start as many processes a machine as it has GPUs"
+            )
+        torch.cuda.set_device(local_rank)
+        return torch.device("cuda", local_rank)
     return torch.device(wanted)
 
 

@@ -1,7 +1,11 @@
 """A run's checkpoints: saves them while training goes on, takes the newest whole one up again, answers a full disk."""
 
 from collections.abc import Set
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from tinyllama import files, log
 from tinyllama.checkpoint import checkpoint_format as form
@@ -13,8 +17,13 @@ from tinyllama.config_base import difference_lines, differences
 from tinyllama.errors import InputError, RunStoppedError
 from tinyllama.exchange.open_model import TOKENIZER_CONFIG
 from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.parallel.whereabouts import Place
+from tinyllama.shards.quarantine import quarantine_rows
 from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE
+from tinyllama.train.loss_spikes import steps_to_see
 from tinyllama.train.metrics import MetricsFile, write_event
+from tinyllama.train.run_data import FINGERPRINTED
+from tinyllama.train.run_guards import RunGuards
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_state import TrainState
 
@@ -30,22 +39,31 @@ class RunCheckpoints:
         config: LlamaConfig,
         train: TrainConfig,
         state: TrainState,
-        tokenizer_fingerprint: str,
-        shards_fingerprint: str,
+        guards: RunGuards,
+        fingerprints: dict[str, str],
         allowed_changes: Set[str],
     ) -> None:
-        """`allowed_changes`: recipe keys in which the checkpoint that is taken up may differ."""
+        """`fingerprints` of the data, by their names in RunState; `allowed_changes`: recipe keys in which the checkpoint
+        that is taken up may differ."""
         self.run_dir, self.config, self.train, self.state = run_dir, config, train, state
         self.folder = run_dir / "checkpoints"
-        self._fingerprints = {"tokenizer_fingerprint": tokenizer_fingerprint, "shards_fingerprint": shards_fingerprint}
-        self._allowed_changes = allowed_changes
-        retention = Retention(train.keep_checkpoints, train.keep_every_steps, train.keep_best)
-        self._saver = AsyncSaver(self.folder, retention, self._sync_metrics, self._on_saved)
+        self._guards, self._fingerprints, self._allowed_changes = guards, fingerprints, allowed_changes
+        safe_steps = steps_to_see(train) if train.spike_guard == "roll_back" else 0
+        retention = Retention(train.keep_checkpoints, train.keep_every_steps, train.keep_best, safe_steps)
+        self._saver = AsyncSaver(self.folder, retention, self._before_commit, self._on_saved)
         self._metrics: MetricsFile | None = None
         self.last_good: Path | None = None
         self._asked_for: int | None = None  # the step of the last save
 
     # -- saving --------------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Make ready for the first save, beside the first steps: on a GPU its memory takes time. Only rank 0 saves."""
+        if self.state.network.device.type == "cuda" and self.state.ranks.is_first:
+            self._saver.prepare(self._weights(), self.state.optimizer.moments())
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: value.detach() for name, value in self.state.model.named_parameters()}
 
     def save(self, step: int, validation: dict[str, float] | None, metrics: MetricsFile) -> None:
         """Begin to save the state after `step`, unless that was done; `metrics` must be on the disk before it counts.
@@ -56,10 +74,14 @@ class RunCheckpoints:
             return
         self.look()
         self._metrics, self._asked_for = metrics, step
+        if not self.state.ranks.is_first:
+            return
         names = (MODEL_FILE, JSON_FILE, TOKENIZER_CONFIG)
         tokenizer_files = [file for name in names if (file := self.run_dir / "tokenizer" / name).exists()]
-        weights = {name: value.detach() for name, value in self.state.model.named_parameters()}
-        self._saver.save(weights, self.state.optimizer.moments(), self._run_state(step, validation), tokenizer_files)
+        self.state.ranks.where.saver_at(Place.WRITE, step)
+        self._saver.save(
+            self._weights(), self.state.optimizer.moments(), self._run_state(step, validation), tokenizer_files
+        )
 
     def look(self, *, wait: bool = True) -> None:
         """See whether the last save failed; without `wait`, only if it has ended. Raises as `save` does."""
@@ -91,18 +113,21 @@ class RunCheckpoints:
         step, self._asked_for = self._asked_for, None
         line = f"{self.folder}: no room for the checkpoint of step {step} ({error.strerror}); the last good one: {last}"
         if can_go_on:
-            write_event(self.run_dir, "full_disk", step=step)
+            write_event(self.run_dir, "full_disk", step=step, reason=f"no room for the checkpoint ({error.strerror})")
             log.warn(f"{line}; training goes on and tries again at the next one")
             return
         write_event(self.run_dir, "stop", step=step, reason="full disk", exit_code=FULL_DISK_EXIT_CODE)
         raise RunStoppedError(f"{line}; make room, then the same command goes on from there", FULL_DISK_EXIT_CODE)
 
-    def _sync_metrics(self) -> None:
+    def _before_commit(self) -> None:
+        assert self._asked_for is not None
+        self.state.ranks.where.saver_at(Place.COMMIT, self._asked_for)
         if self._metrics is not None:
             self._metrics.sync()
 
     def _on_saved(self, saved: Saved) -> None:
         self.last_good = saved.path
+        self.state.ranks.where.saver_at(Place.END, saved.step)
         write_event(
             self.run_dir,
             "save",
@@ -122,6 +147,8 @@ class RunCheckpoints:
             updates=int(self.state.optimizer.updates.item()),
             loss_scale=self.state.loss_scale.state(),
             validation=validation,
+            guards=self._guards.state(),
+            quarantine=quarantine_rows(self._guards.quarantine),
             **self._fingerprints,
         )
 
@@ -131,11 +158,24 @@ class RunCheckpoints:
         """Load the newest whole checkpoint into the run's state; None when there is none.
 
         Damaged ones are named in a warning and set aside. Raises InputError, with all that differs, when the checkpoint
-        is another run's: another recipe but for the allowed keys, other shards or another tokenizer.
+        is another run's: another recipe but for the allowed keys, other shards or another tokenizer. Rank 0 reads, and
+        gives the others what it found.
         """
+        ranks = self.state.ranks
+        found = ranks.by_first(self._take_up)
+        if found is None:
+            return None
+        ranks.share(self.state.tensors())
+        self.state.network.refresh()
+        self._asked_for = found["step"]
+        return RunState(**found)
+
+    def _take_up(self) -> dict[str, Any] | None:
         path, damaged = form.find_newest(self.folder)
         for folder in damaged:
-            log.warn(f"{folder}: set aside as {form.set_aside(folder).name}")
+            step, aside = form.step_of(folder), form.set_aside(folder)
+            log.warn(f"{folder}: set aside as {aside.name}")
+            write_event(self.run_dir, "set_aside", step=step, checkpoint=aside.name, reason="damaged")
         if path is None:
             return None
         found = form.read_state(path)
@@ -145,21 +185,53 @@ class RunCheckpoints:
             self.state.loss_scale.load(found.loss_scale)
         weights = save_load.load_tensors(path / form.WEIGHTS)
         save_load.load_weights(self.state.model, weights, path / form.WEIGHTS)
-        self.state.network.refresh()
         save_load.load_moments(path, self.state.optimizer.moments())
         if changes:
-            write_event(self.run_dir, "allow_change", step=found.step, changes=changes)
-        self.last_good, self._asked_for = path, found.step
+            write_event(
+                self.run_dir, "allow_change", step=found.step, reason=difference_lines(changes), changes=changes
+            )
+        self.last_good = path
+        return asdict(found)
+
+    def go_back(self, last_step: int) -> RunState | None:
+        """Take up the newest whole checkpoint of `last_step` or before it; None, and all stay, when there is none.
+
+        The next `save` writes the one that was taken up again, with the quarantine list of now.
+        """
+        if not self.state.ranks.by_first(lambda: self._remove_after(last_step)):
+            return None
+        found = self.take_up()
+        self._asked_for = None
         return found
 
+    def _remove_after(self, last_step: int) -> bool:
+        """Remove the checkpoints behind the newest whole one of `last_step` or before it; False when there is none.
+
+        The newest goes first: a kill on the way leaves a run that comes to the same decision again.
+        """
+        path, _ = form.find_newest(self.folder, last_step)
+        if path is None:
+            return False
+        for later in form.checkpoints(self.folder):
+            if form.step_of(later) > form.step_of(path):
+                files.remove_folder(later)
+        return True
+
     def _changes(self, path: Path, found: RunState) -> dict[str, str]:
-        names = ("model", "train", *self._fingerprints)
-        ours = {"model": self.config.to_dict(), "train": self.train.result_values(), **self._fingerprints}
-        changes = differences({name: getattr(found, name) for name in names}, ours)
+        for key, ours in self._fingerprints.items():
+            theirs = getattr(found, key)
+            if theirs not in ("", ours):  # empty: not recorded by an older version
+                raise InputError(
+                    f"{self.run_dir / FINGERPRINTED[key]}: not what {path} was trained with (sha256 {ours[:12]}, was "
+                    f"{theirs[:12]}); put the old one back, or choose another --run-dir"
+                )
+        ours = {"model": self.config.to_dict(), "train": self.train.result_values()}
+        defaults = TrainConfig().result_values()  # of keys that the version which saved it did not have
+        changes = differences({"model": found.model, "train": defaults | found.train}, ours)
         refused = {key: change for key, change in changes.items() if key not in self._allowed_changes}
         if refused:
             raise InputError(
-                f"{path}: made with another recipe, shards or tokenizer ({difference_lines(refused)}); "
-                "go back to them, or name each recipe key with --allow-change"
+                f"{path}: made with another recipe ({difference_lines(refused)}); "
+                "go back to it, or name each key with --allow-change"
             )
         return changes

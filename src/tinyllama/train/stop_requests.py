@@ -7,8 +7,13 @@ import time
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple, Self
 
+from tinyllama import log
+
 TIME_LIMIT_EXIT_CODE = os.EX_TEMPFAIL  # 75: "try again later"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+REQUESTS = (128 + signal.SIGTERM, 128 + signal.SIGINT, TIME_LIMIT_EXIT_CODE)  # exit codes, the weightiest first
 
 
 class StopRequest(NamedTuple):
@@ -48,8 +53,16 @@ class StopRequests:
                 raise KeyboardInterrupt
             return
         self._signal = StopRequest(name, 128 + number)
+        if not log.is_speaker():
+            return
         # Not by the log: the signal may have come in the middle of one of its lines.
         os.write(2, f"pretrain: {name}: the step under way is finished and saved; Ctrl-C stops at once\n".encode())
+
+    def counts(self) -> list[float]:
+        """`now`, as a row in which 1 stands for one of REQUESTS: rows of several ranks can be added up."""
+        request = self.now()
+        code = None if request is None else request.exit_code
+        return [float(code == exit_code) for exit_code in REQUESTS]
 
     def by_signal(self) -> StopRequest | None:
         """The signal that asked to stop."""
@@ -58,5 +71,18 @@ class StopRequests:
     def now(self) -> StopRequest | None:
         """What asks to stop now: a signal, else the time limit."""
         if self._signal is None and time.monotonic() >= self._ends_at:
-            return StopRequest(f"time limit of {self._minutes:g} minutes", TIME_LIMIT_EXIT_CODE)
+            return StopRequest(time_limit(self._minutes), TIME_LIMIT_EXIT_CODE)
         return self._signal
+
+
+def time_limit(minutes: float) -> str:
+    return f"time limit of {minutes:g} minutes"
+
+
+def agreed(counts: list[float], time_limit_minutes: float) -> StopRequest | None:
+    """The weightiest request in the ranks' `counts`, added up: the same on every rank."""
+    for exit_code, count in zip(REQUESTS, counts, strict=False):
+        if count > 0:
+            name = time_limit(time_limit_minutes) if exit_code == TIME_LIMIT_EXIT_CODE else ""
+            return StopRequest(name or signal.Signals(exit_code - 128).name, exit_code)
+    return None

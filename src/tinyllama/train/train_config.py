@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from tinyllama.config_base import Config, setting
+from tinyllama.parallel.layout import Layout
 
 
 class TrainConfig(Config):
@@ -38,6 +39,15 @@ class TrainConfig(Config):
     weight_decay: float = setting(0.1, "Decoupled decay of matrices; not of norms and embeddings.", ge=0)
     max_grad_norm: float = setting(1.0, "Gradients are scaled down to this global norm; 0: never.", ge=0)
     z_loss: float = setting(0.0, "Weight of the squared log-partition term.", ge=0)
+    deterministic_reduction: bool = setting(
+        False, "Sums in one order for every number of ranks, and kernels that repeat themselves: the same bits, slower."
+    )
+    reduction_lanes: int = setting(
+        8,
+        "With deterministic_reduction: equal portions of a step's micro-batches, summed apart and then joined in pairs; "
+        "a power of two, of which the ranks are divisors.",
+        ge=1,
+    )
     seed: int = setting(42, "Seed of initialisation, data order and dropout.")
     init_from: str = setting("", "A MODEL whose weights training starts from; empty: random ones.")
     device: Literal["auto", "cpu", "cuda"] = setting(
@@ -68,11 +78,47 @@ class TrainConfig(Config):
         changes_result=False,
         ge=1,
     )
+    spike_guard: Literal["roll_back", "watch", "off"] = setting(
+        "roll_back",
+        "On a loss spike: back to a checkpoint before it, its windows left out; watch: say so; off: do not look.",
+        changes_result=False,
+    )
+    spike_threshold: float = setting(
+        6.0, "Robust standard deviations over the median loss from which a step counts.", changes_result=False, gt=0
+    )
+    spike_window: int = setting(
+        128, "The steps before, by which a step is judged; none is judged earlier.", changes_result=False, ge=8
+    )
+    spike_steps_in_a_row: int = setting(3, "So many such steps in a row are a spike.", changes_result=False, ge=1)
+    max_spike_roll_backs: int = setting(
+        3, "How often a run may go back within one spike_window.", changes_result=False, ge=0
+    )
+    on_spike_limit: Literal["stop", "go_on"] = setting(
+        "stop", "After that many: stop with exit code 1, or go on and only watch there.", changes_result=False
+    )
+    verify_shards: Literal["once", "always", "never"] = setting(
+        "once",
+        "Shard files read against their sha256: when they are new or changed, at every start, never (sizes only).",
+        changes_result=False,
+    )
     validate_every_steps: int = setting(
         1000, "Validation every so many steps, and at the end.", changes_result=False, ge=1
     )
     validation_tokens: int = setting(
         2_097_152, "Validation tokens of one measurement; at the end, all.", changes_result=False, ge=1
+    )
+
+    evaluate_tasks: list[str] = setting(
+        [], "Tasks and groups measured in training, such as piqa; see docs/evaluation.md.", changes_result=False
+    )
+    evaluate_every_steps: int = setting(
+        0, "Those tasks every so many steps, and at the end; 0: at the end only.", changes_result=False, ge=0
+    )
+    evaluate_limit: int = setting(
+        200, "Examples of each of those tasks, evenly spread over its file.", changes_result=False, ge=1
+    )
+    evaluate_data_dir: str = setting(
+        "", "Folder with those tasks' examples; empty: Hugging Face's hub.", changes_result=False
     )
 
     @model_validator(mode="after")
@@ -86,7 +132,12 @@ class TrainConfig(Config):
             )
         if self.min_lr > self.peak_lr:
             raise ValueError(f"min_lr: {self.min_lr} is above peak_lr {self.peak_lr}")
+        self.layout(1)
         return self
+
+    def layout(self, ranks: int) -> Layout:
+        """How so many ranks share a step. Raises ValueError, with numbers that would do, when they cannot evenly."""
+        return Layout(ranks, self.micro_batches_per_step, self.reduction_lanes if self.deterministic_reduction else 0)
 
     @property
     def total_steps(self) -> int:
@@ -95,5 +146,5 @@ class TrainConfig(Config):
 
     @property
     def micro_batches_per_step(self) -> int:
-        """Micro-batches that make one update on one device."""
+        """Micro-batches that make one update, over all ranks."""
         return self.tokens_per_step // (self.micro_batch_size * self.seq_len)

@@ -4,11 +4,14 @@ import os
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from tinyllama import log
 from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.packed_llama import PackedLlama
+from tinyllama.parallel.ranks import Ranks
+from tinyllama.train.deterministic import repeat_kernels
 from tinyllama.train.gradients import Gradients
 from tinyllama.train.loss_scale import LossScale
 from tinyllama.train.optimizer import AdamW, optimizer_kernel
@@ -24,10 +27,17 @@ class TrainState:
     """
 
     def __init__(
-        self, config: LlamaConfig, train: TrainConfig, device: torch.device, dtype: torch.dtype = torch.float32
+        self,
+        config: LlamaConfig,
+        train: TrainConfig,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        ranks: Ranks | None = None,
     ) -> None:
-        """`dtype` of the masters; float64 is for comparisons."""
+        """`dtype` of the masters; float64 is for comparisons. `ranks`: default this process alone."""
         check_precision(train.precision, device)
+        if train.deterministic_reduction:
+            repeat_kernels(device)
         with torch.device(device):
             self.model = Llama(config).to(dtype)
         formats = FORMATS[train.precision]
@@ -38,9 +48,22 @@ class TrainState:
         if self.is_compiled:
             keep_compiled_code()
             self.network.compile()
-        self.gradients = Gradients(self.network.packed)
+        self.ranks = ranks or Ranks()
+        layout = train.layout(self.ranks.size)
+        self.head = self.network.packed.index(self.network.output)  # number of the head's matrix among the packed ones
+        self.gradients = Gradients(self.network.packed, self.head, layout, self.ranks)
         self.optimizer = AdamW(self.network.packed, train)
         self.loss_scale = LossScale(train.precision == "fp16", train.micro_batch_size * train.seq_len, device)
+
+    def tensors(self) -> list[Tensor]:
+        """All that a checkpoint holds of it, in one order on every rank: to give one rank's state to others."""
+        return [
+            *(parameter.detach() for parameter in self.model.parameters()),
+            *self.optimizer.moments().values(),
+            self.optimizer.updates,
+            self.loss_scale.factor,
+            self.loss_scale.good_updates,
+        ]
 
     def describe(self, train: TrainConfig) -> str:
         """Which of the faster ways are in use, in words."""
@@ -51,6 +74,8 @@ class TrainState:
             "layers compiled" if self.is_compiled else "layers as they are",
             f"attention by {'cuDNN where it can' if on_gpu else 'PyTorch'}",
             f"loss and optimizer by {'Triton' if kernels else 'PyTorch'}",
+            *(["deterministic"] if train.deterministic_reduction else []),
+            *([f"{self.ranks.size} ranks"] if not self.ranks.is_alone else []),
             *([f"recompute {train.recompute}"] if train.recompute != "none" else []),
         ])  # fmt: skip
 

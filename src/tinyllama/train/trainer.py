@@ -1,4 +1,4 @@
-"""Pre-training of one run folder on one device: from token shards to checkpoints, resumed wherever it stopped."""
+"""Pre-training of one run folder, on one rank or several: from token shards to checkpoints, resumed wherever it stopped."""
 
 import gc
 import statistics
@@ -14,27 +14,35 @@ import torch
 from tinyllama import files, log
 from tinyllama.checkpoint.checkpoint_format import RunState, checkpoint_name
 from tinyllama.checkpoint.save_load import weights_sha256
-from tinyllama.errors import InputError, RecipeError, RunStoppedError
+from tinyllama.errors import LostRankError, RunStoppedError
+from tinyllama.evaluate.training_tasks import TrainingTasks
 from tinyllama.evaluate.validation import unigram_perplexity, validate
 from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.parallel.ranks import Ranks
+from tinyllama.parallel.watch import Verdict
+from tinyllama.parallel.whereabouts import Place
 from tinyllama.seeds import derive_seed
-from tinyllama.shards.batches import Batches, MicroBatch, TokenShards, prefetch
-from tinyllama.shards.shard_format import INDEX_FILE
-from tinyllama.tokenizer.bpe import Tokenizer
+from tinyllama.shards.batches import Batches, MicroBatch, prefetch
+from tinyllama.shards.quarantine import read_quarantine
+from tinyllama.train.deterministic import choose_threads
 from tinyllama.train.initial_weights import load_initial_weights
 from tinyllama.train.lr_schedule import lr_schedule
 from tinyllama.train.metrics import (
     MetricsFile,
+    NoMetricsFile,
     model_flops_utilization,
     peak_flops,
     peak_memory_bytes,
     write_event,
 )
 from tinyllama.train.precision import choose_device
+from tinyllama.train.roll_back import RollBack
 from tinyllama.train.run_checkpoints import RunCheckpoints
+from tinyllama.train.run_data import open_run_data, verify_run_data
+from tinyllama.train.run_guards import LossSpikeError, RunGuards
 from tinyllama.train.step_clock import Lap, StepClock, garbage_kept
-from tinyllama.train.step_guard import SkippedStepsError, StepGuard
-from tinyllama.train.stop_requests import StopRequest, StopRequests
+from tinyllama.train.step_guard import SkippedStepsError
+from tinyllama.train.stop_requests import StopRequest, StopRequests, agreed
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_state import TrainState, log_start
 from tinyllama.train.train_step import DeviceBatch, StepResult, train_step
@@ -52,66 +60,114 @@ class UnderWay:
 
 
 def pretrain(
-    config: LlamaConfig, train: TrainConfig, run_dir: Path, allowed_changes: Set[str] = frozenset()
+    config: LlamaConfig,
+    train: TrainConfig,
+    run_dir: Path,
+    allowed_changes: Set[str] = frozenset(),
+    ranks: Ranks | None = None,
+    threads: int = 0,
 ) -> dict[str, Any]:
     """Train `config` on run_dir/shards with run_dir/tokenizer until the recipe's last step; returns the summary.
 
     Goes on from the newest valid checkpoint in run_dir/checkpoints, which may differ from the recipe in the keys of
     `allowed_changes`. Raises InputError when the shards, the tokenizer or that checkpoint do not belong together,
     RecipeError when the recipe asks for what the data or the device cannot give, RunStoppedError when a signal, the time
-    limit, a full disk or many non-finite steps in a row end the run before its end.
+    limit, a full disk or many non-finite steps in a row end the run before its end, LostRankError when another of its
+    `ranks` is gone. The summary is rank 0's, as are all files. `threads` of the CPU: 0, PyTorch's choice.
     """
-    with StopRequests(train.time_limit_minutes) as stops:
-        trainer = Trainer(config, train, run_dir, allowed_changes)
-        trainer.resume()
-        trainer.train_to_the_end(stops)
-    return trainer.summary()
+    ranks = ranks or Ranks()
+    ranks.together("verify", lambda: verify_run_data(run_dir, train) if ranks.local_rank == 0 else None)
+    try:
+        with StopRequests(train.time_limit_minutes) as stops:  # now only: to verify may take long
+            trainer = Trainer(config, train, run_dir, allowed_changes, ranks, threads)
+            trainer.resume()
+            trainer.train_to_the_end(stops)
+            ranks.rest()
+    except LostRankError as lost:
+        if lost.is_first:
+            write_event(
+                run_dir, "stop", anyway=True, step=ranks.where.mark.step, reason=str(lost), exit_code=lost.exit_code
+            )
+        raise
+    return trainer.summary() if ranks.is_first else {}
 
 
 class Trainer:
     """One run: its network, optimizer, data and files. `step` counts the updates that are done."""
 
     def __init__(
-        self, config: LlamaConfig, train: TrainConfig, run_dir: Path, allowed_changes: Set[str] = frozenset()
+        self,
+        config: LlamaConfig,
+        train: TrainConfig,
+        run_dir: Path,
+        allowed_changes: Set[str] = frozenset(),
+        ranks: Ranks | None = None,
+        threads: int = 0,
     ) -> None:
         self.config, self.train, self.run_dir = config, train, run_dir
+        self.ranks = ranks or Ranks()
         self.schedule = lr_schedule(train)
         if self.schedule.warmup_steps < train.warmup_steps:
             log.warn(
                 f"train.warmup_steps: {train.warmup_steps} cut to {self.schedule.warmup_steps}, "
                 f"the run has {train.total_steps} steps"
             )
-        self._open_data()
-        self.device = choose_device(train.device)
-        self.state = TrainState(config, train, self.device)
+        self.tasks: TrainingTasks | None = None
+        self.ranks.together("begin", lambda: self._begin(threads))
+        self.ranks.connect(self.device)
+        self.state = TrainState(config, train, self.device, ranks=self.ranks)
         self.model = self.state.model
         self.model.init_weights(derive_seed(train.seed, "weights"))
         self.state.network.refresh()
-        shards_fingerprint = files.sha256_file(self.train_shards.split / INDEX_FILE)
         self.checkpoints = RunCheckpoints(
-            run_dir, config, train, self.state, self.tokenizer.fingerprint, shards_fingerprint, allowed_changes
+            run_dir, config, train, self.state, self.guard, self.fingerprints, allowed_changes
         )
+        self.checkpoints.prepare()
+        self.roll_back = RollBack(run_dir, train, self.checkpoints, self.guard)
+        if self.ranks.watch is not None:
+            self.ranks.watch.before_exit = self._before_exit
+        self.micro_batches = train.layout(self.ranks.size).of_rank(self.ranks.rank)
         self.step = 0
         self.data_wait_seconds = 0.0
         self.last_validation: dict[str, float] | None = None
 
+    def _begin(self, threads: int) -> dict[str, Any]:
+        """Take the device, open the data; returns what must be the same on every rank."""
+        self.device = choose_device(self.train.device, None if self.ranks.is_alone else self.ranks.local_rank)
+        self.threads = choose_threads(threads, self.device, self.train.deterministic_reduction)
+        self._open_data()
+        self.guard = RunGuards(self.run_dir, self.train)
+        self._open_batches()
+        if self.train.evaluate_tasks:
+            chosen = self.train.evaluate_tasks
+            self.tasks = TrainingTasks(chosen, self.train.evaluate_data_dir, self.train.evaluate_limit)
+        return {
+            "recipe": files.sha256_json([self.config.to_dict(), self.train.model_dump()]),
+            **self.fingerprints,
+            "device": self.device.type,
+            "threads": self.threads,
+            "torch": torch.__version__,
+        }
+
+    def _before_exit(self, verdict: Verdict) -> None:
+        """Of the watch over the ranks: this process ends now, though its main thread waits for a rank that is lost."""
+        if verdict.is_first:
+            write_event(
+                self.run_dir, "stop", anyway=True, step=self.step, reason=verdict.reason, exit_code=verdict.exit_code
+            )
+        self.checkpoints.let_finish()
+
     def _open_data(self) -> None:
         """Open shards and tokenizer, and hold them against each other and the recipe."""
-        self.tokenizer = Tokenizer.load(self.run_dir / "tokenizer")
-        self.train_shards = TokenShards(self.run_dir / "shards" / "train")
-        self.validation_shards = TokenShards(self.run_dir / "shards" / "validation")
-        for shards in (self.train_shards, self.validation_shards):
-            if shards.index.tokenizer_fingerprint != self.tokenizer.fingerprint:
-                raise InputError(
-                    f"{shards.split}: made with another tokenizer than {self.run_dir / 'tokenizer'}; make the shards again"
-                )
-        if self.tokenizer.vocab_size > self.config.vocab_size:
-            raise RecipeError(
-                f"model.vocab_size: {self.config.vocab_size} is below the tokenizer's {self.tokenizer.vocab_size} pieces"
-            )
+        data = open_run_data(self.run_dir, self.config)
+        self.tokenizer, self.fingerprints = data.tokenizer, data.fingerprints
+        self.train_shards, self.validation_shards = data.train, data.validation
+
+    def _open_batches(self) -> None:
+        """The batches of all steps, as the quarantine list of now has them."""
         sequences_per_step = self.train.tokens_per_step // self.train.seq_len
         seed = derive_seed(self.train.seed, "window order")
-        self.batches = Batches(self.train_shards, self.train.seq_len, sequences_per_step, seed)
+        self.batches = Batches(self.train_shards, self.train.seq_len, sequences_per_step, seed, self.guard.quarantine)
 
     @property
     def tokens(self) -> int:
@@ -123,17 +179,17 @@ class Trainer:
     def train_to_the_end(self, stops: StopRequests) -> None:
         """All updates that are left. Raises RunStoppedError when something else than the last step ends them.
 
-        When too many steps in a row were skipped, the run goes back to its last checkpoint, once.
+        When too many steps in a row were skipped, the run goes back to its last checkpoint, once; when the loss spiked,
+        to one before the spike.
         """
-        stop: StopRequest | None = None
-        try:
-            stop = self._train(stops)
-        except SkippedStepsError as trouble:
-            self._go_back(trouble)
+        while True:
             try:
                 stop = self._train(stops)
-            except SkippedStepsError as again:
-                raise self._given_up(f"{again}, after going back once") from None
+                break
+            except (LossSpikeError, SkippedStepsError) as trouble:
+                found = self.roll_back.answer(trouble, self.batches)
+                self._open_batches()
+                self._go_on_from(found, "roll_back", str(trouble))
         stop = stop or stops.by_signal()  # one that came during the last save
         if stop is not None:
             write_event(self.run_dir, "stop", step=self.step, reason=stop.reason, exit_code=stop.exit_code)
@@ -148,27 +204,34 @@ class Trainer:
         A step's figures are read while the next one is under way, so that the device never waits for the host.
         """
         total, stop = self.schedule.total_steps, None
-        self.guard = StepGuard(self.train)
-        self.metrics = MetricsFile(self.run_dir / "metrics.jsonl", self.step)
+        is_first = self.ranks.is_first
+        self.metrics = MetricsFile(self.run_dir / "metrics.jsonl", self.step) if is_first else NoMetricsFile()
+        self.agreed: StopRequest | None = None
+        if not self.ranks.is_alone:
+            self.ranks.requests = stops.counts
         batches = self._device_batches(first_step=self.step)
         log_start(self.state, self.train)
         under_way: UnderWay | None = None
         try:
             with log.progress("pretrain", total) as line, garbage_kept():
+                if self.step:  # after a roll-back, with what was quarantined; else it is there
+                    self.checkpoints.save(self.step, self.last_validation, self.metrics)
                 clock = StepClock(self.device)
                 while self.step < total and stop is None:
                     result = self._update(batches)
-                    lap = clock.lap([result.loss, result.accuracy, result.grad_norm, result.is_off])
+                    figures = (result.loss, result.accuracy, result.grad_norm, result.is_off)
+                    lap = clock.lap([*figures, *result.requests])
                     if under_way is not None:
                         self._record(under_way, line)
                     under_way = UnderWay(self.step, lap, self.data_wait_seconds)
                     self.data_wait_seconds = 0.0
                     self.checkpoints.look(wait=False)
-                    stop = stops.now()
-                    if self._validates() or self._saves() or stop is not None:
+                    stop = stops.now() if self.ranks.is_alone else self.agreed
+                    if self._validates() or self._evaluates() or self._saves() or stop is not None:
                         self._record(under_way, line)
                         under_way = None
                         if self._saves() or stop is not None:
+                            self.ranks.where.at(Place.SAVE, self.step)
                             self.checkpoints.save(self.step, self.last_validation, self.metrics)
                         clock.start()
                     if self.step % STEPS_BETWEEN_COLLECTIONS == 0:
@@ -182,29 +245,18 @@ class Trainer:
             self.metrics.close()
         return stop if self.step < total else None
 
-    def _go_back(self, trouble: SkippedStepsError) -> None:
-        """Take up the last checkpoint again, without what came after it."""
-        found = self.checkpoints.take_up()
-        if found is None:
-            raise self._given_up(f"{trouble}, and there is no checkpoint to go back to") from None
-        log.warn(f"pretrain: {trouble}; going back to the last checkpoint")
-        self._go_on_from(found, "roll_back")
-
-    def _given_up(self, reason: str) -> RunStoppedError:
-        write_event(self.run_dir, "stop", step=self.step, reason=reason, exit_code=1)
-        return RunStoppedError(
-            f"{reason}; lower train.peak_lr or lengthen train.warmup_steps, with --allow-change, or look at the data there",
-            1,
-        )
-
     def _validates(self) -> bool:
         return self.step % self.train.validate_every_steps == 0 or self.step == self.schedule.total_steps
+
+    def _evaluates(self) -> bool:
+        every = self.train.evaluate_every_steps or self.schedule.total_steps
+        return self.tasks is not None and (self.step % every == 0 or self.step == self.schedule.total_steps)
 
     def _saves(self) -> bool:
         return self.step % self.train.save_every_steps == 0 or self.step == self.schedule.total_steps
 
     def _update(self, batches: Iterator[DeviceBatch]) -> StepResult:
-        micro_batches = (next(batches) for _ in range(self.train.micro_batches_per_step))
+        micro_batches = (next(batches) for _ in self.micro_batches)
         lr = self.schedule.lr_at(self.step + 1)
         result = train_step(self.state, micro_batches, self.train, step=self.step, lr=lr)
         self.step += 1
@@ -216,7 +268,7 @@ class Trainer:
         slices = (
             (step, number * size, size)
             for step in range(first_step, self.schedule.total_steps)
-            for number in range(self.train.micro_batches_per_step)
+            for number in self.micro_batches
         )
         with closing(prefetch(self.batches, slices, self._on_host)) as ready:
             while True:
@@ -234,7 +286,9 @@ class Trainer:
     def _record(self, done: UnderWay, line: log.ProgressLine) -> None:
         """Wait for a step's figures and write them; validate when it is the last step so far and it is time."""
         step = done.step
-        (loss, accuracy, grad_norm, is_off), seconds = done.lap.read()
+        self.ranks.where.at(Place.RECORD, self.step)
+        (loss, accuracy, grad_norm, is_off, *requests), seconds = done.lap.read()
+        self.agreed = self.agreed or agreed(requests, self.train.time_limit_minutes)
         skipped = self.guard.see(step, loss, is_off > 0)
         row: dict[str, Any] = {
             "step": step,
@@ -250,19 +304,23 @@ class Trainer:
             row["skipped"] = skipped
             write_event(self.run_dir, "skip", step=step, reason=skipped)
         if step == self.step and self._validates():
-            self.last_validation = self._validate(
-                None if step == self.schedule.total_steps else self.train.validation_tokens
-            )
-            if self.last_validation is not None:
-                row["validation"] = self.last_validation
+            found = self._validate(None if step == self.schedule.total_steps else self.train.validation_tokens)
+            if found is not None:
+                row["validation"] = found
+                found = {name: value for name, value in found.items() if name != "by_kind"}
+            self.last_validation = found
+        if self.tasks is not None and step == self.step and self._evaluates():
+            self.ranks.where.at(Place.VALIDATION, self.step)
+            row["tasks"] = self.tasks.measure(self.model, self.tokenizer)
         self.metrics.write(row)
         line.update(step, _note(row, self.last_validation))
         self.guard.check(step)
 
-    def _validate(self, max_tokens: int | None) -> dict[str, float] | None:
-        """Loss, perplexity, accuracy and bits per byte on the validation split; None when the split is empty."""
+    def _validate(self, max_tokens: int | None) -> dict[str, Any] | None:
+        """Figures on the validation split, by source kind too; None when the split is empty."""
         if self.validation_shards.n_tokens < 2:
             return None
+        self.ranks.where.at(Place.VALIDATION, self.step)
         return validate(
             self.state.network,
             self.validation_shards,
@@ -270,6 +328,7 @@ class Trainer:
             seq_len=self.train.seq_len,
             batch_size=self.train.micro_batch_size,
             max_tokens=max_tokens,
+            ranks=self.ranks,
         )
 
     def resume(self) -> None:
@@ -280,16 +339,25 @@ class Trainer:
         found = self.checkpoints.take_up()
         if found is None:
             if self.train.init_from:
-                load_initial_weights(self.model, self.tokenizer, self.train.init_from)
+                self.ranks.by_first(lambda: load_initial_weights(self.model, self.tokenizer, self.train.init_from))
+                self.ranks.share(self.state.tensors())
                 self.state.network.refresh()
-            write_event(self.run_dir, "start", step=0)
+            write_event(
+                self.run_dir, "start", step=0, reason="no checkpoint", ranks=self.ranks.size, threads=self.threads
+            )
         else:
-            self._go_on_from(found, "resume")
+            self.guard.quarantine = read_quarantine(found.quarantine, self.run_dir / "checkpoints")
+            self._open_batches()
+            self._go_on_from(found, "resume", "started again")
 
-    def _go_on_from(self, found: RunState, event: str) -> None:
+    def _go_on_from(self, found: RunState, event: str, reason: str) -> None:
         self.step, self.last_validation = found.step, found.validation
+        self.guard.load(found.guards)
         name = checkpoint_name(self.step)
-        write_event(self.run_dir, event, step=self.step, checkpoint=name)
+        write_event(
+            self.run_dir, event, step=self.step, reason=reason, checkpoint=name, ranks=self.ranks.size,
+            threads=self.threads,
+        )  # fmt: skip
         log.info(f"pretrain: going on after step {self.step}, {self.run_dir / 'checkpoints' / name}")
 
     # -- the result ----------------------------------------------------------------------------------------------------
@@ -299,10 +367,11 @@ class Trainer:
         rows = files.read_jsonl(self.run_dir / "metrics.jsonl")
         speeds = [row["tokens_per_second"] for row in rows[1:]] or [rows[0]["tokens_per_second"]]  # step 1 warms up
         tokens_per_second = statistics.harmonic_mean(speeds)
-        peak = peak_flops(self.device, self.train.precision)
+        peak = peak_flops(self.device, self.train.precision) * self.ranks.size
         summary: dict[str, Any] = {
             "parameters": self.config.n_parameters,
             "device": self.device.type,
+            "ranks": self.ranks.size,
             "step": self.step,
             "tokens": self.tokens,
             "epochs": round(self.tokens / self.train_shards.n_tokens, 3),
@@ -319,7 +388,7 @@ class Trainer:
             summary["unigram_perplexity"] = unigram_perplexity(
                 self.train_shards, self.validation_shards, self.tokenizer.vocab_size
             )
-        write_event(self.run_dir, "finish", step=self.step)
+        write_event(self.run_dir, "finish", step=self.step, reason="the last step is done")
         return summary
 
 

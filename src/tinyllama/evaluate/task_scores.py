@@ -1,0 +1,207 @@
+"""One score of all examples' values, with its standard error; and the difference of two models' scores.
+
+A kind of score is a function of the examples' values and of how often each counts: the plain score counts each once, a
+bootstrap sample (Efron 1979) counts them by chance. Values of an example, by kind:
+
+    mean                  a number
+    optional_mean         a number, or None where it does not concern the example
+    perplexity            log-probability                  exp(-mean)
+    weighted_perplexity   (log-probability, words or bytes)  exp(-sum / sum)
+    bits_per_unit         the same                         -sum / sum / ln 2
+    f1, macro_f1, mcc     (gold class, predicted class): of class 1; mean over classes 0 to 2; Matthews' correlation
+    pearson, spearman     (predicted, gold)
+    best                  (log-probability of no answer, score when answered, score when silent), at the best threshold
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+RESAMPLES = 1000
+CONFIDENCE = 0.95
+Values = np.ndarray  # (n, k) float64
+Counts = np.ndarray  # (n,), how often each example counts
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A score, its standard error (None where one cannot be had) and the examples that it is of."""
+
+    value: float
+    stderr: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much higher B is than A on the same examples, with a confidence interval of 95%.
+
+    `wins`, `losses`: examples where B's value is higher, lower; `sign_p` the two-sided probability of so uneven a split by
+    chance (an exact McNemar test for right and wrong answers). All None where an example has no value of its own.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    wins: int | None = None
+    losses: int | None = None
+    sign_p: float | None = None
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the interval leaves 0 out."""
+        return not self.low <= 0 <= self.high
+
+
+def as_values(kind: str, values: Sequence[Any]) -> tuple[Values, np.ndarray]:
+    """Examples' values as (n, k), and which examples they are of (`optional_mean` leaves some out)."""
+    kept = [number for number, value in enumerate(values) if value is not None or kind != "optional_mean"]
+    rows = [np.atleast_1d(np.asarray(values[number], np.float64)) for number in kept]
+    return (np.stack(rows) if rows else np.empty((0, 1))), np.array(kept, np.int64)
+
+
+def estimate(kind: str, values: Sequence[Any]) -> Estimate:
+    """The score of all examples. Raises KeyError for an unknown kind, ValueError without an example."""
+    rows, _ = as_values(kind, values)
+    n = len(rows)
+    if not n:
+        raise ValueError("no example to make a score of")
+    value = float(SCORES[kind](rows, np.ones(n)))
+    if n == 1:
+        return Estimate(value, None, 1)
+    if kind in _MEANS:
+        return Estimate(value, _mean_stderr(rows[:, 0]), n)
+    if kind == "perplexity":  # by the delta method
+        return Estimate(value, value * _mean_stderr(rows[:, 0]), n)
+    if kind in ("weighted_perplexity", "bits_per_unit"):  # a ratio of sums (Cochran 1977, equation 6.13), delta method
+        ratio = rows[:, 0].sum() / rows[:, 1].sum()
+        residual = rows[:, 0] - ratio * rows[:, 1]
+        stderr = math.sqrt(n / (n - 1) * float(residual @ residual)) / rows[:, 1].sum()
+        return Estimate(value, float(stderr * (value if kind == "weighted_perplexity" else 1 / math.log(2))), n)
+    return Estimate(value, float(np.nanstd([SCORES[kind](rows, c) for c in _resamples(n)], ddof=1)), n)
+
+
+def difference(kind: str, a: Sequence[Any], b: Sequence[Any]) -> Difference:
+    """B less A on the same examples, in the same order. Means: a paired t interval; others: a paired bootstrap.
+
+    Raises ValueError with fewer than two examples.
+    """
+    (rows_a, kept_a), (rows_b, kept_b) = as_values(kind, a), as_values(kind, b)
+    _, in_a, in_b = np.intersect1d(kept_a, kept_b, return_indices=True)
+    rows_a, rows_b = rows_a[in_a], rows_b[in_b]
+    n = len(rows_a)
+    if n < 2:
+        raise ValueError("two examples at least are needed for a difference")
+    score = SCORES[kind]
+    value = float(score(rows_b, np.ones(n)) - score(rows_a, np.ones(n)))
+    if kind in _MEANS:
+        from scipy import stats
+
+        gaps = rows_b[:, 0] - rows_a[:, 0]
+        reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * _mean_stderr(gaps)
+        wins, losses = int((gaps > 0).sum()), int((gaps < 0).sum())
+        p = float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
+        return Difference(value, value - reach, value + reach, n, wins, losses, p)
+    gaps = np.array([score(rows_b, counts) - score(rows_a, counts) for counts in _resamples(n)])
+    low, high = np.nanquantile(gaps, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Difference(value, float(low), float(high), n)
+
+
+def _mean_stderr(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def _resamples(n: int) -> Iterator[Counts]:
+    """How often each of n examples occurs in each bootstrap sample: always the same, so that errors can be repeated."""
+    draw = np.random.default_rng(0)
+    for _ in range(RESAMPLES):
+        yield np.bincount(draw.integers(0, n, n), minlength=n).astype(np.float64)
+
+
+# -- kinds of scores ---------------------------------------------------------------------------------------------------
+
+
+def _mean(rows: Values, counts: Counts) -> float:
+    return float(counts @ rows[:, 0] / counts.sum())
+
+
+def _exp(exponent: float) -> float:
+    return math.exp(min(exponent, 709.0))  # the last whole power that a float holds
+
+
+def _ratio(rows: Values, counts: Counts) -> float:
+    return float(counts @ rows[:, 0] / (counts @ rows[:, 1]))
+
+
+def _table(rows: Values, counts: Counts, n_classes: int = 2) -> np.ndarray:
+    """How often each gold class (row) met each predicted class (column)."""
+    cells = rows[:, 0].astype(int) * n_classes + rows[:, 1].astype(int)
+    return np.bincount(cells, counts, n_classes**2).reshape(n_classes, n_classes)
+
+
+def _class_f1(table: np.ndarray, number: int) -> float:
+    found = table[number].sum() + table[:, number].sum()
+    return float(2 * table[number, number] / found) if found else 0.0
+
+
+def _f1(rows: Values, counts: Counts) -> float:
+    return _class_f1(_table(rows, counts), 1)
+
+
+def _macro_f1(rows: Values, counts: Counts) -> float:
+    table = _table(rows, counts, 3)
+    return float(np.mean([_class_f1(table, number) for number in range(len(table))]))
+
+
+def _mcc(rows: Values, counts: Counts) -> float:
+    table = _table(rows, counts)
+    (true_negative, false_positive), (false_negative, true_positive) = table
+    margins = table.sum(0).prod() * table.sum(1).prod()
+    product = true_positive * true_negative - false_positive * false_negative
+    return float(product / math.sqrt(margins)) if margins else 0.0
+
+
+def _pearson(rows: Values, counts: Counts) -> float:
+    weights = counts / counts.sum()
+    moved = rows - weights @ rows
+    (xx, xy), (_, yy) = (moved * weights[:, None]).T @ moved
+    return float(xy / math.sqrt(xx * yy)) if xx * yy else 0.0
+
+
+def _spearman(rows: Values, counts: Counts) -> float:
+    """Pearson's of the ranks; equal values share the middle of theirs."""
+    ranks = np.empty_like(rows)
+    for column in range(2):
+        _, inverse = np.unique(rows[:, column], return_inverse=True)
+        sizes = np.bincount(inverse, counts)
+        ranks[:, column] = (np.cumsum(sizes) - sizes / 2)[inverse]
+    return _pearson(ranks, counts)
+
+
+def _best(rows: Values, counts: Counts) -> float:
+    """Answered where "no answer" is less likely than a threshold, silent elsewhere; the threshold that serves best."""
+    rows, counts = (array[np.argsort(rows[:, 0], kind="stable")] for array in (rows, counts))
+    answered = np.concatenate([[0.0], np.cumsum(counts * rows[:, 1])])
+    silent = np.concatenate([[0.0], np.cumsum(counts * rows[:, 2])])
+    return float((answered + silent[-1] - silent).max() / counts.sum())
+
+
+SCORES: dict[str, Callable[[Values, Counts], float]] = {
+    "mean": _mean,
+    "optional_mean": _mean,
+    "perplexity": lambda rows, counts: _exp(-_mean(rows, counts)),
+    "weighted_perplexity": lambda rows, counts: _exp(-_ratio(rows, counts)),
+    "bits_per_unit": lambda rows, counts: -_ratio(rows, counts) / math.log(2),
+    "f1": _f1,
+    "macro_f1": _macro_f1,
+    "mcc": _mcc,
+    "pearson": _pearson,
+    "spearman": _spearman,
+    "best": _best,
+}
+_MEANS = {"mean", "optional_mean"}
+HIGHER_IS_BETTER = {kind: "perplexity" not in kind and kind != "bits_per_unit" for kind in SCORES}

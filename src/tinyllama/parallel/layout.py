@@ -1,0 +1,109 @@
+"""How ranks share the work of one run, checked once, before anything starts. No torch.
+
+A step's micro-batches are numbered from 0 and never change. Of R ranks, rank r computes the r-th of R equal portions.
+With `train.deterministic_reduction` they first go to L lanes in equal portions, and a rank has L / R whole lanes:
+
+    micro-batch   0  1  2  3  4  5  6  7
+    lane          0     1     2     3          4 lanes
+    rank          0           1                2 ranks
+"""
+
+from dataclasses import dataclass
+
+from tinyllama.config_base import Config, setting
+
+
+class ParallelConfig(Config):
+    """`[parallel]`: the processes that train one network together, and how long they wait for each other."""
+
+    replicate: int = setting(
+        1,
+        "Ranks that each hold the whole network and share a step's micro-batches; torchrun starts them.",
+        changes_result=False,
+        ge=1,
+    )
+    threads: int = setting(
+        0,
+        "CPU threads of one rank. 0: PyTorch's choice, but 1 on a CPU with train.deterministic_reduction, "
+        "because sums depend on it.",
+        changes_result=False,
+        ge=0,
+    )
+    timeout_seconds: float = setting(
+        600.0,
+        "So long without any progress, the run stops, names the rank that the others wait for, and can go on later.",
+        changes_result=False,
+        ge=1,
+    )
+
+    @property
+    def world_size(self) -> int:
+        """Processes of the run."""
+        return self.replicate
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Who computes what of a step. `lanes` 0: sums are made in whatever order is fastest."""
+
+    ranks: int
+    micro_batches: int  # of one step, over all ranks
+    lanes: int = 0
+
+    def __post_init__(self) -> None:
+        """Raises ValueError that begins with the key and names values that would do (lanes are `[train]`'s own key)."""
+        check_lanes(self.lanes, self.micro_batches)
+        if self.lanes and self.lanes % self.ranks:
+            raise ValueError(
+                f"parallel.replicate: {self.ranks} ranks cannot share train.reduction_lanes = {self.lanes} evenly; "
+                f"{_one_of(_divisors(self.lanes))} ranks could"
+            )
+        if self.micro_batches % self.ranks:
+            raise ValueError(
+                f"parallel.replicate: {self.ranks} ranks cannot share the step's {self.micro_batches} micro-batches "
+                f"(tokens_per_step / (micro_batch_size x seq_len)) evenly; {_one_of(_divisors(self.micro_batches))} could"
+            )
+
+    @property
+    def micro_batches_per_rank(self) -> int:
+        return self.micro_batches // self.ranks
+
+    @property
+    def micro_batches_per_lane(self) -> int:
+        return self.micro_batches // self.lanes
+
+    def of_rank(self, rank: int) -> range:
+        """Numbers of the step's micro-batches that `rank` computes."""
+        return range(rank * self.micro_batches_per_rank, (rank + 1) * self.micro_batches_per_rank)
+
+
+def check_lanes(lanes: int, micro_batches: int) -> None:
+    """Raises ValueError, with values that would do, when lanes are no power of two or get unequal portions."""
+    if lanes == 0:
+        return
+    if lanes & (lanes - 1):
+        raise ValueError(
+            f"reduction_lanes: {lanes} is no power of two, and lanes join in pairs; "
+            f"{_one_of([_power_below(lanes), 2 * _power_below(lanes)])} would be"
+        )
+    if micro_batches % lanes:
+        fitting = [divisor for divisor in _divisors(micro_batches) if not divisor & (divisor - 1)]
+        raise ValueError(
+            f"reduction_lanes: {lanes} lanes cannot share the step's {micro_batches} micro-batches "
+            f"(tokens_per_step / (micro_batch_size x seq_len)) evenly; {_one_of(fitting)} could, or "
+            f"{-(-micro_batches // lanes) * lanes} micro-batches"
+        )
+
+
+def _divisors(number: int) -> list[int]:
+    return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
+
+
+def _power_below(number: int) -> int:
+    return 1 << (number.bit_length() - 1)
+
+
+def _one_of(values: list[int]) -> str:
+    if len(values) == 1:
+        return str(values[0])
+    return f"{', '.join(map(str, values[:-1]))} or {values[-1]}"

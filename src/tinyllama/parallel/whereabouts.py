@@ -1,0 +1,115 @@
+"""Where a rank is in its work: kept for the watch over the ranks, and for those who look from outside.
+
+With TINYLLAMA_MARKS=FILE in the environment each rank also writes its place into that file, mapped into memory, which
+costs nothing and survives a SIGKILL: the kill drill reads there where a kill fell. No torch.
+"""
+
+import mmap
+import os
+import time
+from enum import IntEnum
+from pathlib import Path
+from typing import NamedTuple
+
+VARIABLE = "TINYLLAMA_MARKS"
+_WORDS = 2  # 64-bit words of a rank: the loop's place, the saving thread's
+_PLACE_BITS = 8
+
+
+class Place(IntEnum):
+    """Parts of a run's work, in the order in which a step comes through them."""
+
+    START = 0
+    DATA = 1
+    FORWARD = 2
+    BACKWARD = 3
+    REDUCTION = 4
+    UPDATE = 5
+    RECORD = 6
+    VALIDATION = 7
+    SAVE = 8  # the loop stands still for the copy
+    WRITE = 9  # of the saving thread, while the loop goes on
+    COMMIT = 10  # of the saving thread: sync and rename
+    END = 11
+
+    @property
+    def words(self) -> str:
+        return _WORDS_OF[self]
+
+
+_WORDS_OF = {
+    Place.START: "the start",
+    Place.DATA: "reading its micro-batch",
+    Place.FORWARD: "the forward pass",
+    Place.BACKWARD: "the backward pass",
+    Place.REDUCTION: "the sum of the gradients",
+    Place.UPDATE: "the update",
+    Place.RECORD: "the figures",
+    Place.VALIDATION: "validation",
+    Place.SAVE: "saving",
+    Place.WRITE: "writing the checkpoint",
+    Place.COMMIT: "committing the checkpoint",
+    Place.END: "the end",
+}
+
+
+class Mark(NamedTuple):
+    """A place, and the step under way there (from 1)."""
+
+    step: int
+    place: Place
+
+    @property
+    def words(self) -> str:
+        return f"{self.place.words} of step {self.step}" if self.step else self.place.words
+
+
+class Whereabouts:
+    """One rank's place; `since` is when it came there (time.monotonic)."""
+
+    def __init__(self, rank: int = 0) -> None:
+        self.mark = Mark(0, Place.START)
+        self.since = time.monotonic()
+        self._first_word = rank * _WORDS
+        path = os.environ.get(VARIABLE)
+        self._words = _map(Path(path), writable=True) if path else None
+
+    def at(self, place: Place, step: int) -> None:
+        """The loop is there now."""
+        self.mark, self.since = Mark(step, place), time.monotonic()
+        if self._words is not None:
+            self._words[self._first_word] = step << _PLACE_BITS | place
+
+    def stay(self) -> None:
+        """Still there, and coming on."""
+        self.since = time.monotonic()
+
+    def saver_at(self, place: Place, step: int) -> None:
+        """The saving thread is there now; END: it has nothing to do."""
+        if self._words is not None:
+            self._words[self._first_word + 1] = step << _PLACE_BITS | place
+
+
+class Marks:
+    """The marks of all ranks, from outside."""
+
+    def __init__(self, path: Path, ranks: int) -> None:
+        """Makes the file, every rank at its start."""
+        path.write_bytes(bytes(8 * _WORDS * ranks))
+        self._words = _map(path, writable=False)
+        self._ranks = ranks
+
+    def of(self, rank: int) -> tuple[Mark, Mark]:
+        """The places of a rank's loop and of its saving thread."""
+        loop, saver = (int(self._words[rank * _WORDS + word]) for word in range(_WORDS))
+        return _mark(loop), _mark(saver)
+
+
+def _mark(word: int) -> Mark:
+    return Mark(word >> _PLACE_BITS, Place(word & (1 << _PLACE_BITS) - 1))
+
+
+def _map(path: Path, *, writable: bool) -> memoryview:
+    with path.open("r+b" if writable else "rb") as file:
+        access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+        return memoryview(mmap.mmap(file.fileno(), 0, access=access)).cast("Q")  # a word is stored in one piece

@@ -1,0 +1,88 @@
+from pathlib import Path
+
+from tests.report.run_folder import metrics_row, whole, write_rows
+from tests.report.test_run_report import _Page, _written
+from tinyllama.report.plots import MARK_NAMES, MAX_MARKS, Chart, Mark, Series, legend, line_chart
+from tinyllama.report.run_facts import read_run
+from tinyllama.report.run_story import gone_back_from, marks, rows
+
+SPIKE = {
+    "time": 1_790_000_000.5, "event": "spike", "step": 25, "reason": "loss 9.000 at step 25", "answer": "going back",
+    "loss": 9.0, "median": 3.0, "score": 20.0, "losses": [[s, 5.0 - s / 10] for s in range(18, 23)] + [[24, 8.5], [25, 9.0]],
+}  # fmt: skip
+STORY = [
+    {"time": 1_789_999_000, "event": "start", "step": 0, "reason": "no checkpoint"},
+    {"time": 1_789_999_100, "event": "save", "step": 20},
+    {"time": 1_789_999_200, "event": "skip", "step": 21, "reason": "the gradient is not finite"},
+    SPIKE,
+    {
+        "time": 1_790_000_001, "event": "quarantine", "step": 25, "reason": "read by steps 22 to 25", "after_step": 21,
+        "windows": [4, 5, 6], "documents": [f"document-{number}" for number in range(20)],
+    },
+    {"time": 1_790_000_002, "event": "roll_back", "step": 20, "reason": "loss 9.000", "checkpoint": "step_00000020"},
+    {"time": 1_790_000_003, "event": "stop", "step": 28, "reason": "SIGTERM", "exit_code": 143},
+    {"time": 1_790_000_004, "event": "resume", "step": 28, "reason": "started again", "checkpoint": "step_00000028"},
+]  # fmt: skip
+
+
+def story_of(run_dir: Path) -> Path:
+    whole(run_dir)
+    write_rows(run_dir, "events.jsonl", STORY)
+    return run_dir
+
+
+def test_marks_say_what_happened_and_why(tmp_path: Path):
+    found = {(mark.kind, mark.x): mark.label for mark in marks(read_run(story_of(tmp_path)))}
+    assert found == {
+        ("save", 20.0): "checkpoint saved at step 20",
+        ("skip", 21.0): "no update at step 21: the gradient is not finite",
+        ("spike", 25.0): "loss spike at step 25: loss 9.000 at step 25",
+        ("roll-back", 20.0): "went back to step 20",
+        ("stop", 28.0): "stopped after step 28: SIGTERM",
+        ("resume", 28.0): "resumed at step 28",
+    }
+    assert {mark.kind for mark in marks(read_run(tmp_path))} == set(MARK_NAMES)
+
+
+def test_the_page_shows_them_and_what_was_gone_back_from(tmp_path: Path):
+    page = _written(story_of(tmp_path))
+    read = _Page(page)
+    for words in (
+        "loss spike at step 25", "gone back from", "loss spike", "went back to here", "step left out", "stopped",
+        "What happened", "2026-09-21 14:13:20", "read by steps 22 to 25; 3 windows; documents document-0, ", "and 8 more",
+        "loss 9.000; step_00000020",
+    ):  # fmt: skip
+        assert words in read.text, words
+    (series,) = gone_back_from(read_run(tmp_path))
+    assert series.points[0][0] == 20
+    assert series.points[-1] == (25.0, 9.0)
+    assert (
+        "Marks: resumed: 1; went back to here: 1; stopped: 1; loss spike: 1; step left out: 1; checkpoint saved: 1."
+        in page
+    )
+
+
+def test_a_spike_that_was_only_watched_is_no_other_branch(tmp_path: Path):
+    whole(tmp_path)
+    write_rows(tmp_path, "events.jsonl", [SPIKE])
+    assert gone_back_from(read_run(tmp_path)) == []
+    assert [row[1:3] for row in rows(read_run(tmp_path))] == [("loss spike", "25")]
+
+
+def test_many_marks_of_one_kind_do_not_hide_another():
+    saves = [Mark(float(step), "saved", "save") for step in range(1000)]
+    chart = Chart(
+        "t", "step", "loss", [Series("s", [(0.0, 1.0), (1000.0, 2.0)])], [*saves, Mark(501.0, "spiked", "spike")]
+    )
+    svg = line_chart(chart, "c")
+    assert svg.count('class="mark save"') <= MAX_MARKS
+    assert svg.count('class="mark spike"') == 1
+    assert legend(chart).count("<li>") == 3
+
+
+def test_lines_that_are_no_events(tmp_path: Path):
+    write_rows(tmp_path, "metrics.jsonl", [metrics_row(step) for step in range(1, 5)])
+    odd = {"event": "spike", "step": "x", "time": 1e30, "losses": [[1], ["a", 2], 3, [2, None]], "reason": ["no text"]}
+    write_rows(tmp_path, "events.jsonl", [odd, {"event": "roll_back", "step": None, "windows": 5}, {"event": ["stop"]}])
+    assert "What happened" in _written(tmp_path)
+    assert marks(read_run(tmp_path)) == []
