@@ -141,7 +141,7 @@ def crawl(
 
 @app.command()
 def clean(inputs: Inputs, out: Out, recipe: OtherRecipe = None, as_json: Json = False) -> None:
-    """Raw pages and documents to training documents; INPUT: WARC, parquet, JSON Lines, folders of them.
+    """Raw pages and documents to training documents; INPUT: WARC, parquet, JSON Lines, also s3:// and https://.
 
     Example: tinyllama clean crawl texts.jsonl.zst --out cleaned clean.min_words=30
     """

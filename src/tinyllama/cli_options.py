@@ -32,6 +32,9 @@ NumberFormat = Literal["auto", "fp32", "bf16", "fp16"]
 TokenizerPath = Annotated[Path, typer.Argument(metavar="T", help="A tokenizer file, its folder, or a MODEL.")]
 
 
+REMOTE = ("s3:/", "http:/", "https:/")  # a Path folds the two slashes of an address into one
+
+
 def split_overrides(words: list[str]) -> tuple[list[str], list[str]]:
     """Positional words apart from `section.key=value`; a URL's own `=` comes after its `://`."""
     overrides = [word for word in words if "=" in word and "/" not in word.split("=", 1)[0]]
@@ -44,7 +47,7 @@ def split_paths(words: list[str]) -> tuple[tuple[Path, ...], list[str]]:
         raise RecipeError("INPUT: give at least one file or folder")
     paths = tuple(Path(name) for name in names)
     for path in paths:
-        if not path.exists():
+        if not path.exists() and not str(path).startswith(REMOTE):
             raise InputError(f"{path}: no such file or folder")
     return paths, overrides
 

@@ -75,6 +75,10 @@ def input_digest(path: Path) -> str:
         return files.sha256_json([manifest.get("fingerprint"), manifest.get("files")])
     if (path / UNFINISHED).exists():
         raise InputError(f"{path}: this phase has not finished; run it again to its end first")
+    if str(path).startswith(("s3:/", "http:/", "https:/")):
+        from tinyllama.clean.remote_inputs import remote_versions
+
+        return files.sha256_json(remote_versions(path))
     if path.is_file():
         found = [path]
     elif path.is_dir():

@@ -48,13 +48,16 @@ def clean_phase(recipe: Recipe, inputs: tuple[Path, ...], out: Path, documents: 
         return extract_documents(recipe.clean, list(inputs), out)
 
     def work(out: Path) -> Summary:
-        from tinyllama.clean.clean_run import clean_documents
+        from tinyllama.clean.clean_run import clean_documents, close_workers
 
         run_phase(Phase("documents", 1, {"max_page_bytes": recipe.clean.max_page_bytes}, inputs, documents, extract))
-        return clean_documents(recipe.clean, documents, out)
+        try:
+            return clean_documents(recipe.clean, documents, out)
+        finally:
+            close_workers()
 
     given = tuple(Path(name) for name in (recipe.clean.safety_model, recipe.clean.decontaminate) if name)
-    return Phase("clean", 2, recipe.clean.result_values(), (*inputs, *given), out, work)
+    return Phase("clean", 3, recipe.clean.result_values(), (*inputs, *given), out, work)
 
 
 def tokenizer_phase(recipe: Recipe, inputs: tuple[Path, ...], out: Path) -> Phase:

@@ -11,7 +11,7 @@ from tests.clean.test_clean_run import check_counts, rows_of, run
 from tinyllama.clean.clean_config import CleanConfig
 from tinyllama.clean.clean_documents import key_of_reason
 from tinyllama.clean.explain import explain_document
-from tinyllama.clean.judge import Instruments, judge_documents
+from tinyllama.clean.judge import Document, Instruments, judge_documents
 from tinyllama.errors import InputError
 
 RUDE = (
@@ -104,8 +104,8 @@ def test_explain(tmp_path: Path, eval_folder: Path) -> None:
 def test_documents_judged_together_as_one_by_one() -> None:
     config = CleanConfig()
     instruments = Instruments.open(config, None)
-    pairs = [(row["id"], row["text"]) for row in ROWS]
-    assert judge_documents(pairs, config, instruments) == [judge_documents([p], config, instruments)[0] for p in pairs]
+    rows = [Document(row["id"], row["text"]) for row in ROWS]
+    assert judge_documents(rows, config, instruments) == [judge_documents([r], config, instruments)[0] for r in rows]
     assert judge_documents([], config, instruments) == []
 
 

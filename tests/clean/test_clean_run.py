@@ -1,10 +1,6 @@
 """Cleaning as a whole: what comes out of small corpora, counts that add up, bad input, and kills."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.clean.clean_inputs import folder_bytes, page, prose, write_json_lines, write_warc
-from tinyllama.clean import document_parts, extract_documents, judge
+from tinyllama.clean import document_parts, extract_documents
 from tinyllama.clean.clean_config import CleanConfig
 from tinyllama.clean.clean_documents import clean_documents, key_of_reason
 from tinyllama.clean.clean_run import clean
@@ -107,9 +103,9 @@ def test_every_drop_has_its_reason_and_counts_add_up(tmp_path: Path) -> None:
 
 
 def test_same_bytes_whatever_the_workers_and_the_parts_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extract_documents, "PART_RECORDS", 10)
     inputs = mixed_inputs(tmp_path / "in")
     run(tmp_path / "one", inputs)
-    monkeypatch.setattr(judge, "DOCUMENTS_WORTH_PROCESSES", 0)
     run(tmp_path / "three", inputs, CleanConfig(workers=3))
     assert folder_bytes(tmp_path / "one") == folder_bytes(tmp_path / "three")
     run(tmp_path / "one", inputs)  # parts that are there are taken
@@ -199,48 +195,3 @@ def test_a_damaged_document_part_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"PAR1 and nothing more")
     with pytest.raises(InputError, match=r"x\.parquet: not a readable parquet file"):
         clean_documents(CleanConfig(), tmp_path, tmp_path / "out")
-
-
-KILLED_RUN = """
-import os, signal, sys
-from pathlib import Path
-from tinyllama.clean import extract_documents
-from tinyllama.clean.clean_config import CleanConfig
-from tinyllama.clean.clean_run import clean
-
-extract_documents.PART_RECORDS = 20
-left, sync = int(sys.argv[2]), os.fsync
-
-def fsync(descriptor):
-    global left
-    left -= 1
-    if not left:
-        os.kill(os.getpid(), signal.SIGKILL)
-    sync(descriptor)
-
-os.fsync = fsync
-folder = Path(sys.argv[1])
-clean(CleanConfig(workers=1), [folder / "in"], folder / "documents", folder / "clean")
-"""
-
-
-def test_killed_runs_end_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed while a file is half-written in extraction, in judging and in writing, then run to the end."""
-    monkeypatch.setattr(extract_documents, "PART_RECORDS", 20)
-    inputs = mixed_inputs(tmp_path / "killed" / "in")
-    run(tmp_path / "whole", inputs)
-
-    def run_until(fsyncs: int) -> int:
-        command = [sys.executable, "-c", KILLED_RUN, str(tmp_path / "killed"), str(fsyncs)]
-        return subprocess.run(command, env=os.environ | {"PYTHONUNBUFFERED": "1"}, timeout=120).returncode
-
-    assert run_until(7) == -signal.SIGKILL
-    assert len(document_parts.part_paths(tmp_path / "killed" / "documents")) == 1
-    assert run_until(24) == -signal.SIGKILL
-    assert document_parts.part_paths(tmp_path / "killed" / "clean" / "work")
-    assert run_until(18) == -signal.SIGKILL
-    assert document_parts.part_paths(tmp_path / "killed" / "clean" / "train")
-    assert not (tmp_path / "killed" / "clean" / "funnel.json").exists()
-    assert run_until(0) == 0
-    for part in ("documents", "clean"):
-        assert folder_bytes(tmp_path / "killed" / part) == folder_bytes(tmp_path / "whole" / part)

@@ -16,6 +16,20 @@ class CleanConfig(Config):
     max_document_chars: int = setting(2_000_000, "Longer documents are dropped: they are dumps, not texts.", ge=1)
     workers: int = setting(0, "Processes that work at the same time; 0: one per core.", changes_result=False, ge=0)
 
+    document_cpu_seconds: float = setting(
+        10.0, "A document that takes more processor time in cleaning is dropped.", gt=0
+    )
+    max_memory_bytes: int = setting(
+        2_000_000_000, "The search for duplicates works in ranges that fit into so much memory.",
+        changes_result=False, ge=4096,
+    )  # fmt: skip
+    keep_dropped_text: bool = setting(False, "Keep the texts of dropped documents beside their reasons.")
+
+    # -- boilerplate of sites
+    site_lines: bool = setting(True, "Take out lines that come again in many documents of a site.")
+    site_line_documents: int = setting(20, "Such a line is in so many documents of its site.", ge=2)
+    site_line_words: int = setting(3, "Such a line has so many words: headings of one word stay.", ge=1)
+
     # -- language
     languages: list[str] = setting(["en"], "ISO 639-1 codes of the languages that are kept; empty: all.")
     min_language_confidence: float = setting(0.65, "Below this the language counts as unknown.", ge=0, le=1)
@@ -106,9 +120,16 @@ class CleanConfig(Config):
     # -- duplicates
     exact_duplicates: bool = setting(True, "Drop documents whose normalised text occurs elsewhere too, all but one.")
     near_duplicates: bool = setting(True, "Drop near-duplicates found by MinHash-LSH, all but one of a cluster.")
+    keep_near_duplicates: bool = setting(False, "Keep all of a cluster, with its name, wholly in one split.")
     minhash_ngram_words: int = setting(5, "Words in a shingle.", ge=1)
     minhash_bands: int = setting(14, "Bands of the MinHash signature.", ge=1, le=1000)
     minhash_rows: int = setting(8, "Hashes in a band.", ge=1, le=1000)
+
+    duplicate_paragraphs: bool = setting(True, "Take out paragraphs that stand in another document too.")
+    min_paragraph_chars: int = setting(80, "Shorter paragraphs are not compared.", ge=1)
+    max_copied_chars: float = setting(
+        0.5, "A document with a larger share of characters in such paragraphs goes whole.", ge=0, le=1
+    )
 
     # -- split
     validation_fraction: float = setting(

@@ -14,8 +14,9 @@ from typing import Any
 from tinyllama.clean.clean_config import CleanConfig
 from tinyllama.clean.clean_documents import clean_documents
 from tinyllama.clean.extract_documents import extract_documents
+from tinyllama.clean.task_engine import close_workers
 
-__all__ = ["clean", "clean_documents", "extract_documents"]
+__all__ = ["clean", "clean_documents", "close_workers", "extract_documents"]
 
 
 def clean(config: CleanConfig, inputs: list[Path], documents_out: Path, out: Path) -> dict[str, Any]:

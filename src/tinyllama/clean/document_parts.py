@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tinyllama.errors import InputError
@@ -16,8 +17,11 @@ DOCUMENT_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("id", "text", "source", "kind", "domain", "language", "licence", "fetched_at")]
 )
 SCORES = ("language_confidence", "hate", "sexual")
-CLEAN_SCHEMA = pa.schema([*DOCUMENT_SCHEMA, *((name, pa.float64()) for name in SCORES)])
-DROPPED_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "reason", "detail")])
+# `cluster`: of near-duplicates, equal ones are one cluster; "" for a document without any. `cluster_size`: its documents.
+CLUSTER = pa.schema([("cluster", pa.string()), ("cluster_size", pa.int64())])
+CLEAN_SCHEMA = pa.schema([*DOCUMENT_SCHEMA, *((name, pa.float64()) for name in SCORES), *CLUSTER])
+DROPPED_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "reason", "detail", "cluster")])
+DROPPED_TEXT_SCHEMA = pa.schema([*DROPPED_SCHEMA, ("text", pa.string())])
 DROPPED, WORK = "dropped", "work"
 
 
@@ -27,14 +31,14 @@ def write_part(path: Path, table: pa.Table) -> None:
         pq.write_table(table.replace_schema_metadata(None), file, compression="zstd", row_group_size=1000)
 
 
-def write_dropped(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write `id`, `reason` and `detail` ("" where there is none) of dropped documents, sorted."""
-    names = DROPPED_SCHEMA.names
+def write_dropped(path: Path, rows: list[dict[str, Any]], *, with_text: bool = False) -> None:
+    """Write `id`, `reason`, `detail`, `cluster` ("" where there is none) of dropped documents, sorted; `text` if asked."""
+    schema = DROPPED_TEXT_SCHEMA if with_text else DROPPED_SCHEMA
     ordered = sorted(
-        ({name: row.get(name) or "" for name in names} for row in rows),
-        key=lambda row: tuple(row[name] for name in names),
+        ({name: row.get(name) or "" for name in schema.names} for row in rows),
+        key=lambda row: tuple(row[name] for name in schema.names),
     )
-    write_part(path, pa.Table.from_pylist(ordered, schema=DROPPED_SCHEMA))
+    write_part(path, pa.Table.from_pylist(ordered, schema=schema))
 
 
 def part_paths(folder: Path) -> list[Path]:
@@ -52,6 +56,25 @@ def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
     """One part, or some of its columns. Raises InputError when it is damaged."""
     with _damage_named(path):
         return pq.ParquetFile(path).read(columns=columns)
+
+
+def part_batches(path: Path, columns: list[str], rows: int, chars: int = 1 << 30) -> Iterator[pa.Table]:
+    """One part's columns, so many rows at a time, and so many characters of `text` unless one row has more.
+
+    Raises InputError when the part is damaged.
+    """
+    with _damage_named(path):
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=1000, columns=columns):
+            table = pa.Table.from_batches([batch])
+            lengths = pc.call_function("utf8_length", [table.column("text")]).to_pylist()
+            start = size = 0
+            for row, length in enumerate(lengths):
+                if row > start and (row - start == rows or size + length > chars):
+                    yield table.slice(start, row - start)
+                    start, size = row, 0
+                size += length
+            if start < len(lengths):
+                yield table.slice(start)
 
 
 @contextmanager

@@ -5,13 +5,15 @@
     documents/extraction.json                the counts, written last
 
 A part is the unit of resume. Where a part ends depends on the records alone, so a killed run leaves the same parts as
-an undisturbed one, only fewer.
+an undisturbed one, only fewer. On a Ray cluster each input file is a task of its own.
 """
 
+import os
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,10 @@ from tinyllama.clean import document_parts as parts
 from tinyllama.clean.clean_config import CleanConfig
 from tinyllama.clean.cores import worker_count
 from tinyllama.clean.extract import ExtractPool
-from tinyllama.clean.read_inputs import Record, find_inputs, read_records
+from tinyllama.clean.read_inputs import SUFFIXES, Record, find_inputs, read_records
+from tinyllama.clean.remote_inputs import RemoteFile, find_remote, local_copy, remote_url
+from tinyllama.clean.task_engine import run_tasks
+from tinyllama.clean.task_worker import Progress
 from tinyllama.errors import InputError
 from tinyllama.files import sweep_temporary, write_json
 from tinyllama.sources.document import document_id
@@ -31,6 +36,7 @@ from tinyllama.sources.document import document_id
 EXTRACTION = "extraction.json"
 PART_RECORDS = 10_000
 PART_CHARS = 64 << 20  # of raw HTML or text
+_SMALL_PARTS, _SMALLER = 8, 8  # a file's first parts are smaller, so that the cores share a small corpus evenly
 _PAGES_AHEAD = 8  # for each worker
 
 
@@ -40,8 +46,11 @@ class _Part:
     dropped: list[dict[str, Any]] = field(default_factory=list)
     raw_chars: int = 0
 
-    def is_full(self) -> bool:
-        return len(self.documents) + len(self.dropped) >= PART_RECORDS or self.raw_chars >= PART_CHARS
+    def is_full(self, number: int) -> bool:
+        """Whether this, the file's part of that number, has enough."""
+        small = _SMALLER if number < _SMALL_PARTS else 1
+        records = len(self.documents) + len(self.dropped)
+        return records >= -(-PART_RECORDS // small) or self.raw_chars >= PART_CHARS // small
 
 
 def extract_documents(config: CleanConfig, inputs: list[Path], out: Path) -> dict[str, Any]:
@@ -50,28 +59,62 @@ def extract_documents(config: CleanConfig, inputs: list[Path], out: Path) -> dic
     Returns documents_in, documents_out, dropped (reason: count), input_files. Raises InputError when an input is
     missing, damaged or of another kind, or when no document comes out at all.
     """
-    found = find_inputs(inputs)
+    found = _find(inputs)
+    out = out.absolute()
     for folder in (out, out / parts.DROPPED):
         folder.mkdir(parents=True, exist_ok=True)
         sweep_temporary(folder)
-    workers = worker_count(config.workers)
-    with (
-        parts.removed_on_bad_input(out),
-        ExtractPool(config.page_cpu_seconds) as pool,
-        ThreadPoolExecutor(workers) as threads,
-        log.progress("extract documents") as line,
-    ):
-        done = 0
-        for number, path in enumerate(found):
-            records = read_records(path, config.max_page_bytes)
-            done += _extract_file(
-                records, number, out, lambda window: _texts(window, pool, threads, workers), line, done
-            )
+    tasks: list[dict[str, Any]] = [
+        {"config": config.model_dump(), "number": number, "out": str(out), **_as_json(source)}
+        for number, source in enumerate(found)
+    ]
+    with parts.removed_on_bad_input(out), log.progress("extract documents") as line:
+        if os.environ.get("DAFT_RUNNER") == "ray":
+            done = 0
+            for answer in run_tasks("extract_documents:extract_task", tasks, config.workers):
+                done += answer["records"]
+                line.update(done)
+        else:  # one file after another, its pages shared out to all cores
+            done = 0
+            for task in tasks:
+                done += _extract_one(task, worker_count(config.workers), line, done)
         return _finish(out, found)
 
 
+def _find(inputs: list[Path]) -> list[Path | RemoteFile]:
+    """Files on disk and elsewhere, in a stable order."""
+    on_disk = [path for path in inputs if remote_url(path) is None]
+    urls = [url for path in inputs if (url := remote_url(path))]
+    remote = [file for url in urls for file in find_remote(url, SUFFIXES)]
+    return [*(find_inputs(on_disk) if on_disk or not remote else []), *remote]
+
+
+def _as_json(source: Path | RemoteFile) -> dict[str, Any]:
+    return {"remote": asdict(source)} if isinstance(source, RemoteFile) else {"path": str(source.absolute())}
+
+
+def extract_task(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Task: all parts of one input file. `config`; `number`: of the file; `out`; `path` or `remote`."""
+    return {"records": _extract_one(task, 1, None, 0)}
+
+
+def _extract_one(task: dict[str, Any], workers: int, line: log.ProgressLine | None, done: int) -> int:
+    config, out = CleanConfig(**task["config"]), Path(task["out"])
+    with ExitStack() as stack:
+        if "remote" in task:
+            path = stack.enter_context(local_copy(RemoteFile(**task["remote"]), out))
+        else:
+            path = Path(task["path"])
+        pool = stack.enter_context(ExtractPool(config.page_cpu_seconds))
+        threads = stack.enter_context(ThreadPoolExecutor(workers))
+        records = read_records(path, config.max_page_bytes)
+        return _extract_file(
+            records, task["number"], out, lambda window: _texts(window, pool, threads, workers), line, done
+        )
+
+
 def _extract_file(
-    records: Iterator[Record], number: int, out: Path, texts: Any, line: log.ProgressLine, done: int
+    records: Iterator[Record], number: int, out: Path, texts: Any, line: log.ProgressLine | None, done: int
 ) -> int:
     """Write one input file's parts; returns how many records it has. Records of parts that are there are read past."""
     part_number = count = 0
@@ -84,10 +127,11 @@ def _extract_file(
     for record, text, reason in texts(records):
         _add(part, record, text, reason)
         count += 1
-        if part.is_full():
+        if part.is_full(part_number):
             _write(part, out, _part_name(number, part_number))
             part, part_number = _Part(), part_number + 1
-        line.update(done + count)
+        if line is not None:
+            line.update(done + count)
     if part.documents or part.dropped:
         _write(part, out, _part_name(number, part_number))
     return count
@@ -145,7 +189,7 @@ def _write(part: _Part, out: Path, name: str) -> None:
     parts.write_part(out / name, pa.Table.from_pylist(ordered, schema=parts.DOCUMENT_SCHEMA))
 
 
-def _finish(out: Path, inputs: list[Path]) -> dict[str, Any]:
+def _finish(out: Path, inputs: list[Path | RemoteFile]) -> dict[str, Any]:
     dropped: Counter[str] = Counter()
     for path in parts.part_paths(out / parts.DROPPED):
         dropped.update(parts.read_part(path, ["reason"]).column("reason").to_pylist())
@@ -153,7 +197,8 @@ def _finish(out: Path, inputs: list[Path]) -> dict[str, Any]:
     if not documents:
         why = f"; most often {dropped.most_common(1)[0][0]}" if dropped else ""
         others = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
-        raise InputError(f"{inputs[0]}{others}: no document came out{why}; give files that hold text")
+        first = inputs[0].url if isinstance(inputs[0], RemoteFile) else inputs[0]
+        raise InputError(f"{first}{others}: no document came out{why}; give files that hold text")
     summary = {
         "documents_in": documents + dropped.total(),
         "documents_out": documents,

@@ -1,11 +1,9 @@
 """How many documents and bytes went through each step of cleaning, and where the others went."""
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from tinyllama.clean import document_parts as parts
 from tinyllama.clean.pii import KINDS
@@ -16,6 +14,7 @@ _LARGEST = 20  # domains and languages that are listed by name
 
 # Steps in their order, and the reasons that each gives (by their beginnings).
 STEPS = {
+    "time_limit": ("step_",),
     "language": ("too_long", "language_"),
     "gopher": ("gopher_",),
     "c4": ("c4_",),
@@ -26,46 +25,59 @@ STEPS = {
     "duplicate_id": ("duplicate_id",),
     "exact_duplicates": ("exact_duplicate",),
     "near_duplicates": ("near_duplicate",),
+    "duplicate_paragraphs": ("duplicate_paragraphs",),
 }
-PARAGRAPHS = ("unsafe_paragraphs", "contaminated_paragraphs")
+# What was taken out of documents that stay.
+TAKEN_OUT = ("site_lines", "unsafe_paragraphs", "contaminated_paragraphs", "copied_paragraphs")
+GROUPS = ("domain", "language", "licence")
 
 
 @dataclass
 class Tally:
-    """Counts over the parts of a corpus; bytes are UTF-8."""
+    """Counts over the documents of a corpus; bytes are UTF-8."""
 
     documents: Counter[str] = field(default_factory=Counter)  # by reason, "" for those that stay
     raw_bytes: Counter[str] = field(default_factory=Counter)  # before rules that edit and before masking
     split_documents: Counter[str] = field(default_factory=Counter)
     split_bytes: Counter[str] = field(default_factory=Counter)
     masked: Counter[str] = field(default_factory=Counter)
-    paragraphs: Counter[str] = field(default_factory=Counter)  # taken out of documents that stay, by why
+    taken_out: Counter[str] = field(default_factory=Counter)  # of documents that stay, by why
     tasks: Counter[str] = field(default_factory=Counter)  # documents that share text with each evaluation task
-    groups: dict[str, Counter[tuple[str, str]]] = field(default_factory=dict)  # (value, "in" | "out" | "bytes_out")
+    clusters: Counter[str] = field(default_factory=Counter)  # documents in clusters of near-duplicates: "in", "out"
+    # for each of `GROUPS`, documents in and out and bytes out of each value; one name is "VALUE\tCOUNT"
+    domain: Counter[str] = field(default_factory=Counter)
+    language: Counter[str] = field(default_factory=Counter)
+    licence: Counter[str] = field(default_factory=Counter)
 
-    def add(self, table: pa.Table, in_validation: list[bool]) -> None:
-        """Count one judged part, whose column `reason` is final."""
-        names = ["reason", "raw_bytes", "bytes", "language", "domain", "tasks", *PARAGRAPHS]
-        names += [f"masked_{kind}" for kind in KINDS]
-        for row, validation in zip(table.select(names).to_pylist(), in_validation, strict=True):
-            reason = row["reason"]
-            self.documents[reason] += 1
-            self.raw_bytes[reason] += row["raw_bytes"]
-            for name in ("language", "domain"):
-                group = self.groups.setdefault(name, Counter())
-                group[row[name], "in"] += 1
-                group[row[name], "out"] += not reason
-                group[row[name], "bytes_out"] += 0 if reason else row["bytes"]
-            self.tasks.update(row["tasks"].split())
-            if reason:
-                continue
-            for name in PARAGRAPHS:
-                self.paragraphs[name] += row[name]
-            split = "validation" if validation else "train"
-            self.split_documents[split] += 1
-            self.split_bytes[split] += row["bytes"]
-            for kind in KINDS:
-                self.masked[kind] += row[f"masked_{kind}"]
+    def add(self, row: dict[str, Any]) -> None:
+        """Count one document whose `reason` and `split` are final."""
+        reason = row["reason"]
+        self.documents[reason] += 1
+        self.raw_bytes[reason] += row["raw_bytes"]
+        for name in GROUPS:
+            group, value = getattr(self, name), row[name] or ""
+            group[f"{value}\tin"] += 1
+            group[f"{value}\tout"] += not reason
+            group[f"{value}\tbytes_out"] += 0 if reason else row["bytes"]
+        self.tasks.update(row["tasks"].split())
+        if row["cluster"]:
+            self.clusters["in"] += 1
+            self.clusters["out"] += not reason
+        if reason:
+            return
+        self.taken_out.update({name: row[name] for name in TAKEN_OUT})
+        self.split_documents[row["split"]] += 1
+        self.split_bytes[row["split"]] += row["bytes"]
+        self.masked.update({kind: row[f"masked_{kind}"] for kind in KINDS})
+
+    def as_json(self) -> dict[str, dict[str, int]]:
+        """The counts; `merge` reads them again."""
+        return {field.name: dict(getattr(self, field.name)) for field in fields(self)}
+
+    def merge(self, counts: dict[str, dict[str, int]]) -> None:
+        """Add another tally's counts."""
+        for name, values in counts.items():
+            getattr(self, name).update(values)
 
 
 def write_funnel(out: Path, documents: Path, tally: Tally) -> dict[str, Any]:
@@ -86,10 +98,11 @@ def write_funnel(out: Path, documents: Path, tally: Tally) -> dict[str, Any]:
         "text_bytes_out": tally.split_bytes.total(),
         "dropped": dict(sorted(dropped.items())),
         "masked": {kind: tally.masked[kind] for kind in KINDS},
-        **{name: tally.paragraphs[name] for name in PARAGRAPHS},
+        **{name: tally.taken_out[name] for name in TAKEN_OUT},
         "contaminated": dict(sorted(tally.tasks.items())),
+        "clustered": {name: tally.clusters[name] for name in ("in", "out")},
     }
-    tables = {name: _largest(group) for name, group in sorted(tally.groups.items())}
+    tables = {name: _largest(getattr(tally, name)) for name in GROUPS}
     write_json(out / FUNNEL, {**summary, "steps": _steps(extraction, tally), **tables})
     return summary
 
@@ -142,12 +155,12 @@ def _steps(extraction: Counter[str], tally: Tally) -> list[dict[str, Any]]:
     return steps
 
 
-def _largest(group: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
+def _largest(group: Counter[str]) -> dict[str, dict[str, int]]:
     """The values with most documents, all others together as `(others)`."""
-    values = sorted({value for value, _ in group}, key=lambda value: (-group[value, "in"], value))
+    sizes = {name.rpartition("\t")[0]: count for name, count in group.items() if name.endswith("\tin")}
     table: dict[str, dict[str, int]] = {}
-    for place, value in enumerate(values):
-        row = table.setdefault(value or "(none)" if place < _LARGEST else "(others)", Counter())
+    for place, value in enumerate(sorted(sizes, key=lambda value: (-sizes[value], value))):
+        row = table.setdefault(value or "(none)" if place < _LARGEST else "(others)", {})
         for name in ("in", "out", "bytes_out"):
-            row[name] = row.get(name, 0) + group[value, name]
-    return {value: dict(row) for value, row in table.items()}
+            row[name] = row.get(name, 0) + group[f"{value}\t{name}"]
+    return table

@@ -1,52 +1,50 @@
 """One document's own merits: language, quality, safety, evaluation data, personal information; and the hashes by which
 duplicates are found.
 
-What is decided here needs no other document. The work is pure Python, so Daft runs it in processes, on a Ray cluster as
-on one machine.
+What is decided here needs no other document but the lines that its site repeats. A task judges one part of documents.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import daft
-import numpy as np
 import pyarrow as pa
-from daft import DataType, Series, col
 
-from tinyllama.clean import dedup
+from tinyllama import log
 from tinyllama.clean import document_parts as parts
+from tinyllama.clean import duplicates, hash_ranges
 from tinyllama.clean.clean_config import CleanConfig
-from tinyllama.clean.cores import worker_count
 from tinyllama.clean.decontaminate import ContaminationIndex, clean_of_evaluation
 from tinyllama.clean.language import LanguageDetector
 from tinyllama.clean.pii import KINDS, mask_personal_information
-from tinyllama.clean.quality import quality_reason
+from tinyllama.clean.quality import quality_reasons
 from tinyllama.clean.safety import Probabilities, SafetyModel, open_safety_model, safe_text
+from tinyllama.clean.site_lines import SiteLines
+from tinyllama.clean.task_worker import Progress
 
-HASHES = ("id_hash_0", "id_hash_1", "text_hash_0", "text_hash_1")
-DOCUMENTS_WORTH_PROCESSES = 1000  # below, their start costs more than they save
-_BATCH_ROWS = 64  # documents a process takes at a time: small enough that two processes share a small corpus
+_BATCH_ROWS, _BATCH_CHARS = 64, 1_000_000  # documents that are judged together
+_COPIED = ("id", "source", "kind", "domain", "licence", "fetched_at")
+_COUNTS = ("unsafe_paragraphs", "contaminated_paragraphs", "site_lines", "text_chars", "raw_bytes", "bytes")
 
-_VERDICT = {
-    "text": DataType.string(),
-    "language": DataType.string(),
-    "language_confidence": DataType.float64(),
-    "hate": DataType.float64(),
-    "sexual": DataType.float64(),
-    "reason": DataType.string(),
-    "detail": DataType.string(),
-    "tasks": DataType.string(),
-    "unsafe_paragraphs": DataType.int64(),
-    "contaminated_paragraphs": DataType.int64(),
-    "text_chars": DataType.int64(),
-    "raw_bytes": DataType.int64(),
-    "bytes": DataType.int64(),
-    **{f"masked_{kind}": DataType.int64() for kind in KINDS},
-    **{name: DataType.uint64() for name in HASHES},
-    "words": DataType.string(),
-}
+VERDICT_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("text", "language", "reason", "detail", "tasks")),
+        *((name, pa.float64()) for name in parts.SCORES),
+        *((name, pa.int64()) for name in (*_COUNTS, *(f"masked_{kind}" for kind in KINDS))),
+    ]
+)
+JUDGED_SCHEMA = pa.schema([*((name, pa.string()) for name in _COPIED), *VERDICT_SCHEMA])
+
+
+@dataclass(frozen=True)
+class Document:
+    """What judging looks at."""
+
+    id: str
+    text: str
+    domain: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,56 +54,67 @@ class Instruments:
     detector: LanguageDetector
     safety: SafetyModel | None = None
     contamination: ContaminationIndex | None = None
+    site_lines: SiteLines | None = None
 
     @classmethod
-    def open(cls, config: CleanConfig, index: Path | None) -> "Instruments":
-        """`index`: where `ContaminationIndex.save` wrote it."""
+    def open(cls, config: CleanConfig, index: Path | None = None, lines: Path | None = None) -> "Instruments":
+        """`index`: where `ContaminationIndex.save` wrote it; `lines`: the folder of `site_lines.range_lines`."""
         model = Path(config.safety_model) if config.safety_model else None
         return cls(
             LanguageDetector(config.language_chars),
             open_safety_model(model) if config.safety != "off" else None,
             ContaminationIndex.load(index) if index else None,
+            SiteLines(lines) if lines else None,
         )
 
 
 def judge_documents(
-    documents: list[tuple[str, str]], config: CleanConfig, instruments: Instruments
+    documents: Sequence[Document], config: CleanConfig, instruments: Instruments
 ) -> list[dict[str, Any]]:
-    """The fields of `_VERDICT` for each (id, text). A dropped one has a reason, and its text and words are empty.
+    """The fields of `VERDICT_SCHEMA` for each document. A dropped one has a reason and no text, unless
+    `keep_dropped_text`.
 
-    What passes the rules of language and quality is scored together: the safety model is twice as fast so.
+    Documents are taken together: the rules of quality and the safety model are several times as fast so.
     """
-    texts, verdicts = [], []
-    for _, text in documents:
-        text, verdict = _first_look(text, config, instruments)
-        texts.append(text)
-        verdicts.append(verdict)
+    texts = [document.text for document in documents]
+    verdicts = [_blank(text) for text in texts]
+    if instruments.site_lines:
+        domains = [document.domain for document in documents]
+        texts, counts = instruments.site_lines.removed(texts, domains, config.site_line_words)
+        for verdict, count in zip(verdicts, counts, strict=True):
+            verdict["site_lines"] = count
+    for text, verdict in zip(texts, verdicts, strict=True):
+        _first_look(text, config, instruments, verdict)
     alive = [number for number, verdict in enumerate(verdicts) if not verdict["reason"]]
+    judged = quality_reasons([texts[number] for number in alive], config)
+    for number, (text, reason) in zip(alive, judged, strict=True):
+        texts[number], verdicts[number]["reason"] = text, reason
+    alive = [number for number in alive if not verdicts[number]["reason"]]
     if instruments.safety:
         scored = instruments.safety.probabilities_of([texts[number] for number in alive])
         for number, probabilities in zip(alive, scored, strict=True):
             texts[number] = _safety(texts[number], probabilities, config, verdicts[number])
-    for (document_id, _), text, verdict in zip(documents, texts, verdicts, strict=True):
+    for document, text, verdict in zip(documents, texts, verdicts, strict=True):
         if not verdict["reason"]:
             text = _contents(text, config, instruments, verdict)
         if not verdict["reason"]:
-            _finish(document_id, text, config, verdict)
+            verdict |= {"text": text, "text_chars": len(text), "bytes": len(text.encode("utf-8"))}
+        elif config.keep_dropped_text:
+            verdict["text"] = document.text
     return verdicts
 
 
-def _first_look(text: str, config: CleanConfig, instruments: Instruments) -> tuple[str, dict[str, Any]]:
-    """Language and quality: (the text with C4's lines taken out, verdict)."""
+def _blank(text: str) -> dict[str, Any]:
+    verdict = dict.fromkeys(("text", "language", "reason", "detail", "tasks"), "")
+    counts = dict.fromkeys((*_COUNTS, *(f"masked_{kind}" for kind in KINDS)), 0)
+    return verdict | dict.fromkeys(parts.SCORES) | counts | {"raw_bytes": len(text.encode("utf-8"))}
+
+
+def _first_look(text: str, config: CleanConfig, instruments: Instruments, verdict: dict[str, Any]) -> None:
+    """Put the document's language into its verdict, and a reason when that or the length is not wanted."""
     language, confidence = instruments.detector.detect(text)
-    reason, raw_bytes = language_reason(language, confidence, config), len(text.encode("utf-8"))
-    if len(text) > config.max_document_chars:
-        reason = "too_long"
-    if not reason:
-        text, reason = quality_reason(text, config)
-    scores = {"language": language, "language_confidence": confidence, "hate": None, "sexual": None}
-    counts = ("unsafe_paragraphs", "contaminated_paragraphs", "text_chars", "bytes", *HASHES)
-    counts += tuple(f"masked_{kind}" for kind in KINDS)
-    verdict = {"reason": reason, "detail": "", "tasks": "", "text": "", "words": "", "raw_bytes": raw_bytes}
-    return text, verdict | scores | dict.fromkeys(counts, 0)
+    reason = "too_long" if len(text) > config.max_document_chars else language_reason(language, confidence, config)
+    verdict |= {"language": language, "language_confidence": confidence, "reason": reason}
 
 
 def _safety(text: str, probabilities: Probabilities, config: CleanConfig, verdict: dict[str, Any]) -> str:
@@ -141,15 +150,6 @@ def _contents(text: str, config: CleanConfig, instruments: Instruments, verdict:
     return masked.text
 
 
-def _finish(document_id: str, text: str, config: CleanConfig, verdict: dict[str, Any]) -> None:
-    """What the search for duplicates needs of a document that stays."""
-    verdict |= {"text": text, "text_chars": len(text), "bytes": len(text.encode("utf-8"))}
-    hashes = (*dedup.hash_pair(document_id), *dedup.hash_pair(dedup.normalise_text(text)))
-    verdict |= dict(zip(HASHES, hashes, strict=True))
-    if config.near_duplicates:
-        verdict["words"] = dedup.shingle_words(text)
-
-
 def language_reason(language: str, confidence: float, config: CleanConfig) -> str:
     """`language_unknown` below the least confidence, `language_other` for one that is not asked for, else ""."""
     if not config.languages:
@@ -159,71 +159,62 @@ def language_reason(language: str, confidence: float, config: CleanConfig) -> st
     return "" if language in config.languages else "language_other"
 
 
-class _Judge:
-    """`judge_documents` over batches, with one set of instruments a process."""
+def judge_part(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Task: the verdicts on one part, rows sorted by id and text, and the records by which duplicates are found.
 
-    def __init__(self, settings: dict[str, Any], index: str) -> None:
-        self._config = CleanConfig(**settings)
-        self._instruments = Instruments.open(self._config, Path(index) if index else None)
-
-    @daft.method.batch(return_dtype=DataType.struct(_VERDICT), batch_size=_BATCH_ROWS)
-    def judge(self, ids: Series, texts: Series) -> list[dict[str, Any]]:
-        documents = list(zip(ids.to_pylist(), texts.to_pylist(), strict=True))
-        return judge_documents(documents, self._config, self._instruments)
-
-
-def judged_parts(paths: list[Path], config: CleanConfig, index: Path | None = None) -> Iterator[tuple[Path, pa.Table]]:
-    """Each part with its verdicts, as soon as all its rows are there, rows in a fixed order; `index` of evaluation data.
-
-    Columns: the document's, `_VERDICT` without `words`, and, for near-duplicates, `band_<n>` (uint64, null for a
-    document without words). One Daft query streams all parts, so its processes start once.
+    `config`; `documents`, `out`, `keys`: files; `index`, `lines`: see `Instruments.open`, empty for none. `singly`:
+    first rows of batches that killed a worker; `broken`: rows that did, and why.
     """
-    if not paths:
-        return
-    frame = daft.read_parquet([str(path) for path in paths], file_path_column="part")
-    expected = {str(path): parts.row_count(path) for path in paths}
-    frame = _with_verdicts(frame, config, sum(expected.values()), str(index or ""))
-    held: dict[str, list[pa.RecordBatch]] = {}
-    for batch in frame.to_arrow_iter(results_buffer_size=8):
-        table = pa.Table.from_batches([batch])
-        names = np.array(table.column("part").to_pylist(), object)
-        for name in dict.fromkeys(names):
-            rows = table.filter(pa.array(names == name))
-            held.setdefault(name, []).append(rows)
-            if sum(map(len, held[name])) == expected[_plain(name)]:
-                yield Path(_plain(name)), _tidy(pa.concat_tables(held.pop(name)), config)
+    config = CleanConfig(**task["config"])
+    instruments = _instruments(config.model_dump_json(), task["index"], task["lines"])
+    found = [JUDGED_SCHEMA.empty_table()]
+    start = 0
+    for batch in parts.part_batches(Path(task["documents"]), [*_COPIED, "text"], _BATCH_ROWS, _BATCH_CHARS):
+        rows = batch.select(["id", "text", "domain"]).to_pylist()
+        documents = [Document(row["id"], row["text"], row["domain"]) for row in rows]
+        verdicts = _judged_safely(documents, start, config, instruments, task, progress)
+        judged = pa.Table.from_pylist(verdicts, VERDICT_SCHEMA)
+        found.append(pa.table([*(batch.column(name) for name in _COPIED), *judged.columns], JUDGED_SCHEMA))
+        start += len(documents)
+    progress.past()
+    order = [(name, "ascending") for name in ("id", "text", "reason", "raw_bytes", "source")]
+    table, records = duplicates.with_keys(pa.concat_tables(found).sort_by(order), config)
+    hash_ranges.write_records(Path(task["keys"]), records)
+    parts.write_part(Path(task["out"]), table)
+    return {"documents": len(table)}
 
 
-def _with_verdicts(frame: daft.DataFrame, config: CleanConfig, documents: int, index: str) -> daft.DataFrame:
-    workers = worker_count(config.workers)
-    in_processes = workers > 1 and documents > DOCUMENTS_WORTH_PROCESSES
-    judge = daft.cls(_Judge, use_process=in_processes, max_concurrency=workers)(config.model_dump(), index)
-    verdict = judge.judge(col("id"), col("text"))
-    frame = frame.select("part", "id", "source", "kind", "domain", "licence", "fetched_at", verdict.alias("verdict"))
-    kept = ["part", "id", "source", "kind", "domain", "licence", "fetched_at"]
-    frame = frame.select(*kept, *(col("verdict").get(name).alias(name) for name in _VERDICT))
-    if not config.near_duplicates:
-        return frame.exclude("words")
-    signature = dedup.signature(col("words"), config.minhash_bands, config.minhash_rows, config.minhash_ngram_words)
-    return frame.with_column("signature", signature).with_column("words_length", col("words").length()).exclude("words")
+@lru_cache(maxsize=1)
+def _instruments(config: str, index: str, lines: str) -> Instruments:
+    chosen = CleanConfig.model_validate_json(config)
+    return Instruments.open(chosen, Path(index) if index else None, Path(lines) if lines else None)
 
 
-def _plain(name: str) -> str:
-    return name.removeprefix("file://")
-
-
-def _tidy(table: pa.Table, config: CleanConfig) -> pa.Table:
-    """Band hashes in place of signatures; rows sorted by id and text."""
-    if config.near_duplicates:
-        hashes = dedup.band_hashes(dedup.signature_matrix(table.column("signature")), config.minhash_bands)
-        no_words = table.column("words_length").to_numpy() == 0
-        for band in range(config.minhash_bands):
-            table = table.append_column(f"band_{band}", pa.array(hashes[:, band], mask=no_words))
-        table = table.drop_columns(["signature", "words_length"])
-    order = [
-        ("id", "ascending"),
-        ("text_hash_0", "ascending"),
-        ("text_hash_1", "ascending"),
-        ("raw_bytes", "ascending"),
-    ]
-    return table.drop_columns(["part"]).sort_by(order)
+def _judged_safely(
+    documents: list[Document],
+    start: int,
+    config: CleanConfig,
+    instruments: Instruments,
+    task: dict[str, Any],
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """`judge_documents`; a document that fails, or has killed a worker, gets a reason and does not touch the others."""
+    if start not in task.get("singly", []):
+        progress.at(start, singly=False, cpu_seconds=config.document_cpu_seconds)
+        try:
+            return judge_documents(documents, config, instruments)
+        except Exception as error:
+            log.warn(
+                f"{task['documents']}: a document from row {start} on fails ({error!r}); they are taken one by one"
+            )
+    verdicts = []
+    for row, document in enumerate(documents, start):
+        verdict = _blank(document.text) | {"reason": task.get("broken", {}).get(str(row), "")}
+        if not verdict["reason"]:
+            progress.at(row, singly=True, cpu_seconds=config.document_cpu_seconds)
+            try:
+                verdict = judge_documents([document], config, instruments)[0]
+            except Exception as error:
+                verdict |= {"reason": "step_failed", "detail": " ".join(repr(error).split())[:200]}
+        verdicts.append(verdict)
+    return verdicts

@@ -1,77 +1,81 @@
-"""How much of a text is repetition: lines, paragraphs and n-grams (Rae et al. 2021, appendix A1.1).
+"""How much of a text is repeated n-grams of words (Rae et al. 2021, appendix A1.1), for many texts at once.
 
-All shares are of characters without blanks for n-grams, of the pieces' own characters for lines and paragraphs. The
-time is n log n in the words: an n-gram is numbered from the (n-1)-gram at its place and its last word, by sorting.
+All shares are of characters, blanks left out. An n-gram can only come twice where the (n-1)-grams at both its places do,
+so each size looks only at the places that the size before has left; few are left after the third. The tests have the
+same one n-gram at a time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tinyllama.clean.text_batch import TextBatch
+
+_MIX, _NEXT = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
+
 Numbers = NDArray[np.int64]
+Shares = NDArray[np.float64]  # shape (texts,)
 
 
-def duplicate_shares(pieces: Sequence[str]) -> tuple[float, float]:
-    """Of `pieces`, the fraction that occurred before in the list, and the fraction of characters in those."""
-    seen: set[str] = set()
-    count = chars = 0
-    for piece in pieces:
-        if piece in seen:
-            count += 1
-            chars += len(piece)
-        seen.add(piece)
-    total_chars = sum(map(len, pieces))
-    return (count / len(pieces), chars / total_chars) if total_chars else (0.0, 0.0)
+def repeated_ngram_chars(batch: TextBatch, top_sizes: range, sizes: range) -> Iterator[tuple[int, Shares]]:
+    """For each n from 2: n, and the share of each text's characters in repeated n-grams. The texts have words.
 
-
-def top_ngram_chars(words: Sequence[str], sizes: range) -> Iterator[tuple[int, float]]:
-    """For each n of `sizes`: n, and the share of characters inside the commonest n-gram (0.0 when none repeats).
-
-    Among equally common ones the longest counts.
+    For an n of `top_sizes` these are all places of the commonest n-gram (0.0 when none comes twice; among equally common
+    ones the longest, then the first); for one of `sizes` the n-grams that came before; overlaps count once.
     """
-    lengths = np.fromiter(map(len, words), np.int64, len(words))
-    for n, ngrams in _numbered_ngrams(words, sizes):
-        counts = np.bincount(ngrams)
-        if not counts.size or counts.max() < 2:
-            yield n, 0.0
-            continue
-        ngram_chars = np.zeros(counts.size, np.int64)
-        ngram_chars[ngrams] = np.convolve(lengths, np.ones(n, np.int64), "valid")
-        best = np.flatnonzero(counts == counts.max())
-        top = best[np.argmax(ngram_chars[best])]
-        yield n, _covered_chars(lengths, np.flatnonzero(ngrams == top), n)
-
-
-def duplicate_ngram_chars(words: Sequence[str], sizes: range) -> Iterator[tuple[int, float]]:
-    """For each n of `sizes`: n, and the share of characters inside n-grams that occurred before; overlaps count once."""
-    lengths = np.fromiter(map(len, words), np.int64, len(words))
-    for n, ngrams in _numbered_ngrams(words, sizes):
-        again = np.ones(ngrams.size, bool)
-        again[np.unique(ngrams, return_index=True)[1]] = False
-        yield n, _covered_chars(lengths, np.flatnonzero(again), n)
-
-
-def _numbered_ngrams(words: Sequence[str], sizes: range) -> Iterator[tuple[int, Numbers]]:
-    """For each n of `sizes`: n, and the n-gram's number at each place: shape (len(words) - n + 1,), equal means equal."""
-    numbers: dict[str, int] = {}
-    unigrams = np.fromiter((numbers.setdefault(word, len(numbers)) for word in words), np.int64, len(words))
-    ngrams = unigrams
-    for n in range(2, sizes.stop):
-        if len(words) < n:
-            ngrams = np.empty(0, np.int64)
+    words = batch.words
+    ends = np.zeros(words.starts.size + 1, np.int64)  # characters of all words before each
+    np.cumsum(words.chars, out=ends[1:])
+    all_chars = batch.total(words.owners, words.chars)
+    places, classes = np.arange(words.starts.size), words.hashes
+    for n in range(2, max(top_sizes.stop, sizes.stop)):
+        places, classes = _repeated(places, classes, n, words.owners, words.hashes)
+        if n in top_sizes:
+            chosen = _commonest(places, classes, ends[places + n] - ends[places], words.owners[places], batch.size)
+        elif n in sizes:
+            chosen = _later_ones(places, classes)
         else:
-            pairs = ngrams[:-1] * len(numbers) + unigrams[n - 1 :]  # below words**2: fits
-            ngrams = np.unique(pairs, return_inverse=True)[1].reshape(-1)
-        if n in sizes:
-            yield n, ngrams
+            continue
+        until = np.minimum(chosen + n, np.append(chosen[1:], words.starts.size))
+        covered = batch.total(words.owners[chosen], ends[until] - ends[chosen])
+        yield n, covered / np.maximum(all_chars, 1)
 
 
-def _covered_chars(lengths: Numbers, starts: Numbers, n: int) -> float:
-    """The share of all characters in words that some n-gram at `starts` covers."""
-    if not starts.size:
-        return 0.0
-    steps = np.zeros(lengths.size + 1, np.int64)
-    np.add.at(steps, starts, 1)
-    np.add.at(steps, starts + n, -1)
-    return float(lengths[np.cumsum(steps[:-1]) > 0].sum() / lengths.sum())
+def _repeated(
+    places: Numbers, classes: NDArray[np.uint64], n: int, owners: Numbers, hashes: NDArray[np.uint64]
+) -> tuple[Numbers, NDArray[np.uint64]]:
+    """Places of n-grams that come twice or more in their text, in order, and the n-grams' hashes.
+
+    `places`, `classes`: those of the (n-1)-grams.
+    """
+    fits = places + n - 1 < owners.size
+    places, classes = places[fits], classes[fits]
+    inside = owners[places] == owners[places + n - 1]
+    places, classes = places[inside], classes[inside]
+    if n == 2:  # the first size keeps texts apart; n-grams of one text only are compared
+        classes = classes + owners[places].astype(np.uint64) * _NEXT
+    classes = (classes ^ classes >> np.uint64(31)) * _MIX + hashes[places + n - 1] * _NEXT
+    order = np.argsort(classes)
+    equal = classes[order[1:]] == classes[order[:-1]]
+    twice = np.zeros(classes.size, bool)
+    twice[order[1:][equal]] = True
+    twice[order[:-1][equal]] = True
+    return places[twice], classes[twice]
+
+
+def _later_ones(places: Numbers, classes: NDArray[np.uint64]) -> Numbers:
+    """Of `places`, in order, those whose n-gram has come before."""
+    later = np.ones(places.size, bool)
+    later[np.unique(classes, return_index=True)[1]] = False
+    return places[later]
+
+
+def _commonest(places: Numbers, classes: NDArray[np.uint64], chars: Numbers, owners: Numbers, texts: int) -> Numbers:
+    """The places of each text's commonest n-gram; among equals the longest, then the first."""
+    _, first, numbers, counts = np.unique(classes, return_index=True, return_inverse=True, return_counts=True)
+    # the last of each text in this order is its commonest
+    order = np.lexsort((-first, chars[first], counts, owners[first]))
+    best = np.full(texts, -1)
+    best[owners[first][order]] = order
+    return places[best[owners] == numbers.reshape(-1)]

@@ -160,6 +160,8 @@ def _data_table(facts: RunFacts) -> str:
         "training documents": clean.get("train_documents"),
         "validation documents": clean.get("validation_documents"),
         **{f"{_reason_name(kind)} masked": count for kind, count in counts(clean.get("masked")).items()},
+        "lines that sites repeat taken out": clean.get("site_lines"),
+        "paragraphs of other documents taken out": clean.get("copied_paragraphs"),
         "offensive paragraphs taken out": clean.get("unsafe_paragraphs"),
         **{f"documents with text of {text(task, 60)}": n for task, n in counts(clean.get("contaminated")).items()},
         "bytes of clean text": clean.get("text_bytes_out"),
