@@ -66,7 +66,9 @@ def whole(run_dir: Path) -> None:
             "dropped": {"few_words": 12},
         },
     ]
-    write(run_dir, "clean/funnel.json", {"steps": funnel})
+    languages = {"en": {"in": 19, "out": 13, "bytes_out": 3000}, "fr": {"in": 10, "out": 4, "bytes_out": 1321}}
+    domains = {"docs.example.org": {"in": 29, "out": 17, "bytes_out": 4321}}
+    write(run_dir, "clean/funnel.json", {"steps": funnel, "language": languages, "domain": domains})
     write(run_dir, "shards/manifest.json", manifest("shards", documents=16, tokens=7654, seconds=0.5))
     found = {"loss": 3.21, "perplexity": 24.78, "accuracy": 0.345, "bits_per_byte": 1.234}
     rows = [metrics_row(step) for step in range(1, 31)]

@@ -50,13 +50,17 @@ class FunnelStep:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Everything that the report shows. `metrics` has one row a step, in the order of steps."""
+    """Everything that the report shows. `metrics` has one row a step, in the order of steps.
+
+    `document_groups`: of cleaning, by domain, language and licence: value to its counts in, out, bytes_out.
+    """
 
     name: str
     recipe_text: str
     recipe: dict[str, Any]
     manifests: dict[str, dict[str, Any]]
     funnel: tuple[FunnelStep, ...]
+    document_groups: dict[str, dict[str, Any]]
     metrics: tuple[dict[str, Any], ...]
     events: tuple[dict[str, Any], ...]
     evaluation: dict[str, Any]
@@ -136,12 +140,14 @@ def read_run(run_dir: Path) -> RunFacts:
     if not any((run_dir / name).is_file() for name in (*MANIFESTS.values(), *OTHER_FILES)):
         raise InputError(f"{run_dir}: no run folder, it has no recipe.toml, manifest or metrics.jsonl")
     recipe_text, recipe = _recipe(run_dir / "recipe.toml")
+    funnel = _json_table(run_dir / "clean/funnel.json")
     return RunFacts(
         name=run_dir.resolve().name,
         recipe_text=recipe_text,
         recipe=recipe,
         manifests={phase: found for phase, name in MANIFESTS.items() if (found := _json_table(run_dir / name))},
-        funnel=_funnel(_json(run_dir / "clean/funnel.json")),
+        funnel=_funnel(funnel),
+        document_groups={name: table(funnel.get(name)) for name in ("domain", "language", "licence")},
         metrics=_metrics(run_dir / "metrics.jsonl"),
         events=tuple(_rows(run_dir / "events.jsonl")),
         evaluation=_json_table(run_dir / "evaluation.json"),
@@ -185,10 +191,10 @@ def _metrics(path: Path) -> tuple[dict[str, Any], ...]:
     return tuple(by_step[step] for step in sorted(by_step))
 
 
-def _funnel(value: Any) -> tuple[FunnelStep, ...]:
+def _funnel(value: dict[str, Any]) -> tuple[FunnelStep, ...]:
     """The steps of funnel.json."""
     steps = []
-    for row in _tables(table(value).get("steps")):
+    for row in _tables(value.get("steps")):
         before, after = number(row.get("documents_in")), number(row.get("documents_out"))
         if before is None or after is None:
             continue

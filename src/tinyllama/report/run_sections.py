@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tinyllama.report import run_story
+from tinyllama.report.document_groups import group_tables
 from tinyllama.report.plots import Chart, Point, Series, legend, line_chart, smoothed
 from tinyllama.report.run_facts import FunnelStep, RunFacts, counts, number, table
 from tinyllama.report.safe_text import text
@@ -88,7 +89,7 @@ def _median_speed(facts: RunFacts) -> float | None:
 
 def data(facts: RunFacts) -> str:
     """What was crawled and left out, and the funnel of cleaning with the reason of each drop."""
-    return section("Data", _crawl(facts) + _funnel(facts) + _data_table(facts))
+    return section("Data", _crawl(facts) + _funnel(facts) + group_tables(facts) + _data_table(facts))
 
 
 def _crawl(facts: RunFacts) -> str:

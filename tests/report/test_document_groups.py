@@ -1,0 +1,47 @@
+"""What cleaning kept of each domain and language, as the page shows it."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from tests.report.run_folder import whole, write
+from tinyllama.report.document_groups import MAX_ROWS, group_tables
+from tinyllama.report.run_facts import read_run
+
+
+def rows_of(page: str) -> list[list[str]]:
+    cells = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", page)]
+    return [[re.sub("<.*?>", "", cell) for cell in row] for row in cells if row]
+
+
+def tables(run_dir: Path, funnel: dict[str, Any]) -> str:
+    write(run_dir, "clean/funnel.json", funnel)
+    return group_tables(read_run(run_dir))
+
+
+def test_documents_in_and_out_by_value(tmp_path: Path):
+    whole(tmp_path)
+    page = group_tables(read_run(tmp_path))
+    assert re.findall("<summary>(.*?)</summary>", page) == ["Domains", "Languages"]
+    assert [row[:4] for row in rows_of(page)] == [
+        ["docs.example.org", "29", "17", "58.6%"],
+        ["en", "19", "13", "68.4%"],
+        ["fr", "10", "4", "40.0%"],
+    ]
+
+
+def test_long_tables_say_how_many_more(tmp_path: Path):
+    page = tables(tmp_path, {"licence": {f"l{n}": {"in": 1, "out": 0, "bytes_out": 0} for n in range(MAX_ROWS + 3)}})
+    assert len(rows_of(page)) == MAX_ROWS
+    assert "and 3 more" in page
+
+
+def test_hostile_and_damaged_rows(tmp_path: Path):
+    counted = {"in": 2, "out": 1, "bytes_out": 5}
+    page = tables(tmp_path, {"domain": {"<script>x": counted, "a": 3, "b": {"in": "many"}, "c": {}}, "language": [1]})
+    assert "<script" not in page
+    assert len(rows_of(page)) == 1
+
+
+def test_nothing_without_groups(tmp_path: Path):
+    assert tables(tmp_path, {"steps": []}) == ""
