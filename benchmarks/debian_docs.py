@@ -25,7 +25,8 @@ PACKAGES = (
     "python3.11-doc", "postgresql-doc-15", "debian-handbook", "apache2-doc", "git-doc", "gnome-user-docs",
     "developers-reference", "lilypond-doc-html", "debian-reference-common", "debian-reference-en", "debian-reference-de",
     "debian-reference-fr", "debian-reference-es", "debian-reference-it", "debian-reference-ja", "debian-reference-pt",
-    "debian-reference-zh-cn",
+    "debian-reference-zh-cn", "libreoffice-help-cs", "libreoffice-help-da", "libreoffice-help-el", "libreoffice-help-fi",
+    "libreoffice-help-hu", "libreoffice-help-ko", "libreoffice-help-pl",
 )  # fmt: skip
 _HTML = re.compile(r".*\.x?html?(\.[a-z]{2,3}(-[a-z]{2})?)?(\.utf8)?$", re.IGNORECASE)
 _WORD = re.compile(r">[^<>]*<")
