@@ -108,7 +108,7 @@ def llama_cpp(gguf: Path) -> Reader:
     params.n_ctx, params.n_parallel, params.warmup, params.verbosity = 64, 1, False, 0
     params.cpuparams.n_threads = 1
     server = xllamacpp.Server(params)
-    connection = http.client.HTTPConnection(server.listening_address.removeprefix("http://"), timeout=60)
+    connection = http.client.HTTPConnection(server.listening_address.removeprefix("http://"), timeout=600)
 
     def ids_of(text: str) -> list[int]:
         assert server  # it lives as long as this function
