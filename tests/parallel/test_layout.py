@@ -51,7 +51,8 @@ def test_what_does_not_divide_is_refused_with_what_would(changes: dict, message:
 
 
 def test_lanes_do_not_matter_without_deterministic_reduction():
-    load_recipe("small-120m", overrides(train__reduction_lanes=7))
+    train = load_recipe("small-120m", overrides(train__reduction_lanes=7)).train
+    assert (train.reduction_lanes, train.deterministic_reduction) == (7, False)
 
 
 def test_the_launcher_and_the_recipe_must_agree(monkeypatch: pytest.MonkeyPatch):

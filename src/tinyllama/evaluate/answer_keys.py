@@ -4,6 +4,7 @@ The first must score 100%, the second what drawing gives: a wrong label, a turne
 """
 
 import math
+from abc import abstractmethod
 import random
 from collections.abc import Callable
 from typing import Any
@@ -33,14 +34,14 @@ class _Keyed(LM):
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         return [self._text(request) for request in requests]
 
-    def _choice(self, request: Instance) -> tuple[float, bool]:
-        raise NotImplementedError
+    @abstractmethod
+    def _choice(self, request: Instance) -> tuple[float, bool]: ...
 
-    def _whole(self, text: str) -> float:
-        raise NotImplementedError
+    @abstractmethod
+    def _whole(self, text: str) -> float: ...
 
-    def _text(self, request: Instance) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _text(self, request: Instance) -> str: ...
 
 
 class Oracle(_Keyed):
