@@ -100,3 +100,45 @@ def test_addresses_survive_being_paths() -> None:
     for url in ("s3://bucket/a/b.jsonl", "https://a.org/x.warc.gz", "http://127.0.0.1:80/x"):
         assert remote_inputs.remote_url(Path(url)) == url
     assert remote_inputs.remote_url(Path("data/s3/x.jsonl")) is None
+
+
+class NeverWhole(http.server.BaseHTTPRequestHandler):
+    """Answers in chunks, the length unknown, and hangs up in the first one."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(b"ff\r\n{")
+        self.close_connection = True
+
+
+def test_what_never_comes_whole_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_inputs, "_TRIES", 2)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), NeverWhole)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/texts.jsonl"
+    try:
+        with (
+            pytest.raises(InputError, match=r"texts\.jsonl: cannot be fetched \(IncompleteRead"),
+            remote_inputs.local_copy(remote_inputs.find_remote(url, (".jsonl",))[0], tmp_path),
+        ):
+            pass
+        assert not list(tmp_path.iterdir())
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_an_address_that_is_none_is_refused() -> None:
+    with pytest.raises(InputError, match=r"http://127\.0\.0\.1:port/a\.jsonl: cannot be reached"):
+        remote_inputs.find_remote("http://127.0.0.1:port/a.jsonl", (".jsonl",))

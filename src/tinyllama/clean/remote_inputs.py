@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -79,7 +80,7 @@ def local_copy(file: RemoteFile, folder: Path) -> Iterator[Path]:
             try:
                 _fetch(file, path)
                 break
-            except OSError as error:  # of the network and of S3
+            except (OSError, HTTPException) as error:  # of the network and of S3; an answer that breaks off
                 if number == _TRIES - 1 or (isinstance(error, urllib.error.HTTPError) and error.code < 500):
                     raise InputError(f"{file.url}: cannot be fetched ({_one_line(error)})") from None
                 time.sleep(0.2 * 2**number)
@@ -125,7 +126,7 @@ def _on_the_web(url: str) -> RemoteFile:
         request = urllib.request.Request(url, method="HEAD")
         with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
             headers = answer.headers
-    except (OSError, ValueError) as error:
+    except (OSError, HTTPException, ValueError) as error:
         raise InputError(f"{url}: cannot be reached ({_one_line(error)})") from None
     length = headers.get("Content-Length", "")
     version = headers.get("ETag") or headers.get("Last-Modified") or ""

@@ -4,8 +4,8 @@ The first must score 100%, the second what drawing gives: a wrong label, a turne
 """
 
 import math
-from abc import abstractmethod
 import random
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
