@@ -30,13 +30,17 @@ from tinyllama.exchange.open_model import OpenedModel
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """How tasks are measured. `limit`: examples of each, evenly spread; None: all. `max_tokens`: None: the network's."""
+    """How tasks are measured. `limit`: examples of each, evenly spread; None: all. `max_tokens`: None: the network's.
+
+    `compiled`: whether layers are compiled; None: on a GPU, when there is enough to do.
+    """
 
     data_dir: Path | None
     limit: int | None = None
     num_fewshot: int = 0
     tokens_per_batch: int | None = None
     max_tokens: int | None = None
+    compiled: bool | None = None
 
 
 def evaluate_tasks(opened: OpenedModel, names: Sequence[str], settings: TaskSettings, out: Path) -> dict[str, Any]:
@@ -50,7 +54,12 @@ def evaluate_tasks(opened: OpenedModel, names: Sequence[str], settings: TaskSett
     for name, reason in left_out.items():
         log.warn(f"{name}: left out; {reason}")
     about = about_model(opened)
-    model = HarnessModel(opened, tokens_per_batch=settings.tokens_per_batch, max_tokens=settings.max_tokens)
+    model = HarnessModel(
+        opened,
+        tokens_per_batch=settings.tokens_per_batch,
+        max_tokens=settings.max_tokens,
+        compiled=settings.compiled,
+    )
     about["max_tokens"] = model.max_tokens
     found: dict[str, Any] = {}
     for number, entry in enumerate(entries, 1):
