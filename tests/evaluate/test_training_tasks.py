@@ -48,7 +48,7 @@ def test_tasks_in_training_are_those_of_the_checkpoint(prepared_run: Path, tmp_p
 def test_ranks_share_the_examples(prepared_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Two ranks as two threads: together they ask for each example once, and both know all scores."""
     tasks = TrainingTasks(["piqa", "cola", "lambada"], str(write_task_files(tmp_path / "data")), 3)
-    tokenizer, store = Tokenizer.load(prepared_run / "tokenizer"), torch.distributed.HashStore()
+    tokenizer, store = Tokenizer.load(prepared_run / "tokenizer"), torch.distributed.HashStore()  # pyright: ignore[reportPrivateImportUsage]
     wanted = tasks.measure(tiny_llama(), tokenizer)
     asked: list[int] = []
     real = HarnessModel.loglikelihood
