@@ -117,7 +117,8 @@ def write_run_card(run_dir: Path, results: Path) -> None:
 def render(found: dict[str, Any]) -> str:
     """The card as text: scores in percent (perplexities and bits as they are), then other settings, then sources."""
     models = found["models"]
-    published = list(dict.fromkeys(name for row in found["rows"] for name in row["published"]))
+    beside_ours = {name for row in found["rows"] for name in row["published"]}
+    published = list(dict.fromkeys(r.model for r in REFERENCES if r.model in beside_ours))
     width = max([14, *(len(name) + 2 for name in models)])
     heads = {name: name.replace("TinyLlama", "TL") for name in published}
     lines = [f"{'task':<15}{'metric':<17}{'shots':>5} " + "".join(f"{_short(name):>{width}}" for name in models)]
@@ -144,10 +145,11 @@ def render(found: dict[str, Any]) -> str:
     ]
     if others:
         lines += ["", "Published in other settings, not to be compared with the table:", *others]
-    sources = dict.fromkeys(
-        f"{s['model']} ({s['setting']}, {s['shots']} shots): {s['source']}" for s in found["sources"]
-    )
-    return "\n".join([*lines, "", "Sources:", *sources])
+    sources: dict[str, dict[str, None]] = {}  # models by where their scores stand
+    for source in found["sources"]:
+        sources.setdefault(source["source"], {})[source["model"]] = None
+    lines += ["", "Sources:", *(f"{', '.join(names)}: {source}" for source, names in sources.items())]
+    return "\n".join(lines)
 
 
 def _average_lines(averages: dict[str, dict[str, Any]]) -> list[str]:
