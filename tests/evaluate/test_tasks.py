@@ -1,6 +1,7 @@
 """Every task with its real examples where they are at hand: answer keys, and the same answers as lm-eval's own model."""
 
 import gzip
+import json
 import math
 import socket
 from pathlib import Path
@@ -14,7 +15,7 @@ pytest.importorskip("lm_eval")
 from lm_eval.api.instance import Instance
 
 from tests.conftest import SHARED
-from tests.evaluate.task_files import PIQA, TASKS, write_rows, write_task_files
+from tests.evaluate.task_files import FILES, PIQA, SQUAD, TASKS, write_rows, write_task_files
 from tests.tiny_model import tiny_llama
 from tinyllama.errors import InputError
 from tinyllama.evaluate.answer_keys import Chance, Oracle, chance_score
@@ -264,6 +265,7 @@ def test_hand_made_files_do_for_a_few_tasks(tmp_path: Path):
 BAD_ROWS: list[tuple[list[Any], str]] = [
     ([], r"validation.jsonl.gz: no example in it"),
     ([PIQA[0], {"goal": "x", "sol1": "y", "label": 0}], r"line 2: no field 'sol2'; it has 'goal', 'sol1', 'label'"),
+    ([PIQA[0], PIQA[1] | {"sol2": None}], r"line 2: field 'sol2' is null"),
     ([["goal"]], r"line 1: list; an object is wanted"),
     ([PIQA[0] | {"label": "left"}], r"example 1 does not fit the task piqa \(ValueError: answer 'left' is none of 2"),
     ([PIQA[0], PIQA[1] | {"label": -1}], r"example 2 does not fit the task piqa \(ValueError: answer -1 is none of 2"),
@@ -275,6 +277,55 @@ def test_unfit_files_are_refused(rows: list[Any], message: str, tmp_path: Path):
     write_rows(tmp_path / "piqa" / "validation.jsonl.gz", rows)
     with pytest.raises(InputError, match=message):
         load_task(ENTRIES["piqa"], tmp_path)
+
+
+def test_a_field_within_a_field_is_looked_for(tmp_path: Path):
+    """Without its text an answer would count as "unanswerable"."""
+    for answers, message in (
+        ({"texts": ["x"]}, "it has 'texts'"),
+        (["x"], "is no object"),
+        ({"text": None}, "is null"),
+    ):
+        row = SQUAD[0] | {"answers": answers}
+        write_rows(tmp_path / "squad_v2" / "validation.jsonl.gz", [SQUAD[1], row])
+        with pytest.raises(InputError, match=rf"line 2: .*'answers.text'.*{message}"):
+            load_task(ENTRIES["squad_v2"], tmp_path)
+
+
+def test_a_label_that_is_no_choice_is_refused_where_lm_eval_would_take_it(tmp_path: Path):
+    row = {"premise": "It rained.", "choice1": "A.", "choice2": "B.", "question": "cause", "label": 0}
+    write_rows(tmp_path / "superglue_copa" / "validation.jsonl.gz", [row, row | {"label": 2}])
+    with pytest.raises(InputError, match=r"line 2: 'label' is 2; \[0, 1\] are possible"):
+        load_task(ENTRIES["copa"], tmp_path)
+
+
+def test_pairs_that_no_number_tells_are_refused(tmp_path: Path):
+    row = {"premise": "He came.", "hypothesis": "Somebody came.", "idx": "first", "label": 0}
+    write_rows(tmp_path / "superglue_axg" / "test.jsonl.gz", [row])
+    with pytest.raises(InputError, match=r"axg/test.jsonl.gz: example 1 does not fit the task axg \(TypeError"):
+        load_task(ENTRIES["axg"], tmp_path)
+
+
+@pytest.mark.parametrize("name", ["piqa", "squad_v2", "lambada"])
+def test_an_example_longer_than_the_context_is_cut_and_counted(
+    name: str, prepared_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    long = "The value of a name is an object. " * 40
+    rows = {
+        "piqa": PIQA[0] | {"goal": long},
+        "squad_v2": SQUAD[0] | {"context": long},
+        "lambada": {"text": f"{long}The value of the name is the value"},
+    }
+    path = ENTRIES[name].test[0]
+    write_rows(tmp_path / path, [rows[name], *FILES[path][-1:]])
+    model = tiny_llama(seq_len=64).eval()
+    opened = OpenedModel(model, model.config, Tokenizer.load(prepared_run / "tokenizer"), Path("tiny"), None)
+    found = measure(HarnessModel(opened), ENTRIES[name], TaskSettings(tmp_path), tmp_path / "out", {}, name)
+    assert found["n"] == 2
+    assert found["n_truncated"] >= 1
+    assert json.loads((tmp_path / "out" / f"{name}.json").read_text())["n_truncated"] == found["n_truncated"]
+    said = " ".join(capfd.readouterr().err.split())
+    assert f"{found['n_truncated']} texts were longer than the context, cut from the left" in said
 
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path):

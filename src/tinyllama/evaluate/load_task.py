@@ -84,9 +84,9 @@ def load_task(entry: TaskEntry, data_dir: Path | None, *, limit: int | None = No
     config = _config(entry, data_dir is not None, num_fewshot)
     rows = None
     if data_dir is not None:
-        rows = {"test": read_rows(data_dir, entry.test, entry.fields, entry.test_rows)}
+        rows = {"test": read_rows(data_dir, entry.test, entry.fields, entry.test_rows, entry.allowed)}
         if num_fewshot and entry.train:
-            rows["train"] = read_rows(data_dir, entry.train, entry.fields, entry.train_rows)
+            rows["train"] = read_rows(data_dir, entry.train, entry.fields, entry.train_rows, entry.allowed)
     made = AbstainingTask if entry.scores_no_answer else ExamplesTask
     try:
         task = made(config, rows)

@@ -256,7 +256,7 @@ def with_data(
         needed = [(entry.test, entry.test_rows), *([(entry.train, entry.train_rows)] if settings.num_fewshot else [])]
         try:
             for paths, rows in needed:
-                read_rows(settings.data_dir, paths, entry.fields, rows)
+                read_rows(settings.data_dir, paths, entry.fields, rows, entry.allowed)
         except InputError as error:
             if entry.name in names or "no such file" not in str(error) or str(error).startswith("--data-dir"):
                 raise
