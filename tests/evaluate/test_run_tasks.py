@@ -12,16 +12,20 @@ import torch
 
 pytest.importorskip("lm_eval")
 
+from lm_eval.api.instance import Instance
+
 from tests.evaluate.task_files import FILES, TASKS, write_rows, write_task_files
 from tests.tiny_model import make_run, tiny_llama
 from tinyllama.__main__ import main
 from tinyllama.errors import InputError
 from tinyllama.evaluate import scorecard
+from tinyllama.evaluate.answer_keys import Oracle
 from tinyllama.evaluate.averages import averages
 from tinyllama.evaluate.compare import compare, table
 from tinyllama.evaluate.harness import HarnessModel
+from tinyllama.evaluate.load_task import load_task
 from tinyllama.evaluate.references import REFERENCES
-from tinyllama.evaluate.run_tasks import TaskSettings, evaluate_tasks
+from tinyllama.evaluate.run_tasks import TaskSettings, evaluate_tasks, measure
 from tinyllama.evaluate.task_list import SEVEN, all_tasks
 from tinyllama.evaluate.task_results import read_examples, read_scores
 from tinyllama.exchange.open_model import OpenedModel, open_model
@@ -151,6 +155,33 @@ def test_two_models_are_compared_example_by_example(opened: OpenedModel, data: P
     assert "no difference shown" in table(same)
     with pytest.raises(InputError, match="no task results in it"):
         compare(tmp_path / "a", data)
+
+
+def test_groups_are_compared_as_groups(opened: OpenedModel, tmp_path: Path):
+    """Two models that differ on one sentence of one pair: their parity differs by one pair of three."""
+    rows = [
+        {"premise": f"{who} came {n}.", "hypothesis": "Somebody came.", "idx": 2 * n + side, "label": n % 2}
+        for n in range(3)
+        for side, who in enumerate(("He", "She"))
+    ]
+    write_rows(tmp_path / "data" / "superglue_axg" / "test.jsonl.gz", rows)
+    loaded = load_task(all_tasks()["axg"], tmp_path / "data")
+    for name, told in (("a", Oracle(loaded)), ("b", WrongAboutTheFirst(loaded))):
+        measure(told, loaded.entry, TaskSettings(tmp_path / "data"), tmp_path / name, {})
+    found = compare(tmp_path / "a", tmp_path / "b")["tasks"]["axg"]
+    parity = found["parity"]
+    assert (parity["a"], parity["b"], parity["n"]) == (1, pytest.approx(2 / 3), 3)
+    assert (parity["wins"], parity["losses"]) == (0, 1)
+    assert found["acc"]["n"] == 6
+    assert found["acc"]["low"] < -1 / 6 < 0 < found["acc"]["high"]
+
+
+class WrongAboutTheFirst(Oracle):
+    """Knows all answers but one."""
+
+    def _choice(self, request: Instance) -> tuple[float, bool]:
+        logprob, greedy = super()._choice(request)
+        return (-1e6 - logprob, False) if request.doc_id == 0 else (logprob, greedy)
 
 
 def test_the_command(run_dir: Path, data: Path, command: Callable[..., Any]):

@@ -105,17 +105,16 @@ class AnswerLog:
         for row in rows[1:] if is_ours else []:
             self._take(row)
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("w", encoding="utf-8")  # anew: a last line that was cut off is gone
-        self._write({"fingerprint": fingerprint})
-        for row in rows[1:] if is_ours else []:
-            self._write(row)
-        self._file.flush()
+        kept = [{"fingerprint": fingerprint}, *(rows[1:] if is_ours else [])]
+        with files.atomic_file(self._path) as file:  # anew: a last line that was cut off is gone
+            file.write("".join(_line(row) for row in kept).encode())
+        self._file = self._path.open("a", encoding="utf-8")
 
     def add(self, kind: str, answers: list[tuple[int, Any]], seconds: float, n_truncated: int) -> None:
         """Take more answers, and write them down."""
         row = {"kind": kind, "answers": answers, "seconds": seconds, "n_truncated": n_truncated}
         self._take(row)
-        self._write(row)
+        self._file.write(_line(row))
         self._file.flush()
 
     def close(self) -> None:
@@ -126,5 +125,6 @@ class AnswerLog:
         self.answers.setdefault(row["kind"], {}).update((int(number), answer) for number, answer in row["answers"])
         self.seconds, self.n_truncated = row["seconds"], row["n_truncated"]
 
-    def _write(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
