@@ -9,6 +9,7 @@ A file in `tasks/` has one entry a task:
     fields        what every row must have
     n_official    rows of the official set, so that a part is known as a part
     note          what else is said beside the score
+    group         a template whose value the examples that belong together share; such groups are measured whole
     metrics       name: how one score is made of all examples' values (see task_scores.py); the first is the main one
     scores_no_answer   also ask for the log-probability of "unanswerable" (SQuAD 2.0)
 """
@@ -46,6 +47,7 @@ class TaskEntry:
     train: list[str] = field(default_factory=list)
     test_rows: tuple[int, int] | None = None
     train_rows: tuple[int, int] | None = None
+    group: str | None = None
     note: str | None = None
     scores_no_answer: bool = False
 

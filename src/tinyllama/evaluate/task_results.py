@@ -1,7 +1,7 @@
 """What evaluation leaves on disk: a folder with two files a task, and while a task is under way a third.
 
     NAME.json                  the scores, what they are of, and how they were made
-    NAME.examples.jsonl.zst    one row an example: number, hash of the example, prediction, answers, its value by metric
+    NAME.examples.jsonl.zst    one row an example: number, hash, prediction, answers, its value by metric, maybe its group
     .NAME.answers.jsonl        answers so far, so that a killed evaluation goes on within the task
 
 NAME is the task's, with `-5shot` and `-first100` style endings where the setting is not the plain one.
@@ -9,7 +9,7 @@ NAME is the task's, with `-5shot` and `-first100` style endings where the settin
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,12 @@ def read_examples(folder: Path, name: str) -> list[dict[str, Any]]:
         raise InputError(f"{path}: no such file; evaluate the task again") from None
     except (zstandard.ZstdError, ValueError) as error:
         raise InputError(f"{path}: damaged ({error}); remove {name}{SCORES} and evaluate the task again") from None
+
+
+def groups_of(examples: Sequence[dict[str, Any]]) -> list[str] | None:
+    """Which of the examples belong together, by hash; None where they are single."""
+    groups = [example.get("group") for example in examples]
+    return None if None in groups else [str(group) for group in groups]
 
 
 class AnswerLog:
