@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,12 @@ class LoadedTask:
     def n(self) -> int:
         """Examples that are measured."""
         return len(self.doc_ids)
+
+    def part(self, number: int, n_parts: int) -> "LoadedTask":
+        """Every `n_parts`-th example, from example `number` on."""
+        doc_ids = self.doc_ids[number::n_parts]
+        chosen = set(doc_ids)
+        return replace(self, doc_ids=doc_ids, requests=[r for r in self.requests if r.doc_id in chosen])
 
 
 def load_task(entry: TaskEntry, data_dir: Path | None, *, limit: int | None = None, num_fewshot: int = 0) -> LoadedTask:
