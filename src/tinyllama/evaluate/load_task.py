@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tinyllama.evaluate.task_list import TaskEntry
 
 FEW_SHOT_SEED = 1234  # of the choice of few-shot examples; lm-eval's default
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are about its own defaults
+env.from_string = cache(env.from_string)  # else its templates are compiled for every example: most of the host's time
 
 
 class ExamplesTask(ConfigurableTask):
