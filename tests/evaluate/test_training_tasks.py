@@ -5,9 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import Shard, distribute_tensor
-from torch.testing._internal.distributed.fake_pg import FakeStore
 
 pytest.importorskip("lm_eval")
 
@@ -16,10 +13,9 @@ from tests.evaluate.task_files import TASKS, write_task_files
 from tests.tiny_model import tiny_llama
 from tests.train.rank_runs import RankRun
 from tinyllama.errors import InputError
-from tinyllama.evaluate import training_tasks
 from tinyllama.evaluate.harness import HarnessModel
 from tinyllama.evaluate.run_tasks import TaskSettings, evaluate_tasks
-from tinyllama.evaluate.training_tasks import TrainingTasks, is_whole
+from tinyllama.evaluate.training_tasks import TrainingTasks
 from tinyllama.exchange.open_model import open_model
 from tinyllama.files import read_jsonl
 from tinyllama.parallel.ranks import Ranks
@@ -98,30 +94,6 @@ def test_the_watch_hears_of_every_batch(prepared_run: Path, tmp_path: Path, monk
     tasks, tokenizer = TrainingTasks(TASKS, str(data), 4), Tokenizer.load(prepared_run / "tokenizer")
     tasks.measure(tiny_llama(seq_len=256), tokenizer, ranks)
     assert len(signs) == 7  # one batch a task, the two texts of WikiText, and answers and their probability for SQuAD
-
-
-def test_a_network_in_pieces_is_measured_by_every_rank(
-    prepared_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """Each pass needs every rank there, so no examples are shared out, and nothing is waited for."""
-    model, tokenizer = tiny_llama(), Tokenizer.load(prepared_run / "tokenizer")
-    tasks = TrainingTasks(["piqa"], str(write_task_files(tmp_path / "data")), 4)
-    monkeypatch.setattr(training_tasks, "is_whole", lambda model: False)
-    second = Ranks(rank=1, size=2)  # without a store: to gather would fail
-    assert tasks.measure(model, tokenizer, second) == tasks.measure(model, tokenizer)
-
-
-def test_a_parameter_in_pieces_is_seen():
-    """A mesh of one process is enough to make one."""
-    model = tiny_llama()
-    assert is_whole(model)
-    torch.distributed.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
-    try:
-        mesh = init_device_mesh("cpu", (2,))
-        model.norm.weight = torch.nn.Parameter(distribute_tensor(model.norm.weight.detach(), mesh, [Shard(0)]))
-        assert not is_whole(model)
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 def test_faults_are_said_before_the_first_step(tmp_path: Path):

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from tinyllama.errors import InputError
 from tinyllama.evaluate.task_list import choose_tasks
@@ -43,8 +42,7 @@ class TrainingTasks:
     def measure(self, model: Llama, tokenizer: Tokenizer, ranks: Ranks = ALONE) -> dict[str, Any]:
         """Each task's metrics, `<metric>_stderr` and `n`; on a GPU the products are in bf16.
 
-        Ranks that each have the whole network share the examples. Where it is split over them every rank takes all
-        examples, since each pass needs them all.
+        Ranks, each with the whole network, share the examples; every one returns the scores of all.
         """
         from tinyllama.evaluate.harness import HarnessModel
         from tinyllama.evaluate.run_tasks import ask, judge, score_examples
@@ -54,22 +52,14 @@ class TrainingTasks:
         harness = HarnessModel(OpenedModel(model, model.config, tokenizer, Path("in training"), None))
         harness.on_progress = ranks.where.stay  # of the watch, which would take a long list for a rank that hangs
         half = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
-        is_shared = is_whole(model)
-        rank, size = (ranks.rank, ranks.size) if is_shared else (0, 1)
         found: dict[str, Any] = {}
         with tempfile.TemporaryDirectory() as folder, half:
             for loaded in self._loaded:
-                part = loaded.part(rank, size)
+                part = loaded.part(ranks.rank, ranks.size)
                 answers = AnswerLog(Path(folder), loaded.entry.name, "")
                 ask(harness, part, answers, "")
                 answers.close()
                 rows = [{name: row.get(name) for name in ("doc_id", "values", "group")} for row in judge(part, answers)]
-                if is_shared:
-                    rows = sorted((row for told in ranks.gather(rows) for row in told), key=lambda row: row["doc_id"])
+                rows = sorted((row for told in ranks.gather(rows) for row in told), key=lambda row: row["doc_id"])
                 found[loaded.entry.name] = score_examples(loaded.entry, rows)[0] | {"n": loaded.n}
         return found
-
-
-def is_whole(model: Llama) -> bool:
-    """Whether this rank has the whole network, and needs no other one for a pass."""
-    return not any(isinstance(parameter, DTensor) for parameter in model.parameters())
