@@ -53,11 +53,13 @@ def test_refusals_show_the_arithmetic(sizes: dict[str, int], message: str):
 
 
 def test_a_recipe_is_checked_when_it_is_loaded():
-    with pytest.raises(RecipeError, match=r"recipe tinyllama-1b: parallel\.tensor: 8 ranks cannot share 4 key"):
-        load_recipe("tinyllama-1b", overrides(parallel__tensor=8, train__micro_batch_size=1))
+    with pytest.raises(
+        RecipeError, match=r"recipe quickstart: parallel\.tensor: 8 ranks cannot share 4 attention heads"
+    ):
+        load_recipe("quickstart", overrides(parallel__tensor=8))
     loaded = load_recipe(
         "tinyllama-1b",
-        overrides(parallel__tensor=4, parallel__pipeline=2, parallel__shard=2, train__micro_batch_size=1),
+        overrides(parallel__tensor=2, parallel__pipeline=2, parallel__shard=2, train__micro_batch_size=1),
     )
     assert loaded.layout().ranks == 2
 
