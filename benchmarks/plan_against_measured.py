@@ -183,15 +183,8 @@ def planned(row: dict[str, Any], device: str) -> dict[str, Any]:
     setting = Setting(**{name: row[name] for name in Setting._fields})
     gpu = find_gpu(device) or KINDS["CPU"]
     model, train = preset(setting.preset), setting.train()
-    shapes: dict[str, Any] = {
-        "micro_batch_size": train.micro_batch_size, "seq_len": train.seq_len, "precision": train.precision,
-        "recompute": train.recompute, "parallel": "replicate", "n_gpus": 1,
-    }  # fmt: skip
-    parts = memory_parts(
-        model, **shapes, compiled=not gpu.is_cpu, optimizer_state=train.optimizer_state,
-        micro_batches=train.micro_batches_per_step,
-    )  # fmt: skip
-    time_parts = step_time(model, gpu, tokens_per_step=train.tokens_per_step, **shapes)
+    parts = memory_parts(model, train, compiled=not gpu.is_cpu)
+    time_parts = step_time(model, gpu, train)
     return {"memory_parts": parts, "step_seconds_parts": vars(time_parts)}
 
 
