@@ -26,7 +26,9 @@ def test_recompute_by_hand():
 
 def test_slices_by_hand():
     # of 8192 at the beginning and in the middle, the gathered norms (4096 each) are whole on each rank
-    assert kept_bytes_per_token(TINYLLAMA, 2048, "bf16", "none", tensor=2) == 2 * (2048 + 4096) + 4 + (9344 + 33_792) // 2
+    assert (
+        kept_bytes_per_token(TINYLLAMA, 2048, "bf16", "none", tensor=2) == 2 * (2048 + 4096) + 4 + (9344 + 33_792) // 2
+    )
     assert kept_bytes_per_token(TINYLLAMA, 2048, "bf16", "full", tensor=2) == 4096
 
 

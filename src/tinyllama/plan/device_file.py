@@ -29,6 +29,7 @@ from tinyllama.errors import RecipeError
 from tinyllama.gpu_kinds import KINDS, GpuKind
 
 MAX_FILE_BYTES = 1_000_000
+MAX_VALUE = 1_000_000  # of any figure; also keeps infinity out
 PRECISIONS = ("bf16", "fp16", "fp32", "fp8")
 
 
@@ -36,15 +37,17 @@ class DeviceValues(Config):
     """One table of the file. None: as the kind that it is `like`."""
 
     like: str | None = setting(None, "A known kind whose values stand where none is given.")
-    memory_gb: float | None = setting(None, "Memory as the driver reports it, in 10^9 bytes.", gt=0)
-    bf16_tflops: float | None = setting(None, "Dense peak of bf16 products, in 10^12 FLOP/s.", gt=0)
-    fp16_tflops: float | None = setting(None, "The same of fp16; without like: bf16's.", gt=0)
-    fp32_tflops: float | None = setting(None, "The same of fp32 products, without TF32.", gt=0)
-    fp8_tflops: float | None = setting(None, "The same of fp8; without like: it has none.", gt=0)
-    memory_gb_per_second: float | None = setting(None, "Bandwidth of its memory.", gt=0)
-    link_gb_per_second: float | None = setting(None, "Bandwidth to its neighbours in a node, one way.", gt=0)
-    network_gb_per_second: float | None = setting(None, "Bandwidth of its share of the network, one way.", gt=0)
-    gpus_per_node: int | None = setting(None, "Devices of one node; without like: 8.", ge=1)
+    memory_gb: float | None = setting(None, "Memory as the driver reports it, in 10^9 bytes.", gt=0, le=MAX_VALUE)
+    bf16_tflops: float | None = setting(None, "Dense peak of bf16 products, in 10^12 FLOP/s.", gt=0, le=MAX_VALUE)
+    fp16_tflops: float | None = setting(None, "The same of fp16; without like: bf16's.", gt=0, le=MAX_VALUE)
+    fp32_tflops: float | None = setting(None, "The same of fp32 products, without TF32.", gt=0, le=MAX_VALUE)
+    fp8_tflops: float | None = setting(None, "The same of fp8; without like: it has none.", gt=0, le=MAX_VALUE)
+    memory_gb_per_second: float | None = setting(None, "Bandwidth of its memory.", gt=0, le=MAX_VALUE)
+    link_gb_per_second: float | None = setting(
+        None, "Bandwidth to its neighbours in a node, one way.", gt=0, le=MAX_VALUE
+    )
+    network_gb_per_second: float | None = setting(None, "Its share of the network, one way.", gt=0, le=MAX_VALUE)
+    gpus_per_node: int | None = setting(None, "Devices of one node; without like: 8.", ge=1, le=MAX_VALUE)
     matmul_efficiency: float | None = setting(None, "Share of the peak that products reach.", gt=0, le=1)
     attention_efficiency: float | None = setting(None, "Share of the peak that attention reaches.", gt=0, le=1)
 

@@ -72,9 +72,7 @@ class MicroBatchTime:
         return sum(vars(self).values())
 
 
-def step_time(
-    model: LlamaConfig, gpu: GpuKind, train: TrainConfig, parallel: ParallelConfig = ONE_DEVICE
-) -> StepTime:
+def step_time(model: LlamaConfig, gpu: GpuKind, train: TrainConfig, parallel: ParallelConfig = ONE_DEVICE) -> StepTime:
     """The step's parts on the slowest stage.
 
     Of m micro-batches on p stages of equal speed 1F1B takes m + p - 1 times one's passes: the bubble is
