@@ -41,8 +41,8 @@ def test_the_table_lists_each_layout_once():
 
 
 def test_the_command_that_starts_it():
-    def command(gpus: str, **options: int) -> str:
-        planned = plan(PRESETS["tinyllama-1.1b"], TrainConfig(), gpus, **options)
+    def command(gpus: str, gpus_per_node: int | None = None) -> str:
+        planned = plan(PRESETS["tinyllama-1.1b"], TrainConfig(), gpus, gpus_per_node=gpus_per_node)
         return launch_command(planned, ["mine.toml", "train.seed=3"])
 
     assert command("H100") == "start it with: tinyllama pretrain mine.toml train.seed=3 train.micro_batch_size=16"
