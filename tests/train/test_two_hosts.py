@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,24 +20,32 @@ from tinyllama.drill.rank_processes import free_port
 from tinyllama.recipe import load_recipe, to_toml
 
 pytestmark = pytest.mark.full
+PAGE = (Path(__file__).parents[2] / "docs" / "clusters.md").read_text()
 
 
-def torchrun(run_dir: Path, *options: str, processes: int = 1, **changes: object) -> list[str]:
-    """The command of docs/clusters.md for one of two hosts."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--nproc-per-node={processes}", *options]
-    command += ["-m", "tinyllama", "pretrain", "small-120m", "--run-dir", str(run_dir), "--json"]
-    return [*command, *overrides(**changes)]
+def commands_of_the_page(folders: list[Path], processes: int, **changes: object) -> tuple[list[str], list[str]]:
+    """The commands for two hosts, with this test's address, run folders and recipe in place of the page's."""
+    (block,) = (block for block in re.findall(r"```sh\n(.*?)```", PAGE, re.S) if "# on host1" in block)
+    lines = block.replace("\\\n", " ").splitlines()
+    found: list[list[str]] = []
+    for words, folder in zip(
+        (shlex.split(line) for line in lines if line.startswith("torchrun")), folders, strict=True
+    ):
+        ours = {
+            "torchrun": f"{sys.executable} -m torch.distributed.run", "host0": HOSTS[0], "8": str(processes),
+            "tinyllama-1b": "small-120m", "runs/mine": str(folder), "parallel.replicate=16": "--json",
+        }  # fmt: skip
+        command = [part for word in words for part in ours.get(word, word).split()]
+        found.append([*command, *overrides(**changes, parallel__replicate=2 * processes)])
+    return found[0], found[1]
 
 
-def static(host: int) -> list[str]:
-    return [f"--node-rank={host}", f"--master-addr={HOSTS[0]}", "--master-port=29500"]
-
-
-def elastic(host: int) -> list[str]:
-    return [
-        "--rdzv-backend=c10d", f"--rdzv-endpoint={HOSTS[0]}:29500", f"--rdzv-conf=is_host={host == 0}",
-        f"--local-addr={HOSTS[host]}", "--max-restarts=2",
-    ]  # fmt: skip
+def elastic(command: list[str], host: int) -> list[str]:
+    """The same by c10d's rendezvous, as the page says below; these hosts have one name, so each is told which it is."""
+    (options,) = re.findall(r"`(--rdzv-backend .*?)`", PAGE)
+    start, end = command.index("--node-rank"), command.index("--nproc-per-node")
+    here = ["--rdzv-conf", f"is_host={host == 0}", "--local-addr", HOSTS[host]]
+    return [*command[:start], *options.replace("host0", HOSTS[0]).split(), *here, *command[end:]]
 
 
 @pytest.fixture(scope="module")
@@ -47,19 +56,17 @@ def namespaces() -> None:
 
 
 @pytest.mark.usefixtures("namespaces")
-@pytest.mark.parametrize(("rendezvous", "processes"), [(static, 1), (elastic, 2)])
-def test_two_hosts_train_one_network(prepared_run: Path, tmp_path: Path, rendezvous, processes: int):
+@pytest.mark.parametrize(("is_elastic", "processes"), [(False, 1), (True, 2)])
+def test_two_hosts_train_one_network(prepared_run: Path, tmp_path: Path, is_elastic: bool, processes: int):
     folders = [Path(shutil.copytree(prepared_run, tmp_path / f"host{host}" / "run")) for host in range(2)]
-    ranks = 2 * processes
-    first, second = (
-        torchrun(folders[host], *rendezvous(host), processes=processes, parallel__replicate=ranks, **ONE_ORDER)
-        for host in range(2)
-    )
+    first, second = commands_of_the_page(folders, processes, **ONE_ORDER)
+    if is_elastic:
+        first, second = elastic(first, 0), elastic(second, 1)
     codes, outs, errors = zip(*on_two_hosts((first, second), tmp_path, timeout_seconds=300), strict=True)
     assert codes == (0, 0), errors
     assert outs[1] == ""  # only rank 0 prints, and writes
     assert not (folders[1] / "checkpoints").exists()
-    assert [row["ranks"] for row in events(folders[0], "start")] == [ranks]
+    assert [row["ranks"] for row in events(folders[0], "start")] == [2 * processes]
 
     alone = RankRun(Path(shutil.copytree(prepared_run, tmp_path / "alone")))
     expected = outcome(alone.run_dir, alone.to_its_end(1, **ONE_ORDER))
@@ -73,7 +80,7 @@ def test_a_host_with_other_shards_is_refused(prepared_run: Path, tmp_path: Path)
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)
-    first, second = (torchrun(folders[host], *static(host), parallel__replicate=2) for host in range(2))
+    first, second = commands_of_the_page(folders, 1)
     results = on_two_hosts((first, second), tmp_path, timeout_seconds=300)
     assert all(code != 0 for code, _, _ in results)
     assert any("shards" in line for _, _, errors in results for line in errors.splitlines() if "tinyllama: " in line)
@@ -88,8 +95,7 @@ esac
 
 
 def test_the_slurm_script_of_the_page(run_dir: Path, tmp_path: Path):
-    page = (Path(__file__).parents[2] / "docs" / "clusters.md").read_text()
-    (script,) = re.findall(r"```bash\n(.*?)```", page, re.S)
+    (script,) = re.findall(r"```bash\n(.*?)```", PAGE, re.S)
     (tmp_path / "train.sbatch").write_text(script.replace("29500", str(free_port())))
     (tmp_path / "mine.toml").write_text(to_toml(load_recipe("small-120m", overrides(train__steps=6))))
     commands = tmp_path / "bin"
