@@ -168,7 +168,7 @@ class PackedLlama(nn.Module):
         self.norm: nn.Parameter | None = None
         self.head_projection: nn.Linear | None = None
         self.head: nn.Linear | None = None
-        self._tied_copy: Tensor | None = None
+        self.tied_copy: Tensor | None = None
         if part.is_first:
             self.embedding = self._own("embedding.weight", llama.embedding.weight, "embedding")
             self.embedding_projection = self._projection("embedding_projection", llama.embedding_projection)
@@ -235,8 +235,8 @@ class PackedLlama(nn.Module):
             return self._product(("embedding.weight",), [head], "head")
         tied = self.packed[0]
         if tied.master.dtype != self.compute_dtype and not self.part.keeps_masters:
-            self._tied_copy = tied.master.to(self.compute_dtype)
-            self.packed[0] = replace(tied, copy=self._tied_copy)
+            self.tied_copy = tied.master.to(self.compute_dtype)
+            self.packed[0] = replace(tied, copy=self.tied_copy)
         return None
 
     @property
@@ -245,7 +245,7 @@ class PackedLlama(nn.Module):
         if self.head is not None:
             return self.head.weight
         assert self.embedding is not None
-        return self.embedding if self._tied_copy is None else self._tied_copy
+        return self.embedding if self.tied_copy is None else self.tied_copy
 
     @property
     def output(self) -> PackedParameter:
