@@ -67,7 +67,7 @@ def join(parallel: ParallelConfig) -> Iterator["Ranks | None"]:
         return
     from tinyllama.parallel.ranks import Ranks
 
-    ranks = Ranks(*found, _store(parallel.timeout_seconds), parallel.timeout_seconds)
+    ranks = Ranks(*found, _store(parallel.timeout_seconds), parallel.timeout_seconds, parallel)
     try:
         yield ranks
     except BaseException as error:

@@ -80,6 +80,18 @@ class ParallelConfig(Config):
         """Whether a rank holds a part of the network only."""
         return self.world_size > self.replicate
 
+    def coordinates(self, rank: int) -> dict[str, int]:
+        """A rank's place along each axis of `sizes`."""
+        found: dict[str, int] = {}
+        for axis, size in reversed(self.sizes.items()):
+            rank, found[axis] = divmod(rank, size)
+        return found
+
+    def data_rank(self, rank: int) -> int:
+        """Number of a rank among those with micro-batches of their own; ranks of one micro-batch share it."""
+        at = self.coordinates(rank)
+        return at["replicate"] * self.shard + at["shard"]
+
     def words(self) -> str:
         """The layout as people read it: axes of more than one rank."""
         named = [f"{key} {self.sizes[key]}" for key in AXES if self.sizes[key] > 1]
