@@ -29,6 +29,7 @@ def test_slices_by_hand():
     assert (
         kept_bytes_per_token(TINYLLAMA, 2048, "bf16", "none", tensor=2) == 2 * (2048 + 4096) + 4 + (9344 + 33_792) // 2
     )
+    assert kept_bytes_per_token(TINYLLAMA, 2048, "bf16", "selective", tensor=2) == (2048 + 4096) + 4096 + 4 + 9344 // 2
     assert kept_bytes_per_token(TINYLLAMA, 2048, "bf16", "full", tensor=2) == 4096
 
 
@@ -48,4 +49,6 @@ def test_dropped_attention_keeps_its_scores():
 def test_logits_by_hand():
     assert logits_bytes(TINY, 1000, "fp32") == 4 * (1000 * 4096 + 1000 * 256)
     assert logits_bytes(TINY, 10_000, "bf16") == 2 * (8192 * 4096 + 10_000 * 256)
-    assert logits_bytes(TINY, 1000, "fp32", tensor=4) == 4 * (1000 * 1024 + 2 * 1000 * 256)
+    # slices: the chunk in fp32 too, hidden states gathered, and their gradient whole and sliced
+    assert logits_bytes(TINY, 1000, "fp32", tensor=4) == 4 * (1000 * 1024 + 2 * 1000 * 256 + 1000 * 64)
+    assert logits_bytes(TINY, 1000, "bf16", tensor=4) == 6 * 1000 * 1024 + 2 * (2 * 1000 * 256 + 1000 * 64)

@@ -11,12 +11,12 @@ from tinyllama.plan.communication import (
     shard_seconds,
     tensor_seconds,
 )
-from tinyllama.plan.stages import stages
+from tinyllama.plan.stage_sizes import stages
 from tinyllama.train.train_config import TrainConfig
 
 TINYLLAMA, H100 = PRESETS["tinyllama-1.1b"], KINDS["H100"]  # 360 GB/s in a node
 TRAIN = TrainConfig(micro_batch_size=4)  # bf16, 4 x 2048 tokens
-TABLE, LAYER = 65_536_000, 44_044_288
+TABLE, MATRICES = 65_536_000, 44_040_192
 START = COLLECTIVE_SECONDS
 
 
@@ -48,17 +48,28 @@ def test_replicas_of_shards_sum_a_shard_each():
     )
 
 
+def by_hand(value_bytes: int, parameters: int, ranks: int = 8) -> float:
+    """One gather or scatter inside a node."""
+    return value_bytes * parameters * (ranks - 1) / ranks / 360e9 + START
+
+
 def test_sharded_weights_by_hand():
     parallel = ParallelConfig(shard=8)
     total, alone = shard_seconds(only_stage(parallel), parallel, H100, "bf16")
-    outside = 2 * TABLE + 2048
-    by_hand = lambda values, size: values * size * 7 / 8 / 360e9  # noqa: E731
-    layers = 22 * (by_hand(2 + 2 + 4, LAYER) + 3 * START)
-    assert alone == pytest.approx(by_hand(2 + 4, outside) + 2 * START)
+    layers = 22 * (2 * by_hand(2, MATRICES) + by_hand(4, MATRICES))
+    assert alone == pytest.approx(2 * by_hand(4, 2 * TABLE))  # embedding and head, gathered and scattered in fp32
     assert total == pytest.approx(layers + alone)
 
 
-@pytest.mark.parametrize(("recompute", "collectives"), [("none", 8), ("selective", 10), ("full", 12)])
+def test_sharded_stages_gather_once_a_step():
+    parallel = ParallelConfig(shard=4, pipeline=2)
+    first, _ = stages(TINYLLAMA, parallel)
+    total, alone = shard_seconds(first, parallel, H100, "bf16")
+    layers = 11 * (by_hand(2, MATRICES, 4) + by_hand(4, MATRICES, 4))
+    assert alone == total == pytest.approx(layers + 2 * by_hand(4, TABLE, 4))
+
+
+@pytest.mark.parametrize(("recompute", "collectives"), [("none", 8), ("selective", 9), ("full", 12)])
 def test_slices_by_hand(recompute: str, collectives: int):
     parallel = ParallelConfig(tensor=4)
     train = TRAIN.model_copy(update={"recompute": recompute})

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tinyllama.model.llama_config import PRESETS, preset
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.plan.memory import CONTEXT_BYTES, memory_parts, micro_batches_in_flight
-from tinyllama.plan.stages import stages
+from tinyllama.plan.stage_sizes import stages
 from tinyllama.train.train_config import TrainConfig
 
 TINYLLAMA, TINY = PRESETS["tinyllama-1.1b"], preset("tiny-2m", dim=256, ffn_dim=704)
@@ -75,14 +75,15 @@ def test_replicated_parts_by_hand():
 
 def test_sharding_divides_the_state_and_not_the_activations():
     whole, shared = parts_of(4, sizes={"replicate": 16}), parts_of(4, sizes={"shard": 16})
-    for part in ("weights", "gradients", "optimizer"):
-        assert shared[part] == whole[part] // 16
+    held = (22 * MATRICES + 2 * TABLE) // 16 + 45 * 2048  # norms are not shared out
+    assert shared["weights"] == shared["gradients"] == 4 * held
+    assert shared["optimizer"] == 8 * held
     for part in ("activations", "logits", "context"):
         assert shared[part] == whole[part]
     assert shared["compute_copy"] == 0
-    # gathered: embedding, head and last norm, two layers, bf16; their unreduced gradients: bf16 and fp32
-    assert shared["buffers"] == 2 * (OUTSIDE + 2 * LAYER) + 6 * OUTSIDE
-    assert parts_of(4, sizes={"replicate": 2, "shard": 8})["weights"] == whole["weights"] // 8
+    # gathered: embedding and head in fp32, two layers in bf16; the head's copy and gradient, a layer's gradient
+    assert shared["buffers"] == 8 * TABLE + 4 * MATRICES + (2 + 4) * TABLE + (2 + 4) * MATRICES
+    assert parts_of(4, sizes={"replicate": 2, "shard": 16}) == shared
 
 
 def test_tensor_slices_by_hand():
@@ -93,7 +94,7 @@ def test_tensor_slices_by_hand():
     # the stream is sliced by tokens, but products keep their gathered inputs: 2 D a layer more than a quarter
     kept = (4096 // 4 + 4096) + (8192 + 1024 + 128) // 4 + ((4096 + 8) // 4 + 4096) + 33_792 // 4
     assert parts["activations"] == 8192 * (22 * kept + 33_792 // 4 + 8192)
-    assert parts["logits"] == 2 * (8192 * 32_000 // 4 + 2 * 8192 * 2048)
+    assert parts["logits"] == 6 * 8192 * 32_000 // 4 + 2 * 8192 * 2048 * 9 // 4
 
 
 def test_pipeline_by_hand():
@@ -102,7 +103,14 @@ def test_pipeline_by_hand():
     assert parts["activations"] == 8192 * (2 * 11 * 59_528 + 33_792 + 8192)
     assert parts["compute_copy"] == 2 * 11 * MATRICES
     assert parts["logits"] == 0
-    assert parts["buffers"] == 2 * 8192 * 2048 * 2  # the stream to the next stage, and its gradient
+    assert parts["buffers"] == 4 * 8192 * 2048 * 2  # two streams that were sent, room for two gradients
+
+
+def test_sharded_stages_by_hand():
+    parts = parts_of(4, 8, sizes={"pipeline": 2, "shard": 4})
+    assert parts["weights"] == 4 * ((11 * MATRICES + TABLE) // 4 + 22 * 2048)
+    assert parts["gradients"] == 4 * (11 * LAYER + TABLE)  # summed before they are shared out
+    assert parts["buffers"] == 4 * TABLE + 2 * 11 * MATRICES + 4 * 8192 * 2048 * 2
 
 
 def test_micro_batches_in_flight():

@@ -7,7 +7,7 @@ from tinyllama.gpu_kinds import KINDS
 from tinyllama.model.llama_config import PRESETS, LlamaConfig, preset
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.plan.communication import replicate_seconds, shard_seconds
-from tinyllama.plan.stages import stages
+from tinyllama.plan.stage_sizes import stages
 from tinyllama.plan.step_time import step_time, weight_bytes_per_micro_batch
 from tinyllama.train.train_config import TrainConfig
 

@@ -60,11 +60,11 @@ def layer_bytes_per_token(model: LlamaConfig, seq_len: int, precision: str, tens
 
 def kept_bytes_per_token(model: LlamaConfig, seq_len: int, precision: str, recompute: str, tensor: int = 1) -> int:
     """Bytes that one layer keeps of one token until its backward pass, with what is computed again left out."""
-    parts = layer_bytes_per_token(model, seq_len, precision, tensor)
-    if recompute == "selective":
-        return sum(parts.values()) - parts["feed_forward"]
+    parts, (_, s, kept), D = layer_bytes_per_token(model, seq_len, precision, tensor), VALUE_BYTES[precision], model.dim
+    if recompute == "selective":  # the feed-forward's norm is kept before it is gathered
+        return sum(parts.values()) - parts["feed_forward"] - kept * D + kept * D // tensor
     if recompute == "full":  # what enters a layer: its slice of the stream and of the norm
-        return (VALUE_BYTES[precision].stream + VALUE_BYTES[precision].kept_input) * model.dim // tensor
+        return (s + kept) * D // tensor
     return sum(parts.values())
 
 
@@ -92,8 +92,12 @@ def uncompiled_activation_bytes(n_bytes: int, precision: str) -> int:
 
 
 def logits_bytes(model: LlamaConfig, n_tokens: int, precision: str, tensor: int = 1) -> int:
-    """Bytes of the loss over `n_tokens`: one chunk's logits (a rank's slice of the vocabulary), which become their
-    gradient, and the hidden states' gradient; with a tensor axis the gathered hidden states too."""
+    """Bytes of the loss over `n_tokens`: one chunk's logits, which become their gradient, and the hidden states' gradient.
+
+    With a tensor axis a rank has its slice of the vocabulary, in fp32 too, and the hidden states are gathered.
+    """
     c = VALUE_BYTES[precision].product
-    hidden = n_tokens * model.embedding_dim
-    return c * (min(n_tokens, LOSS_CHUNK_TOKENS) * model.vocab_size // tensor + hidden * (1 if tensor == 1 else 2))
+    chunk, hidden = min(n_tokens, LOSS_CHUNK_TOKENS) * model.vocab_size, n_tokens * model.embedding_dim
+    if tensor == 1:
+        return c * (chunk + hidden)
+    return (c if c == 4 else c + 4) * chunk // tensor + 2 * c * hidden + c * hidden // tensor

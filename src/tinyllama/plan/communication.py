@@ -4,12 +4,14 @@ Collectives are rings: an all-gather or a reduce-scatter of b bytes over n ranks
 all-reduce twice that (Thakur et al. 2005). A transfer takes its bytes over the slowest link of the ring, and a start.
 """
 
+from typing import NamedTuple
+
 from tinyllama.gpu_kinds import GpuKind
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.plan.activations import VALUE_BYTES
 from tinyllama.plan.links import bandwidth
-from tinyllama.plan.stages import Stage
+from tinyllama.plan.stage_sizes import Stage
 from tinyllama.train.train_config import TrainConfig
 
 FP32_BYTES = 4
@@ -17,7 +19,14 @@ COLLECTIVE_SECONDS = 20e-6  # assumed: a collective or a message cannot take les
 
 # Collectives of one layer and micro-batch along the tensor axis, each of the stream: gathered before q k v and before
 # gate and up, scattered after o and after down; mirrored in the backward pass; and those of what is computed again.
-TENSOR_COLLECTIVES = {"none": 8, "selective": 10, "full": 12}
+TENSOR_COLLECTIVES = {"none": 8, "selective": 9, "full": 12}
+
+
+class Transfer(NamedTuple):
+    """Seconds of a transfer, and of the part of it that no computation can hide."""
+
+    total: float
+    alone: float
 
 
 def ring_seconds(n_bytes: float, ranks: int, bytes_per_second: float) -> float:
@@ -27,37 +36,38 @@ def ring_seconds(n_bytes: float, ranks: int, bytes_per_second: float) -> float:
     return n_bytes * (ranks - 1) / ranks / bytes_per_second + COLLECTIVE_SECONDS
 
 
-def replicate_seconds(stage: Stage, parallel: ParallelConfig, gpu: GpuKind) -> tuple[float, float]:
-    """Seconds of one update's all-reduce of fp32 gradients, and of the part that nothing hides: the embedding's, which the
-    backward pass makes last."""
-    if parallel.replicate == 1:
-        return 0.0, 0.0
+def replicate_seconds(stage: Stage, parallel: ParallelConfig, gpu: GpuKind) -> Transfer:
+    """Sums over the copies of the network: an all-reduce of fp32 gradients, of a shard's where they are sharded.
+
+    The backward pass makes the embedding's last, so nothing hides that.
+    """
     speed = bandwidth(parallel, "replicate", gpu)
-    last = stage.table if stage.is_first else stage.layer
 
     def all_reduce(parameters: int) -> float:
         return 2 * ring_seconds(FP32_BYTES * parameters / parallel.shard, parallel.replicate, speed)
 
-    return all_reduce(stage.parameters), all_reduce(last)
+    return Transfer(all_reduce(stage.parameters), all_reduce(stage.table if stage.is_first else stage.layer_matrices))
 
 
-def shard_seconds(stage: Stage, parallel: ParallelConfig, gpu: GpuKind, precision: str) -> tuple[float, float]:
-    """Seconds of one micro-batch's transfers of sharded weights, and of the part that nothing hides.
+def shard_seconds(stage: Stage, parallel: ParallelConfig, gpu: GpuKind, precision: str) -> Transfer:
+    """Sharded weights: those of layers are gathered in the products' format before their forward and before their backward
+    pass (in a pipeline once), embedding and head in fp32 once; fp32 gradients are reduced and scattered.
 
-    Weights are gathered before the forward and before the backward pass in the products' format, those outside of the
-    layers once; fp32 gradients are reduced and scattered. Nothing hides the first gather of what is outside of the layers
-    and the last scatter of it.
+    Nothing hides the first gather of embedding and head, and the last scatter of theirs; in a pipeline nothing at all is
+    hidden, because it all comes before the first micro-batch and after the last one.
     """
-    if parallel.shard == 1:
-        return 0.0, 0.0
-    c, speed = VALUE_BYTES[precision].product, bandwidth(parallel, "shard", gpu)
+    speed = bandwidth(parallel, "shard", gpu)
 
     def seconds(value_bytes: int, parameters: int) -> float:
-        return ring_seconds(value_bytes * parameters, parallel.shard, speed)
+        return ring_seconds(value_bytes * parameters, parallel.shard, speed) if parameters else 0.0
 
-    layers = stage.n_layers * (2 * seconds(c, stage.layer) + seconds(FP32_BYTES, stage.layer))
-    outside = seconds(c, stage.outside) + seconds(FP32_BYTES, stage.outside)
-    return layers + outside, outside
+    gathers = 1 if parallel.pipeline > 1 else 2
+    c, layer = VALUE_BYTES[precision].product, stage.layer_matrices
+    layers = stage.n_layers * (gathers * seconds(c, layer) + seconds(FP32_BYTES, layer))
+    tables = 2 * seconds(FP32_BYTES, stage.tables)
+    projections = gathers * seconds(c, stage.projections) + seconds(FP32_BYTES, stage.projections)
+    total = layers + tables + projections
+    return Transfer(total, total if parallel.pipeline > 1 else tables)
 
 
 def tensor_seconds(stage: Stage, parallel: ParallelConfig, gpu: GpuKind, train: TrainConfig) -> float:

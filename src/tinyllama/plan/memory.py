@@ -16,7 +16,7 @@ from tinyllama.plan.activations import (
     logits_bytes,
     uncompiled_activation_bytes,
 )
-from tinyllama.plan.stages import ONE_DEVICE, Stage, stages
+from tinyllama.plan.stage_sizes import ONE_DEVICE, Stage, stages
 from tinyllama.train.train_config import TrainConfig
 
 FP32_BYTES = 4
@@ -37,7 +37,7 @@ def memory_parts(
 
 
 def _stage_parts(stage: Stage, train: TrainConfig, parallel: ParallelConfig, *, compiled: bool) -> dict[str, int]:
-    held = -(-stage.parameters // parallel.shard)
+    held = stage.held(parallel.shard)
     n_tokens = train.micro_batch_size * train.seq_len
     activations = n_tokens * _activation_bytes_per_token(stage, train, parallel)
     if not compiled:
@@ -74,14 +74,14 @@ def _activation_bytes_per_token(stage: Stage, train: TrainConfig, parallel: Para
 
 
 def _gradient_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig, held: int, activations: int) -> int:
-    """Sums of gradients. Sharded: fp32 throughout.
+    """Sums of gradients. Sharded: fp32 throughout; with a pipeline they are summed before they are shared out.
 
     Else until the second of an update's micro-batches has made them fp32, gradients are in the products' format. Those of
     a single micro-batch take the place of activations: they count as far as they are larger; so do those that the ranks
     of a replicated layout make fp32 to sum them.
     """
     if parallel.shard > 1:
-        return FP32_BYTES * held
+        return FP32_BYTES * (held if parallel.pipeline == 1 else stage.parameters)
     micro_batches = micro_batches_of_a_rank(train, parallel)
     if micro_batches >= 3:
         return FP32_BYTES * held
@@ -94,14 +94,31 @@ def _gradient_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig, 
 
 
 def _buffer_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig) -> int:
-    """What is there for a while only: gathered weights, their gradients on the way, activations between stages."""
-    values = VALUE_BYTES[train.precision]
+    """What is there for a while only: gathered weights, their gradients on the way, the stream between stages."""
     n_bytes = 0
-    if parallel.shard > 1:  # embedding, head, projections, last norm are gathered throughout
-        gathered = values.product * (stage.outside + 2 * stage.layer)
-        unreduced_gradients = (values.product + FP32_BYTES) * max(stage.outside, stage.layer)
-        n_bytes += gathered + unreduced_gradients
-    if parallel.pipeline > 1:  # one micro-batch that comes, one that goes: in both directions
-        boundary = train.micro_batch_size * train.seq_len * stage.model.dim // parallel.tensor * values.stream
-        n_bytes += 2 * boundary * ((not stage.is_first) + (not stage.is_last))
+    if parallel.shard > 1:
+        n_bytes += _gathered_bytes(stage, VALUE_BYTES[train.precision].product, parallel)
+    if parallel.pipeline > 1:
+        tokens_bytes = train.micro_batch_size * train.seq_len * VALUE_BYTES[train.precision].stream
+        stream = tokens_bytes * stage.model.dim // parallel.tensor
+        if not stage.is_last:  # what was sent waits for its backward pass; two gradients may be on their way
+            n_bytes += (micro_batches_in_flight(stage, train, parallel) + 2) * stream
+        if not stage.is_first:  # the gradient that goes back
+            n_bytes += stream
     return n_bytes
+
+
+def _gathered_bytes(stage: Stage, product_bytes: int, parallel: ParallelConfig) -> int:
+    """Sharded weights where they are whole for a while, and gradients that are not yet shared out.
+
+    Embedding and head are gathered in fp32 from the forward pass on; the loss makes a 16-bit copy of the head and its fp32
+    gradient. Of the layers two are there at a time in the products' format, one with its gradient, which is made fp32 to
+    be summed. In a pipeline all layers stay.
+    """
+    c, layer = product_bytes, stage.layer_matrices
+    n_bytes = FP32_BYTES * stage.tables
+    if stage.is_last:
+        n_bytes += (c if c < FP32_BYTES else 0) * stage.table
+    if parallel.pipeline > 1:
+        return n_bytes + c * (stage.n_layers * layer + stage.projections)
+    return n_bytes + FP32_BYTES * stage.table + 2 * c * layer + (c + FP32_BYTES) * layer

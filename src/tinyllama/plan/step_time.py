@@ -18,7 +18,7 @@ from tinyllama.plan.communication import (
     tensor_seconds,
 )
 from tinyllama.plan.memory import micro_batches_of_a_rank
-from tinyllama.plan.stages import ONE_DEVICE, Stage, stages
+from tinyllama.plan.stage_sizes import ONE_DEVICE, Stage, stages
 from tinyllama.train.train_config import TrainConfig
 
 TRAFFIC_PASSES = 3  # of element-wise kernels over what is kept; fitted to their time on an H100
@@ -81,7 +81,7 @@ def step_time(model: LlamaConfig, gpu: GpuKind, train: TrainConfig, parallel: Pa
     micro_batches = micro_batches_of_a_rank(train, parallel)
     every = [(stage, _micro_batch_time(stage, gpu, train, parallel)) for stage in stages(model, parallel)]
     slowest = max((time for _, time in every), key=lambda time: time.total)
-    held = max(stage.parameters for stage, _ in every) / parallel.shard
+    held = max(stage.held(parallel.shard) for stage, _ in every)
     copy_bytes = 0 if train.precision == "fp32" else VALUE_BYTES[train.precision].product
     return StepTime(
         **{name: micro_batches * seconds for name, seconds in vars(slowest).items()},
@@ -159,10 +159,14 @@ def weight_bytes_per_micro_batch(precision: str, parallel: ParallelConfig) -> in
 def _exposed(stage: Stage, time: MicroBatchTime, gpu: GpuKind, train: TrainConfig, parallel: ParallelConfig) -> float:
     """What is left of the transfers of weights and gradients beyond the computation that they run beside.
 
-    Replicated gradients are only sent in the last micro-batch's backward pass; sharded weights move throughout.
+    Replicated gradients are only sent in the last micro-batch's backward pass. Sharded weights move in each micro-batch,
+    their gradients' sums over copies with them; in a pipeline once a step.
     """
-    reduced, reduced_last = replicate_seconds(stage, parallel, gpu)
-    gathered, gathered_alone = shard_seconds(stage, parallel, gpu, train.precision)
-    micro_batches = micro_batches_of_a_rank(train, parallel)
-    of_shard = micro_batches * max(gathered_alone, gathered - time.compute)
-    return of_shard + max(reduced_last, reduced - time.compute * BACKWARD_SHARE)
+    copies = replicate_seconds(stage, parallel, gpu)
+    if parallel.shard == 1:
+        return max(copies.alone, copies.total - time.compute * BACKWARD_SHARE)
+    shards = shard_seconds(stage, parallel, gpu, train.precision)
+    if parallel.pipeline > 1:
+        return shards.total + copies.total
+    exposed = max(shards.alone + copies.alone, shards.total + copies.total - time.compute)
+    return micro_batches_of_a_rank(train, parallel) * exposed

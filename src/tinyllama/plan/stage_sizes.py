@@ -31,11 +31,6 @@ class Stage:
         return (counts["attention"] + counts["feed_forward"]) // self.model.n_layers // self.tensor
 
     @cached_property
-    def layer(self) -> int:
-        """Parameters of one layer on one rank, norms included."""
-        return self.layer_matrices + 2 * self.model.dim
-
-    @cached_property
     def table(self) -> int:
         """Parameters of the embedding on one rank; the head has as many."""
         return self.model.vocab_size * self.model.embedding_dim // self.tensor
@@ -47,16 +42,24 @@ class Stage:
         return each * (self.is_first + self.is_last)
 
     @cached_property
-    def outside(self) -> int:
-        """Parameters outside of the layers, on one rank. A tied head is the embedding, and a copy where they are apart."""
+    def tables(self) -> int:
+        """Parameters of embedding and head. A tied head is the embedding, and a copy of it where they are apart."""
         is_shared = self.model.tied_head and self.is_first
-        tables = self.is_first + (self.is_last and not is_shared)
-        return tables * self.table + self.projections + (self.model.dim if self.is_last else 0)
+        return self.table * (self.is_first + (self.is_last and not is_shared))
+
+    @cached_property
+    def norms(self) -> int:
+        """Parameters of all norms."""
+        return (2 * self.n_layers + self.is_last) * self.model.dim
 
     @cached_property
     def parameters(self) -> int:
         """All parameters on one rank, before they are sharded."""
-        return self.n_layers * self.layer + self.outside
+        return self.n_layers * self.layer_matrices + self.projections + self.tables + self.norms
+
+    def held(self, shard: int) -> int:
+        """Parameters on one of `shard` ranks: all but the norms are shared out."""
+        return -(-(self.parameters - self.norms) // shard) + self.norms if shard > 1 else self.parameters
 
     @cached_property
     def products(self) -> int:
