@@ -17,6 +17,7 @@ class Slices:
     """How the slices of one layer work together. This is the uncut layer, where there is nothing to do."""
 
     is_cut = False
+    size = 1  # processes that hold slices of the same layers
     first_head = 0  # of this process's query heads
 
     def embed(self, tokens: Tensor, weight: Tensor) -> Tensor:

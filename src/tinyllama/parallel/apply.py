@@ -108,17 +108,14 @@ def shard(network: PackedLlama, mesh: RankMesh) -> None:
     short = MixedPrecisionPolicy(param_dtype=network.compute_dtype, reduce_dtype=exact, cast_forward_inputs=False)
     whole = MixedPrecisionPolicy(param_dtype=exact, reduce_dtype=exact, cast_forward_inputs=False)
     # A pipeline's micro-batches follow each other closely: its layers stay gathered from the first to the last.
-    common: dict[str, Any] = {
-        "mesh": mesh.data,
-        "ignored_params": norms,
-        "reshard_after_forward": mesh.size("pipeline") == 1,
-    }
+    again = mesh.size("pipeline") == 1
+    common: Any = {"mesh": mesh.data, "ignored_params": norms}
     for projection in (network.embedding_projection, network.head_projection):
         if projection is not None:
-            fully_shard(projection, mp_policy=short, **common)
+            fully_shard(projection, mp_policy=short, reshard_after_forward=again, **common)
     for layer in network.layers:
-        fully_shard(layer, mp_policy=short, **common)
-    fully_shard(network, mp_policy=whole, **(common | {"reshard_after_forward": False}))  # the loss needs the head
+        fully_shard(layer, mp_policy=short, reshard_after_forward=again, **common)
+    fully_shard(network, mp_policy=whole, reshard_after_forward=False, **common)  # the loss needs the head
     for module in network.modules():
         if isinstance(module, FSDPModule):
             module.set_force_sum_reduction_for_comms(True)

@@ -1,5 +1,7 @@
 """Where a rank stands in the layout: its coordinate along each axis, and the ranks that it works with along one."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -60,7 +62,7 @@ class RankMesh:
         if stages == 1:
             return None
         lines = self.devices.mesh.reshape(stages, -1).T.tolist()  # ranks of each line of stages
-        found = None
+        found: Any = None
         for line in lines:
             group = dist.new_group([line[0], line[-1]])
             if dist.get_rank() in (line[0], line[-1]):

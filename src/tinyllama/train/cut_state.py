@@ -9,6 +9,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from tinyllama.checkpoint import checkpoint_format as form
 from tinyllama.checkpoint.save_load import check_moments, check_weights, load_tensors, sha256_of
+from tinyllama.evaluate.validation import BatchLosses
 from tinyllama.model.llama import initial_values
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.parallel.apply import lay_out
@@ -62,6 +63,9 @@ class CutState(TrainState):
             self.step.accumulate(micro_batches, step)
             return self.gradients.join()
 
+    def judge(self) -> BatchLosses:
+        return BatchLosses(self.network.device, self.token_losses)
+
     def token_losses(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor] | None:
         """Of a batch that `data_size` ranks have each their own of; None where another rank counts it."""
         with self.ranks.waiting(with_work=True):
@@ -90,6 +94,13 @@ class CutState(TrainState):
             for number, moment in enumerate(MOMENTS):
                 for name, value in self.parts.gather(self.optimizer.packed_moments(number)):
                     yield f"{moment}.{name}", value
+
+    def help_to_save(self) -> None:
+        for _ in (*self.weights(), *self.moments()):
+            pass
+
+    def rooms(self) -> tuple[Iterable[tuple[str, Tensor]], Iterable[tuple[str, Tensor]]]:
+        return [], []  # to know them takes all ranks: the first save makes its own
 
     def read(self, path: Path) -> None:
         weights, moments = load_tensors(path / form.WEIGHTS), load_tensors(path / form.OPTIMIZER)

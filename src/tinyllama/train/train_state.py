@@ -10,6 +10,7 @@ from torch import Tensor
 from tinyllama import log
 from tinyllama.checkpoint import checkpoint_format as form
 from tinyllama.checkpoint.save_load import load_moments, load_tensors, load_weights, sha256_of
+from tinyllama.evaluate.validation import BatchLosses
 from tinyllama.model.attention import fastest_first
 from tinyllama.model.dropout import sample_keys
 from tinyllama.model.llama import Llama
@@ -83,6 +84,13 @@ class TrainState:
         ranks.where.at(Place.REDUCTION, step + 1)
         return gradients.join()
 
+    def judge(self) -> PackedLlama | BatchLosses:
+        """What validation asks: the network, or losses that several ranks compute together."""
+        return self.network
+
+    def rest(self) -> None:
+        """After validation."""
+
     # -- canonical tensors ---------------------------------------------------------------------------------------------
 
     def init_weights(self, seed: int) -> None:
@@ -98,6 +106,13 @@ class TrainState:
     def moments(self) -> Iterator[tuple[str, Tensor]]:
         """Whole moments under `MOMENT.NAME`, for rank 0; every rank goes through them."""
         yield from self.optimizer.moments().items()
+
+    def help_to_save(self) -> None:
+        """Of the ranks that do not save: give rank 0 what it has not."""
+
+    def rooms(self) -> tuple[Iterable[tuple[str, Tensor]], Iterable[tuple[str, Tensor]]]:
+        """Tensors like those of `weights` and `moments`, for which room is made; without the other ranks."""
+        return list(self.weights()), list(self.moments())
 
     def read(self, path: Path) -> None:
         """On rank 0: take up a checkpoint's tensors. Raises InputError when one does not fit."""
