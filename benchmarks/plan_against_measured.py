@@ -35,7 +35,7 @@ from tinyllama.parallel.launch import join
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.parallel.rank_mesh import RankMesh
 from tinyllama.parallel.ranks import Ranks
-from tinyllama.plan.memory import memory_parts
+from tinyllama.plan.memory import allocated_bytes, memory_parts
 from tinyllama.plan.step_time import step_time
 from tinyllama.train.cut_state import state_of
 from tinyllama.train.optimizer import MOMENTS
@@ -244,7 +244,7 @@ def planned(row: dict[str, Any], device: str) -> dict[str, Any]:
     gpu = find_gpu(device) or KINDS["CPU"]
     model, train = preset(setting.preset), setting.train()
     parallel = ParallelConfig(**setting.parallel)
-    parts = memory_parts(model, train, parallel, compiled=not gpu.is_cpu)
+    parts = memory_parts(model, train, parallel, on_gpu=not gpu.is_cpu)
     time_parts = step_time(model, gpu, train, parallel)
     return {"memory_parts": parts, "step_seconds_parts": vars(time_parts)}
 
@@ -267,7 +267,7 @@ def table(result: dict[str, Any]) -> Table:
         needed = sum(plan["memory_parts"].values())
         shown.add_row(
             name,
-            *compared(row["peak_bytes"] / 1e9, (needed - plan["memory_parts"]["context"]) / 1e9, 2),
+            *compared(row["peak_bytes"] / 1e9, allocated_bytes(plan["memory_parts"]) / 1e9, 2),
             *compared(row["device_bytes"] / 1e9, needed / 1e9, 2),
             *compared(row["step_seconds"] * 1e3, sum(plan["step_seconds_parts"].values()) * 1e3, 1),
         )

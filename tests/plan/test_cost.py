@@ -20,22 +20,20 @@ TINYLLAMA, TINY = PRESETS["tinyllama-1.1b"], PRESETS["tiny-2m"]
 def test_tinyllamas_own_case():
     """What TinyLlama's authors report for 16 A100-40G: 24,000 tokens/s on each, 56% `mfu_palm`, 90 days for 3T tokens.
 
-    The plan says 7% more, by the shares of the peak that this program reaches on an H100: nothing here is fitted to them.
+    The plan says 8% more, by the shares of the peak that this program reaches on an H100: nothing here is fitted to them.
     """
     planned = plan(TINYLLAMA, TrainConfig(), "16xA100-40G", parse_tokens("3T"), price_per_gpu_hour=2.0)
     assert planned["fits"]
     assert planned["tokens_per_second"] / 16 == pytest.approx(24_000, rel=0.1)
-    assert planned["tokens_per_second"] / 16 == pytest.approx(25_680, rel=0.01)
+    assert planned["tokens_per_second"] / 16 == pytest.approx(25_870, rel=0.01)
     assert planned["days"] == pytest.approx(90, rel=0.1)
-    assert planned["days"] == pytest.approx(84.5, rel=0.01)
+    assert planned["days"] == pytest.approx(83.9, rel=0.01)
     assert planned["mfu_palm"] == pytest.approx(0.56, rel=0.1)
     assert planned["parameters"] == 1_100_048_384
     assert planned["flops_per_token"] == {"causal": 6_760_722_432, "palm": 7_314_370_560}
     assert planned["steps"] == 1_430_512
-    assert planned["parallel"] == {"replicate": 16, "shard": 1, "tensor": 1, "pipeline": 1}
-    sharded = next(layout for layout in planned["layouts"] if layout["shard"] == 16)
-    assert sharded["micro_batch_size"] == 8  # TinyLlama's own: sharded, 16k tokens on a 40 GB device
-    assert sharded["tokens_per_second"] == pytest.approx(planned["tokens_per_second"], rel=0.01)
+    assert planned["parallel"] == {"replicate": 1, "shard": 16, "tensor": 1, "pipeline": 1}
+    assert planned["micro_batch_size"] == 8  # TinyLlama's own: sharded, 16k tokens on a 40 GB device
     assert planned["gpu_hours"] == pytest.approx(planned["days"] * 24 * 16)
     assert planned["cost"] == pytest.approx(planned["gpu_hours"] * 2, abs=0.01)
     assert planned["disk_parts"]["tokens"] == 2 * planned["tokens"]

@@ -29,7 +29,7 @@ def test_sixteen_devices():
     assert {layout.parallel.tensor for layout in layouts} == {1, 2, 4}
     assert {layout.parallel.pipeline for layout in layouts} == {1, 2}
     fitting = [layout for layout in layouts if layout.fits]
-    assert fitting[0].overrides() == ["parallel.replicate=16", "train.micro_batch_size=4"]
+    assert fitting[0].overrides() == ["parallel.shard=16", "train.micro_batch_size=8"]
     assert fitting[0].tokens_per_second > 0.985 * max(layout.tokens_per_second for layout in fitting)
 
 

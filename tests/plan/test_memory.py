@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tinyllama.model.llama_config import PRESETS, preset
 from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.plan.memory import CONTEXT_BYTES, memory_parts, micro_batches_in_flight
+from tinyllama.plan.memory import CONTEXT_BYTES, NCCL_BYTES, allocated_bytes, memory_parts, micro_batches_in_flight
 from tinyllama.plan.stage_sizes import stages
 from tinyllama.train.train_config import TrainConfig
 
@@ -61,16 +61,22 @@ def test_stages_by_hand():
 
 
 def test_replicated_parts_by_hand():
-    assert parts_of(4, sizes={"replicate": 16}) == {
+    parts = parts_of(4, sizes={"replicate": 16})
+    without = {name: n_bytes for name, n_bytes in parts.items() if name != "allocator"}
+    assert without == {
         "weights": 4_400_193_536,
         "compute_copy": 2 * (22 * MATRICES + TABLE),
-        "gradients": 4_400_193_536,
         "optimizer": 8_800_387_072,
-        "activations": 8192 * (22 * 59_528 + 33_792 + 8192),
-        "logits": 2 * (8192 * 32_000 + 8192 * 2048),
-        "buffers": 0,
-        "context": CONTEXT_BYTES,
+        "gradients": 4_400_193_536,
+        # the loss is when most is there: what 22 layers keep, the last stream and its norm; logits of one chunk, this
+        # micro-batch's gradient of the hidden states and the one before's
+        "activations": 8192 * (22 * 59_528 + 8192),
+        "loss": 2 * 8192 * 32_000 + 2 * 8192 * 4096,
+        "buffers": 2**26,
+        "context": CONTEXT_BYTES + NCCL_BYTES,
     }
+    assert parts["allocator"] == int(0.03 * (sum(without.values()) - without["context"]))
+    assert allocated_bytes(parts) == sum(without.values()) - without["context"]
 
 
 def test_sharding_divides_the_state_and_not_the_activations():
@@ -78,11 +84,11 @@ def test_sharding_divides_the_state_and_not_the_activations():
     held = (22 * MATRICES + 2 * TABLE) // 16 + 45 * 2048  # norms are not shared out
     assert shared["weights"] == shared["gradients"] == 4 * held
     assert shared["optimizer"] == 8 * held
-    for part in ("activations", "logits", "context"):
+    for part in ("activations", "loss", "context"):
         assert shared[part] == whole[part]
     assert shared["compute_copy"] == 0
     # gathered: embedding and head in fp32, two layers in bf16; the head's copy and gradient, a layer's gradient
-    assert shared["buffers"] == 8 * TABLE + 4 * MATRICES + (2 + 4) * TABLE + (2 + 4) * MATRICES
+    assert shared["buffers"] == 8 * TABLE + 4 * MATRICES + (2 + 4) * TABLE + (2 + 4) * MATRICES + 2**26
     assert parts_of(4, sizes={"replicate": 2, "shard": 16}) == shared
 
 
@@ -93,24 +99,24 @@ def test_tensor_slices_by_hand():
     assert parts["compute_copy"] == 2 * (22 * MATRICES // 4 + TABLE // 4)
     # the stream is sliced by tokens, but products keep their gathered inputs: 2 D a layer more than a quarter
     kept = (4096 // 4 + 4096) + (8192 + 1024 + 128) // 4 + ((4096 + 8) // 4 + 4096) + 33_792 // 4
-    assert parts["activations"] == 8192 * (22 * kept + 33_792 // 4 + 8192)
-    assert parts["logits"] == 6 * 8192 * 32_000 // 4 + 2 * 8192 * 2048 * 9 // 4
+    assert parts["activations"] == 8192 * (22 * kept + 8192 // 4)
+    assert parts["loss"] == 6 * 8192 * 32_000 // 4 + 2 * 8192 * 4096
 
 
 def test_pipeline_by_hand():
     parts = parts_of(4, 8, sizes={"pipeline": 2})
     assert parts["weights"] == 4 * (11 * LAYER + TABLE)  # the first stage needs most: two micro-batches in flight
-    assert parts["activations"] == 8192 * (2 * 11 * 59_528 + 33_792 + 8192)
+    assert parts["activations"] == 8192 * (2 * 11 * 59_528 + 4 * 5632 + 4096)
     assert parts["compute_copy"] == 2 * 11 * MATRICES
-    assert parts["logits"] == 0
-    assert parts["buffers"] == 4 * 8192 * 2048 * 2  # two streams that were sent, room for two gradients
+    assert parts["loss"] == 0
+    assert parts["buffers"] == 2**26 + 4 * 8192 * 2048 * 2  # two streams that were sent, room for two gradients
 
 
 def test_sharded_stages_by_hand():
     parts = parts_of(4, 8, sizes={"pipeline": 2, "shard": 4})
     assert parts["weights"] == 4 * ((11 * MATRICES + TABLE) // 4 + 22 * 2048)
     assert parts["gradients"] == 4 * (11 * LAYER + TABLE)  # summed before they are shared out
-    assert parts["buffers"] == 4 * TABLE + 2 * 11 * MATRICES + 4 * 8192 * 2048 * 2
+    assert parts["buffers"] == 2**26 + 4 * TABLE + 2 * 11 * MATRICES + 4 * 8192 * 2048 * 2
 
 
 def test_micro_batches_in_flight():
@@ -143,26 +149,43 @@ def test_fp32_makes_no_copy():
     assert memory_parts(TINY, train(1, seq_len=256, precision="fp32"))["compute_copy"] == 0
 
 
-def test_gradients_of_one_micro_batch_take_the_place_of_activations():
-    head = 4 * TABLE
-    one, two, three = (parts_of(1, micro_batches) for micro_batches in (1, 2, 3))
-    assert one["gradients"] == max(head, 2 * 1_100_048_384 - one["activations"])
-    assert two["gradients"] == 2 * 1_100_048_384
-    assert three["gradients"] == 4 * 1_100_048_384
-    assert parts_of(16, 1)["gradients"] == head
+def test_gradients_by_hand():
+    # of one micro-batch: made while activations go; the loss has made the head's, in fp32
+    assert parts_of(16, 1)["gradients"] == 4 * TABLE
+    # after the first of two: 16 bits where products read copies, fp32 for embedding, norms and the head
+    first = 2 * 22 * MATRICES + 4 * (2 * TABLE + 45 * 2048)
+    assert parts_of(16, 2)["gradients"] == first == 2_462_425_088
+    assert parts_of(16, 3)["gradients"] == 4 * 1_100_048_384
+
+
+def test_a_small_step_needs_most_when_all_gradients_are_there():
+    parts = parts_of(1, 1, recompute="full")
+    assert (parts["gradients"], parts["activations"], parts["loss"]) == (2_462_425_088, 0, 0)
     # the ranks of a replicated layout make them fp32 to sum them
-    assert parts_of(1, 1, sizes={"replicate": 2})["gradients"] == 4 * 1_100_048_384 - one["activations"]
+    assert parts_of(1, 1, recompute="full", sizes={"replicate": 2})["gradients"] == 4 * 1_100_048_384
+    # of several micro-batches the embedding's new gradient is there beside the sum
+    assert parts_of(1, 3, seq_len=256, recompute="full")["gradients"] == 4 * (1_100_048_384 + TABLE)
+
+
+def test_one_layer_is_at_work_when_most_gradients_are_there():
+    parts = parts_of(4, 1, recompute="full")
+    assert parts["gradients"] == 2_462_425_088 - 4 * TABLE
+    assert parts["activations"] == 8192 * (8192 + 51_336 + 4 * 5632 + 4096)
 
 
 def test_moments_in_bf16_take_half():
     assert parts_of(1, optimizer_state="bf16")["optimizer"] == 4 * 1_100_048_384
 
 
-def test_uncompiled_layers_keep_more():
-    recipe = train(1, seq_len=256, precision="fp32")
-    plain, eager = (memory_parts(TINY, recipe, compiled=compiled) for compiled in (True, False))
-    assert eager["activations"] == plain["activations"] * 133 // 100
-    assert {**eager, "activations": 0} == {**plain, "activations": 0}
+def test_layers_that_are_not_compiled_keep_more():
+    compiled, eager = (memory_parts(TINYLLAMA, train(8, compile=how)) for how in ("on", "off"))
+    assert eager["activations"] > 1.3 * compiled["activations"]
+    assert memory_parts(TINYLLAMA, train(8), on_gpu=False)["activations"] == eager["activations"]
+
+
+def test_a_cpu_has_no_context():
+    parts = memory_parts(TINY, train(1, seq_len=256, precision="fp32"), on_gpu=False)
+    assert parts["context"] == parts["allocator"] == parts["buffers"] == 0
 
 
 def test_dropped_attention_takes_more():
@@ -174,7 +197,7 @@ def test_dropped_attention_takes_more():
 
 
 # tinyllama-1.1b, layers compiled, bf16, torch 2.11, one H100 under the cap of a smaller card's memory: most bytes that
-# were allocated (benchmarks/memory_by_setting.py; the last two: `tinyllama bench`).
+# were allocated (benchmarks/memory_by_setting.py; the last two: `tinyllama bench`). No formula was fitted to these.
 @pytest.mark.parametrize(
     ("micro_batch_size", "recompute", "optimizer_state", "micro_batches", "measured"),
     [
@@ -195,4 +218,4 @@ def test_the_peaks_measured_on_an_h100(
     micro_batch_size: int, recompute: str, optimizer_state: str, micro_batches: int, measured: float
 ):
     parts = parts_of(micro_batch_size, micro_batches, recompute=recompute, optimizer_state=optimizer_state)
-    assert sum(parts.values()) - parts["context"] == pytest.approx(measured, rel=0.03)
+    assert allocated_bytes(parts) == pytest.approx(measured, rel=0.01)

@@ -10,8 +10,8 @@ def test_the_table_shows_figures_parts_and_layouts():
     for expected in (
         "16 x A100-40G: fits",
         "1,100,048,384",
-        "84.",
-        "replicate 16, micro-batch 4",
+        "83.",
+        "shard 16, micro-batch 8",
         "optimizer",
         "weight traffic",
         "Layouts that fit",

@@ -93,10 +93,7 @@ def find_layouts(model: LlamaConfig, train: TrainConfig, n_gpus: int, gpu: GpuKi
 
 def plan_layout(model: LlamaConfig, train: TrainConfig, parallel: ParallelConfig, gpu: GpuKind) -> PlannedLayout:
     """What the layout needs with the micro-batch that `train` says."""
-    is_compiled = train.compile == "on" or (train.compile == "auto" and not gpu.is_cpu)
-    parts = memory_parts(model, train, parallel, compiled=is_compiled)
-    if gpu.is_cpu:
-        parts["context"] = 0
+    parts = memory_parts(model, train, parallel, on_gpu=not gpu.is_cpu)
     time = step_time(model, gpu, train, parallel)
     return PlannedLayout(parallel, train.micro_batch_size, parts, time, train.tokens_per_step, usable_bytes(gpu))
 

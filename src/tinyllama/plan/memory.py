@@ -1,4 +1,4 @@
-"""Bytes that one device needs, by part, in any layout of the four parallel.
+"""Bytes that one device needs, by part, in any layout of the four axes.
 
 Weights are fp32 and copied once in the products' format. `replicate`: every device holds all of it. `shard`: weights,
 gradients and moments are divided, and the layer at work and the next one are gathered (FSDP, Zhao et al. 2023). `tensor`:
@@ -9,51 +9,37 @@ are stages.
 
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.plan.activations import (
-    VALUE_BYTES,
-    at_work_bytes_per_token,
-    kept_bytes_per_token,
-    logits_bytes,
-    uncompiled_activation_bytes,
-)
+from tinyllama.plan.activations import VALUE_BYTES, Activations, chunk_bytes
 from tinyllama.plan.stage_sizes import ONE_DEVICE, Stage, stages
 from tinyllama.train.train_config import TrainConfig
 
 FP32_BYTES = 4
-CONTEXT_BYTES = 1_500_000_000  # assumed: driver context, library workspaces, communication buffers
-USABLE_SHARE = 0.95  # assumed: the rest is lost between blocks of the allocator
+CONTEXT_BYTES = 820_000_000  # of the driver; measured on an H100
+NCCL_BYTES = 700_000_000  # assumed: buffers of the ranks' connections
+WORKSPACE_BYTES = 2**26  # of matrix products; measured on an H100
+ALLOCATOR_SHARE = 0.03  # lost between blocks; measured on an H100: 1% to 8%
+USABLE_SHARE = 0.97  # of the memory; it may be more that is lost
 
 
 def memory_parts(
-    model: LlamaConfig, train: TrainConfig, parallel: ParallelConfig = ONE_DEVICE, *, compiled: bool = True
+    model: LlamaConfig, train: TrainConfig, parallel: ParallelConfig = ONE_DEVICE, *, on_gpu: bool = True
 ) -> dict[str, int]:
-    """Bytes of the device that needs most, by part; their sum is its peak.
+    """Bytes of the device that needs most, by part; their sum is what it has in use at its peak.
 
     `train` says the micro-batch, the number formats and what is recomputed; a step's micro-batches are shared by
-    `parallel`'s data ranks.
+    `parallel`'s data ranks. What PyTorch counts as allocated is the sum without `allocator` and `context`.
     """
-    every = [_stage_parts(stage, train, parallel, compiled=compiled) for stage in stages(model, parallel)]
-    return max(every, key=lambda parts: sum(parts.values()))
+    every = [_stage_parts(stage, train, parallel, on_gpu=on_gpu) for stage in stages(model, parallel)]
+    parts = max(every, key=lambda parts: sum(parts.values()))
+    if not on_gpu:
+        return parts | {"allocator": 0, "context": 0}
+    context = CONTEXT_BYTES + (NCCL_BYTES if parallel.world_size > 1 else 0)
+    return parts | {"allocator": int(ALLOCATOR_SHARE * sum(parts.values())), "context": context}
 
 
-def _stage_parts(stage: Stage, train: TrainConfig, parallel: ParallelConfig, *, compiled: bool) -> dict[str, int]:
-    held = stage.held(parallel.shard)
-    n_tokens = train.micro_batch_size * train.seq_len
-    activations = n_tokens * _activation_bytes_per_token(stage, train, parallel)
-    if not compiled:
-        activations = uncompiled_activation_bytes(activations, train.precision)
-    c = VALUE_BYTES[train.precision].product
-    is_copied = train.precision != "fp32" and parallel.shard == 1
-    return {
-        "weights": FP32_BYTES * held,
-        "compute_copy": c * stage.products if is_copied else 0,
-        "gradients": _gradient_bytes(stage, train, parallel, held, activations),
-        "optimizer": 2 * (2 if train.optimizer_state == "bf16" else FP32_BYTES) * held,
-        "activations": activations,
-        "logits": logits_bytes(stage.model, n_tokens, train.precision, parallel.tensor) if stage.is_last else 0,
-        "buffers": _buffer_bytes(stage, train, parallel),
-        "context": CONTEXT_BYTES,
-    }
+def allocated_bytes(parts: dict[str, int]) -> int:
+    """What PyTorch's `max_memory_allocated` should say of a device with these parts."""
+    return sum(parts.values()) - parts["allocator"] - parts["context"]
 
 
 def micro_batches_of_a_rank(train: TrainConfig, parallel: ParallelConfig) -> int:
@@ -66,31 +52,79 @@ def micro_batches_in_flight(stage: Stage, train: TrainConfig, parallel: Parallel
     return min(micro_batches_of_a_rank(train, parallel), parallel.pipeline - stage.number)
 
 
-def _activation_bytes_per_token(stage: Stage, train: TrainConfig, parallel: ParallelConfig) -> int:
-    """Of all micro-batches in flight; the layer at work is of one of them."""
-    shapes = (stage.model, train.seq_len, train.precision, train.recompute, parallel.tensor)
-    kept = stage.n_layers * kept_bytes_per_token(*shapes)
-    return micro_batches_in_flight(stage, train, parallel) * kept + at_work_bytes_per_token(*shapes)
+def _stage_parts(stage: Stage, train: TrainConfig, parallel: ParallelConfig, *, on_gpu: bool) -> dict[str, int]:
+    held = stage.held(parallel.shard)
+    is_copied = train.precision != "fp32" and parallel.shard == 1
+    return {
+        "weights": FP32_BYTES * held,
+        "compute_copy": VALUE_BYTES[train.precision].product * stage.products if is_copied else 0,
+        "optimizer": 2 * (2 if train.optimizer_state == "bf16" else FP32_BYTES) * held,
+        **_peak(stage, train, parallel, on_gpu=on_gpu),
+        "buffers": _buffer_bytes(stage, train, parallel) + (WORKSPACE_BYTES if on_gpu else 0),
+    }
 
 
-def _gradient_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig, held: int, activations: int) -> int:
-    """Sums of gradients. Sharded: fp32 throughout; with a pipeline they are summed before they are shared out.
+def _peak(stage: Stage, train: TrainConfig, parallel: ParallelConfig, *, on_gpu: bool) -> dict[str, int]:
+    """Gradients, activations and the loss's own at whichever moment of the step's last micro-batch they are most: in the
+    loss, where the backward pass begins, in its last layer, or at its end, when all gradients are there."""
+    is_compiled = train.compile == "on" or (train.compile == "auto" and on_gpu)
+    of_token = Activations(stage.model, train, parallel.tensor, is_compiled, on_gpu)
+    n_tokens = train.micro_batch_size * train.seq_len
+    in_flight = micro_batches_in_flight(stage, train, parallel)
+    kept = n_tokens * (in_flight * stage.n_layers * of_token.kept() + (of_token.after_layers() if stage.is_last else 0))
+    before, after = _gradient_bytes(stage, train, parallel)
+    loss = backward = 0
+    if stage.is_last:
+        loss, backward = _loss_bytes(stage.model, train, parallel)
+        if parallel.shard == 1 and before == 0:
+            before = FP32_BYTES * stage.table  # the head's gradient is made by the loss
+    at_work = n_tokens * of_token.at_work()
+    first_layer = at_work + n_tokens * of_token.kept()
+    # The embedding's gradient is made last; added to the former ones it is there twice.
+    embedding = FP32_BYTES * stage.table if stage.is_first and parallel.shard == 1 else 0
+    is_added = micro_batches_of_a_rank(train, parallel) > 1
+    moments = (
+        {"gradients": before, "activations": kept, "loss": loss},
+        {"gradients": before, "activations": kept + at_work, "loss": backward},
+        {"gradients": after - (0 if is_added else embedding), "activations": first_layer, "loss": 0},
+        {"gradients": after + (embedding if is_added else 0), "activations": 0, "loss": 0},
+    )
+    return max(moments, key=lambda moment: sum(moment.values()))
 
-    Else until the second of an update's micro-batches has made them fp32, gradients are in the products' format. Those of
-    a single micro-batch take the place of activations: they count as far as they are larger; so do those that the ranks
-    of a replicated layout make fp32 to sum them.
+
+def _loss_bytes(model: LlamaConfig, train: TrainConfig, parallel: ParallelConfig) -> tuple[int, int]:
+    """What is there in the loss, and after it: logits, and gradients of the hidden states (N, E).
+
+    The gradients of the micro-batch before are let go of only when new ones are made. With a tensor axis hidden states
+    and gradients are whole on each rank while the loss is made, and then sliced.
     """
+    n_tokens, t = train.micro_batch_size * train.seq_len, parallel.tensor
+    hidden = VALUE_BYTES[train.precision].product * n_tokens * model.embedding_dim
+    chunks = chunk_bytes(model, n_tokens, train.precision, t)
+    if t > 1:
+        return chunks + 2 * hidden, hidden // t
+    is_first = micro_batches_of_a_rank(train, parallel) == 1
+    return chunks + hidden * (1 if is_first else 2), hidden
+
+
+def _gradient_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig) -> tuple[int, int]:
+    """Sums of gradients before and after the step's last micro-batch.
+
+    The first micro-batch's are in their weights' formats: 16 bits where products read copies; from the second on all are
+    fp32, and so are those that the ranks sum. Sharded ones are fp32 throughout; with a pipeline they are summed before they
+    are shared out.
+    """
+    exact = FP32_BYTES * stage.parameters
     if parallel.shard > 1:
-        return FP32_BYTES * (held if parallel.pipeline == 1 else stage.parameters)
+        held = exact if parallel.pipeline > 1 else FP32_BYTES * stage.held(parallel.shard)
+        return held, held
     micro_batches = micro_batches_of_a_rank(train, parallel)
-    if micro_batches >= 3:
-        return FP32_BYTES * held
     c = VALUE_BYTES[train.precision].product
-    if micro_batches == 2:
-        return max(c * held, FP32_BYTES * held - activations)
-    head = FP32_BYTES * stage.table if stage.is_last else 0  # made before all others
-    last = FP32_BYTES if parallel.replicate > 1 else c
-    return max(head, last * held - activations)
+    head = stage.table if stage.is_last else 0
+    first = exact - (FP32_BYTES - c) * (stage.products - head)  # the loss makes the head's in fp32
+    if micro_batches == 1:
+        return 0, exact if parallel.replicate > 1 else first
+    return (first if micro_batches == 2 else exact), exact
 
 
 def _buffer_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tinyllama.gpu_kinds import GpuKind
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.plan.activations import VALUE_BYTES, at_work_bytes_per_token, kept_bytes_per_token
+from tinyllama.plan.activations import VALUE_BYTES, Activations
 from tinyllama.plan.communication import (
     FP32_BYTES,
     pipeline_seconds,
@@ -24,8 +24,15 @@ from tinyllama.train.train_config import TrainConfig
 TRAFFIC_PASSES = 3  # of element-wise kernels over what is kept; fitted to their time on an H100
 FP8_CAST_BYTES = 10  # moved for each input and output gradient of a product, to scale and cast it; fitted alike
 MEMORY_EFFICIENCY = 0.8  # assumed: share of the memory's bandwidth that element-wise kernels reach
-LAUNCHES_PER_LAYER = 60  # assumed: kernels of one compiled layer, forward and backward
-LAUNCH_SECONDS = 5e-6  # assumed: a kernel cannot take less
+GAP_SECONDS_PER_LAYER = 120e-6  # between the kernels of one layer, forward and backward; measured on an H100
+# What the host needs to start a layer's kernels, and an update's; it runs ahead of the device where that takes longer.
+# Fitted to three small settings beside an H100; another host may be faster.
+HOST_SECONDS_PER_LAYER = 2.8e-3
+HOST_SECONDS_PER_STEP = 11e-3
+HOST_SHARE = {"none": 1.0, "selective": 1.1, "full": 4 / 3}
+ATTENTION_HALF_TOKENS = 950  # sequences so long reach half of what attention reaches at most; measured on an H100
+EFFICIENCY_TOKENS = 2048  # the length that a device's attention_efficiency is for
+FP16_SHARE = 0.95  # of the speed of bf16 products: more power for longer significands; measured on an H100
 BACKWARD_SHARE = 2 / 3  # of the computation; communication hides behind it
 ADAMW_VALUES_MOVED = 8  # read w g m v, write w m v, and read g once more for its norm; fp32 all
 
@@ -37,7 +44,7 @@ class StepTime:
     matmul: float
     activation_traffic: float
     weight_traffic: float
-    launches: float
+    gaps: float  # between kernels, and where the device waits for the host
     tensor_communication: float
     pipeline_communication: float
     bubble: float  # the slowest stage waits for the others to fill and to drain
@@ -57,14 +64,14 @@ class MicroBatchTime:
     matmul: float
     activation_traffic: float
     weight_traffic: float
-    launches: float
+    gaps: float  # between kernels, and where the device waits for the host
     tensor_communication: float
     pipeline_communication: float
 
     @property
     def compute(self) -> float:
         """Seconds without communication."""
-        return self.matmul + self.activation_traffic + self.weight_traffic + self.launches
+        return self.matmul + self.activation_traffic + self.weight_traffic + self.gaps
 
     @property
     def total(self) -> float:
@@ -79,61 +86,82 @@ def step_time(model: LlamaConfig, gpu: GpuKind, train: TrainConfig, parallel: Pa
     (p - 1) / (m + p - 1) of the step (Narayanan et al. 2021). Of unequal stages it is the sum of all others' passes.
     """
     micro_batches = micro_batches_of_a_rank(train, parallel)
-    every = [(stage, _micro_batch_time(stage, gpu, train, parallel)) for stage in stages(model, parallel)]
-    slowest = max((time for _, time in every), key=lambda time: time.total)
-    held = max(stage.held(parallel.shard) for stage, _ in every)
+    held = max(stage.held(parallel.shard) for stage in stages(model, parallel))
     copy_bytes = 0 if train.precision == "fp32" else VALUE_BYTES[train.precision].product
+    optimizer = held * (ADAMW_VALUES_MOVED * FP32_BYTES + copy_bytes) / (gpu.memory_bandwidth * MEMORY_EFFICIENCY)
+    every = [
+        (stage, _micro_batch_time(stage, gpu, train, parallel, optimizer / micro_batches))
+        for stage in stages(model, parallel)
+    ]
+    slowest = max((time for _, time in every), key=lambda time: time.total)
     return StepTime(
         **{name: micro_batches * seconds for name, seconds in vars(slowest).items()},
         bubble=sum(time.total for _, time in every) - slowest.total,
         data_communication=max(_exposed(stage, time, gpu, train, parallel) for stage, time in every),
-        optimizer=held * (ADAMW_VALUES_MOVED * FP32_BYTES + copy_bytes) / (gpu.memory_bandwidth * MEMORY_EFFICIENCY),
+        optimizer=optimizer,
     )
 
 
-def _micro_batch_time(stage: Stage, gpu: GpuKind, train: TrainConfig, parallel: ParallelConfig) -> MicroBatchTime:
+def _micro_batch_time(
+    stage: Stage, gpu: GpuKind, train: TrainConfig, parallel: ParallelConfig, optimizer: float
+) -> MicroBatchTime:
+    """`optimizer`: this micro-batch's share of the update's seconds, in which the host runs ahead too."""
     n_tokens = train.micro_batch_size * train.seq_len
     bytes_per_second = gpu.memory_bandwidth * MEMORY_EFFICIENCY
-    matmul = n_tokens * matmul_seconds_per_token(stage, gpu, train.seq_len, train.precision, train.recompute)
-    activation_traffic = n_tokens * traffic_bytes_per_token(stage, train) / bytes_per_second
+    is_compiled = train.compile == "on" or (train.compile == "auto" and not gpu.is_cpu)
+    of_token = Activations(stage.model, train, stage.tensor, is_compiled, not gpu.is_cpu)
+    matmul = n_tokens * matmul_seconds_per_token(stage, gpu, of_token)
+    activation_traffic = n_tokens * traffic_bytes_per_token(stage, of_token) / bytes_per_second
     weight_traffic = stage.parameters * weight_bytes_per_micro_batch(train.precision, parallel) / bytes_per_second
-    shortest = 0.0 if gpu.is_cpu else stage.n_layers * LAUNCHES_PER_LAYER * LAUNCH_SECONDS
+    gaps = 0.0 if gpu.is_cpu else stage.n_layers * GAP_SECONDS_PER_LAYER
+    host = stage.n_layers * HOST_SECONDS_PER_LAYER * HOST_SHARE[train.recompute]
+    host += HOST_SECONDS_PER_STEP / micro_batches_of_a_rank(train, parallel)
+    busy = matmul + activation_traffic + weight_traffic
     return MicroBatchTime(
         matmul=matmul,
         activation_traffic=activation_traffic,
         weight_traffic=weight_traffic,
-        launches=max(0.0, shortest - matmul - activation_traffic - weight_traffic),
+        gaps=gaps if gpu.is_cpu else max(gaps, host - busy - optimizer),
         tensor_communication=tensor_seconds(stage, parallel, gpu, train),
         pipeline_communication=pipeline_seconds(stage.model, parallel, gpu, train),
     )
 
 
-def matmul_seconds_per_token(
-    stage: Stage, gpu: GpuKind, seq_len: int, precision: str, recompute: str = "none"
-) -> float:
+def matmul_seconds_per_token(stage: Stage, gpu: GpuKind, of_token: Activations) -> float:
     """Seconds of a stage's products and attention on one rank, forward and backward, for one token. fp8: only the layers'
-    products."""
-    model = stage.model
+    products. Where scores are written, attention is made of products, of the whole score matrix."""
+    model, train = stage.model, of_token.train
     share = stage.n_layers / model.n_layers / stage.tensor
     in_layers = stage.n_layers * stage.layer_matrices
-    attention = (model.flops_per_token("causal", seq_len) - 6 * model.n_matmul_parameters) * share
     outside = 6 * ((stage.table if stage.is_last else 0) + stage.projections)
+    convention = "palm" if of_token.writes_scores else "causal"
+    attention = (model.flops_per_token(convention, train.seq_len) - 6 * model.n_matmul_parameters) * share
     gate_up = model.parameter_counts()["feed_forward"] * share * 2 / 3
-    again = {"none": (0, 0), "selective": (2 * gate_up, 0), "full": (2 * in_layers, attention / 3)}[recompute]
-    short = "bf16" if precision == "fp8" else precision
-    products = (6 * in_layers + again[0]) / gpu.peak(precision) + outside / gpu.peak(short)
-    attending = (attention + again[1]) / gpu.peak(short)
-    return products / gpu.matmul_efficiency + attending / gpu.attention_efficiency
+    again = {"none": (0, 0), "selective": (2 * gate_up, 0), "full": (2 * in_layers, attention / 3)}[train.recompute]
+    short = "bf16" if train.precision == "fp8" else train.precision
+    reached = gpu.matmul_efficiency * (FP16_SHARE if train.precision == "fp16" else 1)
+    products = (6 * in_layers + again[0]) / gpu.peak(train.precision) + outside / gpu.peak(short)
+    attended = (attention + again[1]) / gpu.peak(short)
+    return products / reached + attended / (
+        reached if of_token.writes_scores else attention_efficiency(gpu, train.seq_len)
+    )
 
 
-def traffic_bytes_per_token(stage: Stage, train: TrainConfig) -> float:
-    """Bytes that element-wise kernels move for one token on one rank, forward and backward."""
-    shapes = (stage.model, train.seq_len, train.precision, "none", stage.tensor)
-    moved = TRAFFIC_PASSES * stage.n_layers * kept_bytes_per_token(*shapes)
+def attention_efficiency(gpu: GpuKind, seq_len: int) -> float:
+    """Share of the peak that fused attention reaches, which grows with the sequence: T / (T + 950) of the most."""
+    T, T0 = seq_len, EFFICIENCY_TOKENS
+    return gpu.attention_efficiency * T / (T + ATTENTION_HALF_TOKENS) * (T0 + ATTENTION_HALF_TOKENS) / T0
+
+
+def traffic_bytes_per_token(stage: Stage, of_token: Activations) -> float:
+    """Bytes that element-wise kernels move for one token on one rank: passes over what the layers keep, one more over what
+    they compute again, and over the logits."""
+    whole = sum(of_token.layer_parts().values())
+    moved = stage.n_layers * (TRAFFIC_PASSES * whole + (whole - of_token.kept()))
     if stage.is_last:
-        moved += TRAFFIC_PASSES * at_work_bytes_per_token(*shapes)
-        moved += TRAFFIC_PASSES * VALUE_BYTES[train.precision].product * stage.model.vocab_size / stage.tensor
-    if train.precision == "fp8":
+        logits = of_token.value_bytes.product * stage.model.vocab_size / stage.tensor
+        moved += TRAFFIC_PASSES * (of_token.after_layers() + logits)
+    if of_token.train.precision == "fp8":
         moved += fp8_cast_bytes_per_token(stage.model) * stage.n_layers / stage.model.n_layers / stage.tensor
     return moved
 
