@@ -74,7 +74,7 @@ def _few_micro_batches(train: TrainConfig, parallel: ParallelConfig) -> TrainCon
     """The same step with as many micro-batches as it takes to see the peak: more of them hold no more at once."""
     if train.precision == "fp8" or train.deterministic_reduction:
         raise ValueError("a dry run knows neither fp8 nor deterministic_reduction")
-    each = min(train.layout(parallel.data_ranks).micro_batches_per_rank, max(3, parallel.pipeline + 1))
+    each = min(train.layout(parallel.data_ranks).micro_batches_per_rank, parallel.pipeline + 2)
     tokens = each * parallel.data_ranks * train.micro_batch_size * train.seq_len
     return train.model_copy(update={"tokens_per_step": tokens, "compile": "off"})
 
@@ -194,18 +194,17 @@ def _book_state(ledger: Ledger, state: CutState) -> None:
 @contextmanager
 def _booked_gradients(ledger: Ledger, state: CutState) -> Iterator[None]:
     """While it lasts, sums of gradients are booked as such, when they are made and when they are joined."""
-    keep, end, join = CutGradients._keep, CutGradients.end, CutGradients.join
+    keep, join = CutGradients._keep, CutGradients.join
 
     def booked_keep(self: CutGradients, number: int, total: Tensor, **keywords: Any) -> None:
         ledger.book(total, "gradients")
         keep(self, number, total, **keywords)
 
-    def booked_end(self: CutGradients, totals: Tensor) -> None:
+    def book_sharded(*_: Any) -> None:
         for parameter in state.network.packed:
             if is_sharded(parameter.leaf) and parameter.leaf.grad is not None:
                 grad: Any = parameter.leaf.grad
                 ledger.book(grad._local_tensor, "gradients")
-        end(self, totals)
 
     def booked_join(self: CutGradients) -> Tensor:
         totals = join(self)
@@ -213,9 +212,9 @@ def _booked_gradients(ledger: Ledger, state: CutState) -> Iterator[None]:
             ledger.book(total, "gradients")
         return totals
 
+    state.network.register_forward_pre_hook(book_sharded)
     with (
         mock.patch.object(CutGradients, "_keep", booked_keep),
-        mock.patch.object(CutGradients, "end", booked_end),
         mock.patch.object(CutGradients, "join", booked_join),
     ):
         yield
