@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.tiny_model import save_checkpoint, tiny_llama
 from tests.train.rank_runs import RankRun, started
-from tests.train.run_processes import steps_done
+from tests.train.run_processes import events, steps_done
 from tinyllama import files
 from tinyllama.checkpoint.checkpoint_format import WEIGHTS, newest_valid
 from tinyllama.checkpoint.save_load import load_tensors
@@ -92,3 +93,51 @@ def test_a_checkpoint_moves_between_layouts(run: LayoutRun, alone: tuple[list[di
     summary = run.in_layout()
     check(run, summary, alone)
     assert started(run.run_dir) == [4, 4, 1]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"shard": 2}, {"tensor": 2}, {"pipeline": 2}, {"shard": 2, "tensor": 2}, {"shard": 2, "pipeline": 2},
+        {"replicate": 2, "tensor": 2, "pipeline": 2}, {"replicate": 2, "shard": 2, "tensor": 2},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_every_layout_trains_what_one_process_does(
+    run: LayoutRun, alone: tuple[list[dict[str, Any]], dict[str, Any]], axes: dict[str, int]
+):
+    check(run, run.in_layout(**axes), alone)
+
+
+@pytest.mark.full
+def test_the_others_leave_a_killed_rank(run: LayoutRun, alone: tuple[list[dict[str, Any]], dict[str, Any]]):
+    run.begin(tensor=2, pipeline=2)
+    run.wait_until(lambda: len(events(run.run_dir, "save")) >= 2)
+    run.processes.send(signal.SIGKILL, [3])
+    assert run.processes.wait(60) == [69, 69, 69, -9]
+    (stop,) = events(run.run_dir, "stop")
+    assert "rank 3 is lost" in stop["reason"]
+    assert all("Traceback" not in run.processes.errors(rank) for rank in range(4))
+    check(run, run.in_layout(shard=2, pipeline=2), alone)
+
+
+@pytest.mark.full
+def test_training_begins_from_a_model_in_any_layout(run: LayoutRun, tmp_path: Path):
+    """`init_from` gives each rank its part of the same weights."""
+    model = tiny_llama(seed=3)
+    save_checkpoint(tmp_path / "first" / "checkpoints", run.run_dir / "tokenizer", model)
+    shutil.copytree(run.run_dir / "tokenizer", tmp_path / "first" / "tokenizer")
+    changes = COMMON | {
+        "train__init_from": str(tmp_path / "first"),
+        "train__steps": 2,
+        "model__dropout": 0.0,
+        "model__ffn_dim": 48,
+        "model__tied_head": False,
+    }
+    losses = []
+    for axes in ({"replicate": 1}, {"shard": 2, "tensor": 2}):
+        other = LayoutRun(Path(shutil.copytree(run.run_dir, tmp_path / f"run_{len(losses)}")))
+        other.to_its_end(math.prod(axes.values()), **changes | sizes(**axes))
+        losses.append([row["loss"] for row in files.read_jsonl(other.run_dir / "metrics.jsonl")])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)

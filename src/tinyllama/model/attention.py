@@ -37,6 +37,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     )
 
 
+def attend_causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """`attend` without a mask where keys are the queries' own tokens, S = T: nothing is to be looked up in the shapes."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
+
+
 def causal_mask(T: int, S: int, device: torch.device) -> Tensor:
     """True where one of the last T of S tokens sees an earlier one or itself, shape (T, S)."""
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(diagonal=S - T)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from tinyllama.model.attention import attend, attend_reference, fastest_first
+from tinyllama.model.attention import attend_causal, attend_reference, fastest_first
 from tinyllama.model.dropout import ATTENTION_RESIDUAL, EMBEDDING, FEED_FORWARD_RESIDUAL, layer_keys
 from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
@@ -129,7 +129,7 @@ class PackedLayer(nn.Module):
             first = self.slices.first_head
             out = attend_reference(q, k, v, None, self.config.attention_dropout, dropout_keys, first)
         else:
-            out = attend(q, k, v, None)  # (B, H, T, K)
+            out = attend_causal(q, k, v)  # (B, H, T, K)
         return self.slices.scatter(self.o(out.transpose(1, 2).reshape(*normed.shape[:-1], H * K)))
 
     def _feed_forward(self, normed: Tensor) -> Tensor:

@@ -66,7 +66,6 @@ def stage_part(config: LlamaConfig, stage: int, stages: int, slices: Slices, seq
 def lay_out(
     config: LlamaConfig,
     mesh: RankMesh,
-    device: torch.device,
     dtype: torch.dtype,
     formats: tuple[torch.dtype | None, torch.dtype | None],
     *,
@@ -74,10 +73,9 @@ def lay_out(
     recompute: Recompute,
     compiled: bool,
 ) -> PackedLlama:
-    """This rank's part of the network, on its device, its weights still undefined.
+    """This rank's part of the network, without memory: `give_memory` is next. So nothing is ever whole on a device.
 
-    `dtype`: of the masters. `formats`: of products and residual stream, None the masters'. Nothing is ever whole on a
-    device: the part is laid out without memory and then given it.
+    `dtype`: of the masters. `formats`: of products and residual stream, None the masters'.
     """
     tensor, stages = mesh.size("tensor"), mesh.size("pipeline")
     sizes = part_config(config, tensor, stages)
@@ -92,9 +90,14 @@ def lay_out(
         network.compile()
     if mesh.size("shard") > 1:
         shard(network, mesh)
+    return network
+
+
+def give_memory(network: PackedLlama, device: torch.device) -> None:
+    """Room on the device for what `lay_out` made, its values still undefined."""
+    dtype = network.packed[0].master.dtype
     network.to_empty(device=device)
     network.packed = [_with_memory(parameter, network, dtype) for parameter in network.packed]
-    return network
 
 
 def shard(network: PackedLlama, mesh: RankMesh) -> None:

@@ -12,8 +12,10 @@ from tinyllama.checkpoint.save_load import check_moments, check_weights, load_te
 from tinyllama.evaluate.validation import BatchLosses
 from tinyllama.model.llama import initial_values
 from tinyllama.model.llama_config import LlamaConfig
-from tinyllama.parallel.apply import lay_out
+from tinyllama.model.packed_llama import PackedLlama
+from tinyllama.parallel.apply import give_memory, lay_out
 from tinyllama.parallel.canonical_parts import CanonicalParts
+from tinyllama.parallel.rank_mesh import RankMesh
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.train.cut_gradients import CutGradients
 from tinyllama.train.cut_step import CutStep
@@ -32,19 +34,19 @@ class CutState(TrainState):
     """
 
     def __init__(
-        self, config: LlamaConfig, train: TrainConfig, device: torch.device, dtype: torch.dtype, ranks: Ranks
-    ) -> None:
+        self, config: LlamaConfig, train: TrainConfig, device: torch.device, dtype: torch.dtype, ranks: Ranks,
+        network: PackedLlama | None = None,
+    ) -> None:  # fmt: skip
+        """`network`: this rank's part, where it was laid out and given memory before."""
         assert ranks.mesh is not None
         check_precision(train.precision, device)
         self.config, self.train, self.ranks = config, train, ranks
         self.is_compiled = is_compiled(train, device)
         if self.is_compiled:
             keep_compiled_code()
-        formats = FORMATS[train.precision]
-        self.network = lay_out(
-            config, ranks.mesh, device, dtype, (formats.compute, formats.stream),
-            seq_len=train.seq_len, recompute=train.recompute, compiled=self.is_compiled,
-        )  # fmt: skip
+        self.network = network or part_of(config, train, dtype, ranks.mesh, compiled=self.is_compiled)
+        if network is None:
+            give_memory(self.network, device)
         packed = self.network.packed
         self.parts = CanonicalParts(config, packed, ranks.mesh)
         head = packed.index(self.network.output) if ranks.mesh.is_last_stage else None
@@ -131,6 +133,14 @@ class CutState(TrainState):
         """Of the canonical weights, on rank 0; empty on the others."""
         held = {name: value.float().cpu() for name, value in self.weights()}
         return sha256_of(held) if held else ""
+
+
+def part_of(
+    config: LlamaConfig, train: TrainConfig, dtype: torch.dtype, mesh: RankMesh, *, compiled: bool
+) -> PackedLlama:
+    """This rank's part of the network that `train` wants, without memory."""
+    formats, seq_len = FORMATS[train.precision], train.seq_len
+    return lay_out(config, mesh, dtype, tuple(formats), seq_len=seq_len, recompute=train.recompute, compiled=compiled)
 
 
 def state_of(
