@@ -7,9 +7,11 @@ layers, and under 1F1B (Narayanan et al. 2021) the first stage keeps the activat
 are stages.
 """
 
+from typing import NamedTuple
+
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.plan.activations import VALUE_BYTES, Activations, chunk_bytes
+from tinyllama.plan.activations import LOSS_CHUNK_TOKENS, VALUE_BYTES, Activations, chunk_bytes
 from tinyllama.plan.stage_sizes import ONE_DEVICE, Stage, stages
 from tinyllama.train.train_config import TrainConfig
 
@@ -55,17 +57,18 @@ def micro_batches_in_flight(stage: Stage, train: TrainConfig, parallel: Parallel
 def _stage_parts(stage: Stage, train: TrainConfig, parallel: ParallelConfig, *, on_gpu: bool) -> dict[str, int]:
     held = stage.held(parallel.shard)
     is_copied = train.precision != "fp32" and parallel.shard == 1
-    return {
+    parts = {
         "weights": FP32_BYTES * held,
         "compute_copy": VALUE_BYTES[train.precision].product * stage.products if is_copied else 0,
         "optimizer": 2 * (2 if train.optimizer_state == "bf16" else FP32_BYTES) * held,
         **_peak(stage, train, parallel, on_gpu=on_gpu),
-        "buffers": _buffer_bytes(stage, train, parallel) + (WORKSPACE_BYTES if on_gpu else 0),
     }
+    parts["buffers"] += _stream_bytes(stage, train, parallel) + (WORKSPACE_BYTES if on_gpu else 0)
+    return parts
 
 
 def _peak(stage: Stage, train: TrainConfig, parallel: ParallelConfig, *, on_gpu: bool) -> dict[str, int]:
-    """Gradients, activations and the loss's own at whichever moment of the step's last micro-batch they are most: in the
+    """Gradients, activations, the loss's own and gathered weights at whichever moment of the step's last micro-batch they are most: in the
     loss, where the backward pass begins, in its last layer, or at its end, when all gradients are there."""
     is_compiled = train.compile == "on" or (train.compile == "auto" and on_gpu)
     of_token = Activations(stage.model, train, parallel.tensor, is_compiled, on_gpu)
@@ -73,23 +76,24 @@ def _peak(stage: Stage, train: TrainConfig, parallel: ParallelConfig, *, on_gpu:
     in_flight = micro_batches_in_flight(stage, train, parallel)
     kept = n_tokens * (in_flight * stage.n_layers * of_token.kept() + (of_token.after_layers() if stage.is_last else 0))
     before, after = _gradient_bytes(stage, train, parallel)
-    loss = backward = 0
-    if stage.is_last:
-        loss, backward = _loss_bytes(stage.model, train, parallel)
-        if parallel.shard == 1 and before == 0:
-            before = FP32_BYTES * stage.table  # the head's gradient is made by the loss
     at_work = n_tokens * of_token.at_work()
-    first_layer = at_work + n_tokens * of_token.kept()
     # The embedding's gradient is made last; added to the former ones it is there twice.
     embedding = FP32_BYTES * stage.table if stage.is_first and parallel.shard == 1 else 0
     is_added = micro_batches_of_a_rank(train, parallel) > 1
-    moments = (
-        {"gradients": before, "activations": kept, "loss": loss},
-        {"gradients": before, "activations": kept + at_work, "loss": backward},
-        {"gradients": after - (0 if is_added else embedding), "activations": first_layer, "loss": 0},
-        {"gradients": after + (embedding if is_added else 0), "activations": 0, "loss": 0},
-    )
-    return max(moments, key=lambda moment: sum(moment.values()))
+    whole = _gathered_bytes(stage, train, parallel)
+    moments = [
+        (before, kept + at_work, 0, whole.backward),
+        (after - (0 if is_added else embedding), at_work + n_tokens * of_token.kept(), 0, whole.backward),
+        (after + (embedding if is_added else 0), 0, 0, whole.backward),
+    ]
+    if stage.is_last:
+        loss, left = _loss_bytes(stage.model, train, parallel)
+        if parallel.shard == 1 and before == 0:
+            before = FP32_BYTES * stage.table  # the head's gradient is made by the loss
+        moments[0] = (before, kept + at_work, left, whole.backward)
+        moments.append((before, kept, loss, whole.loss))
+    names = ("gradients", "activations", "loss", "buffers")
+    return dict(zip(names, max(moments, key=sum), strict=True))
 
 
 def _loss_bytes(model: LlamaConfig, train: TrainConfig, parallel: ParallelConfig) -> tuple[int, int]:
@@ -127,32 +131,39 @@ def _gradient_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig) 
     return (first if micro_batches == 2 else exact), exact
 
 
-def _buffer_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig) -> int:
-    """What is there for a while only: gathered weights, their gradients on the way, the stream between stages."""
-    n_bytes = 0
-    if parallel.shard > 1:
-        n_bytes += _gathered_bytes(stage, VALUE_BYTES[train.precision].product, parallel)
-    if parallel.pipeline > 1:
-        tokens_bytes = train.micro_batch_size * train.seq_len * VALUE_BYTES[train.precision].stream
-        stream = tokens_bytes * stage.model.dim // parallel.tensor
-        if not stage.is_last:  # what was sent waits for its backward pass; two gradients may be on their way
-            n_bytes += (micro_batches_in_flight(stage, train, parallel) + 2) * stream
-        if not stage.is_first:  # the gradient that goes back
-            n_bytes += stream
-    return n_bytes
+def _stream_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig) -> int:
+    """The stream between the stages of a pipeline, on its way."""
+    if parallel.pipeline == 1:
+        return 0
+    stream_bytes = train.micro_batch_size * train.seq_len * VALUE_BYTES[train.precision].stream
+    stream = stream_bytes * stage.model.dim // parallel.tensor
+    n_streams = 0 if stage.is_first else 1  # the gradient that goes back
+    if not stage.is_last:  # what was sent waits for its backward pass; two gradients may be on their way
+        n_streams += micro_batches_in_flight(stage, train, parallel) + 2
+    return n_streams * stream
 
 
-def _gathered_bytes(stage: Stage, product_bytes: int, parallel: ParallelConfig) -> int:
-    """Sharded weights where they are whole for a while, and gradients that are not yet shared out.
+class Gathered(NamedTuple):
+    """Bytes of sharded weights that are whole for a while and of gradients not yet shared out, in the loss and after it."""
 
-    Embedding and head are gathered in fp32 from the forward pass on; the loss makes a 16-bit copy of the head and its fp32
-    gradient. Of the layers two are there at a time in the products' format, one with its gradient, which is made fp32 to
-    be summed. In a pipeline all layers stay.
+    loss: int
+    backward: int
+
+
+def _gathered_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig) -> Gathered:
+    """Embedding and head are gathered in fp32 from the forward pass on; the loss makes a 16-bit copy of the head and its
+    fp32 gradient. Of the layers two are there at a time in the products' format, one with its gradient, which is made
+    fp32 to be summed. In a pipeline all layers stay.
     """
-    c, layer = product_bytes, stage.layer_matrices
-    n_bytes = FP32_BYTES * stage.tables
-    if stage.is_last:
-        n_bytes += (c if c < FP32_BYTES else 0) * stage.table
+    if parallel.shard == 1:
+        return Gathered(0, 0)
+    c, layer = VALUE_BYTES[train.precision].product, stage.layer_matrices
+    tables = FP32_BYTES * stage.tables
+    head_copy = c * stage.table if c < FP32_BYTES else 0
+    head_gradient = FP32_BYTES * stage.table if stage.is_last else 0
     if parallel.pipeline > 1:
-        return n_bytes + c * (stage.n_layers * layer + stage.projections)
-    return n_bytes + FP32_BYTES * stage.table + 2 * c * layer + (c + FP32_BYTES) * layer
+        tables += c * (stage.n_layers * layer + stage.projections)
+        return Gathered(tables + head_copy, tables)
+    has_chunks = train.micro_batch_size * train.seq_len > LOSS_CHUNK_TOKENS
+    in_loss = tables + head_copy + (head_gradient if has_chunks else 0)
+    return Gathered(in_loss, tables + head_gradient + 3 * c * layer + FP32_BYTES * layer)
