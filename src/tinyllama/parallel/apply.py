@@ -125,6 +125,17 @@ def shard(network: PackedLlama, mesh: RankMesh) -> None:
             module.set_gradient_divide_factor(1.0)  # sums, as everywhere here: an update divides once
 
 
+def hold_outer_shards(network: PackedLlama, *, until_last: bool) -> None:
+    """Whether embedding and head stay gathered after the next backward pass, their gradients not yet summed over ranks.
+
+    Nothing runs beside their gathering and their sums, as layers run beside each other's: so they wait for a step's last
+    micro-batch.
+    """
+    if isinstance(network, FSDPModule):
+        network.set_reshard_after_backward(not until_last, recurse=False)
+        network.set_requires_gradient_sync(not until_last, recurse=False)
+
+
 def _with_memory(parameter: PackedParameter, network: PackedLlama, dtype: torch.dtype) -> PackedParameter:
     """The entry of a leaf that has got memory, with a master and a copy as the entry had them."""
     leaf: Any = network.get_parameter(parameter.path)

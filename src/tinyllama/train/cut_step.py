@@ -11,6 +11,7 @@ from tinyllama.model.dropout import sample_keys
 from tinyllama.model.loss import LossSums, token_losses
 from tinyllama.model.loss_gradient import loss_and_gradients
 from tinyllama.model.packed_llama import PackedLlama
+from tinyllama.parallel.apply import hold_outer_shards
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.parallel.stages import Pipeline, pass_through
 from tinyllama.parallel.tensor_slices import TensorSlices
@@ -36,6 +37,7 @@ class CutStep:
         self._slices = network.part.slices
         # Ranks that compute the same loss: one of them counts it.
         self._counts = self._mesh.is_last_stage and self._mesh.at("tensor") == 0
+        self._micro_batches = train.layout(ranks.data_size).micro_batches_per_rank
         self._pipeline: Pipeline | None = None
 
     def accumulate(self, micro_batches: Iterable[DeviceBatch], step: int) -> None:
@@ -44,7 +46,8 @@ class CutStep:
             if self._mesh.size("pipeline") > 1:
                 self._through_stages(list(micro_batches), step)
                 return
-            for batch in micro_batches:
+            for number, batch in enumerate(micro_batches, 1):
+                hold_outer_shards(self._network, until_last=number < self._micro_batches)
                 self._ranks.where.at(Place.FORWARD, step + 1)
                 hidden = self._network(batch.tokens, self._keys(batch, step))
                 self._ranks.where.at(Place.BACKWARD, step + 1)
