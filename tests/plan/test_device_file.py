@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyllama.errors import RecipeError
@@ -73,6 +73,7 @@ def test_no_file_and_a_large_one(tmp_path: Path):
         read_devices(written(tmp_path, "#" * 1_000_001))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused_in_words(tmp_path_factory: pytest.TempPathFactory, data: bytes):
     path = tmp_path_factory.getbasetemp() / "any.toml"

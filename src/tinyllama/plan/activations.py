@@ -113,12 +113,12 @@ class Activations:
 
 
 def chunk_bytes(model: LlamaConfig, n_tokens: int, precision: str, tensor: int = 1) -> int:
-    """Bytes of the loss's logits over `n_tokens`, which become their gradient: the chunk at work, and the one before it.
+    """Bytes of the loss's logits over `n_tokens`, which become their gradient: the chunk at work and the one before it.
 
-    In fp32, and with slices of the vocabulary, a chunk is there once more in fp32.
+    In fp32 a chunk's logarithms are there beside it; with slices of the vocabulary 16-bit ones are there in fp32 too.
     """
     c = VALUE_BYTES[precision].product
     chunk = min(n_tokens, LOSS_CHUNK_TOKENS) * model.vocab_size // tensor
-    n_chunks = 2 if n_tokens > LOSS_CHUNK_TOKENS else 1
-    is_copied = tensor > 1 if c < 4 else tensor == 1
-    return (n_chunks * c + 4 * is_copied) * chunk
+    if tensor > 1 and c < 4:
+        return (c + 4) * chunk
+    return (2 if n_tokens > LOSS_CHUNK_TOKENS or (c == 4 and tensor == 1) else 1) * c * chunk

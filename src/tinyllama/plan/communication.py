@@ -29,6 +29,13 @@ class Transfer(NamedTuple):
     alone: float
 
 
+class ShardTransfers(NamedTuple):
+    """Seconds of a micro-batch's transfers of layers, and of a step's of embedding and head."""
+
+    layers: float
+    tables: float
+
+
 def ring_seconds(n_bytes: float, ranks: int, bytes_per_second: float) -> float:
     """Seconds of an all-gather or reduce-scatter over `ranks` of `n_bytes`, the whole of what is gathered or scattered."""
     if ranks == 1:
@@ -49,13 +56,9 @@ def replicate_seconds(stage: Stage, parallel: ParallelConfig, gpu: GpuKind) -> T
     return Transfer(all_reduce(stage.parameters), all_reduce(stage.table if stage.is_first else stage.layer_matrices))
 
 
-def shard_seconds(stage: Stage, parallel: ParallelConfig, gpu: GpuKind, precision: str) -> Transfer:
+def shard_seconds(stage: Stage, parallel: ParallelConfig, gpu: GpuKind, precision: str) -> ShardTransfers:
     """Sharded weights: those of layers are gathered in the products' format before their forward and before their backward
-    pass (in a pipeline once), embedding and head in fp32 once; fp32 gradients are reduced and scattered.
-
-    Nothing hides the first gather of embedding and head, and the last scatter of theirs; in a pipeline nothing at all is
-    hidden, because it all comes before the first micro-batch and after the last one.
-    """
+    pass (in a pipeline once a step), embedding and head in fp32; fp32 gradients are reduced and scattered."""
     speed = bandwidth(parallel, "shard", gpu)
 
     def seconds(value_bytes: int, parameters: int) -> float:
@@ -64,10 +67,8 @@ def shard_seconds(stage: Stage, parallel: ParallelConfig, gpu: GpuKind, precisio
     gathers = 1 if parallel.pipeline > 1 else 2
     c, layer = VALUE_BYTES[precision].product, stage.layer_matrices
     layers = stage.n_layers * (gathers * seconds(c, layer) + seconds(FP32_BYTES, layer))
-    tables = 2 * seconds(FP32_BYTES, stage.tables)
     projections = gathers * seconds(c, stage.projections) + seconds(FP32_BYTES, stage.projections)
-    total = layers + tables + projections
-    return Transfer(total, total if parallel.pipeline > 1 else tables)
+    return ShardTransfers(layers + projections, 2 * seconds(FP32_BYTES, stage.tables))
 
 
 def tensor_seconds(stage: Stage, parallel: ParallelConfig, gpu: GpuKind, train: TrainConfig) -> float:

@@ -68,8 +68,8 @@ def _stage_parts(stage: Stage, train: TrainConfig, parallel: ParallelConfig, *, 
 
 
 def _peak(stage: Stage, train: TrainConfig, parallel: ParallelConfig, *, on_gpu: bool) -> dict[str, int]:
-    """Gradients, activations, the loss's own and gathered weights at whichever moment of the step's last micro-batch they are most: in the
-    loss, where the backward pass begins, in its last layer, or at its end, when all gradients are there."""
+    """Gradients, activations, the loss's own and gathered weights at whichever moment of a step's last micro-batch they are
+    most: in the loss, where the backward pass begins, in its last layer, or at its end, when all gradients are there."""
     is_compiled = train.compile == "on" or (train.compile == "auto" and on_gpu)
     of_token = Activations(stage.model, train, parallel.tensor, is_compiled, on_gpu)
     n_tokens = train.micro_batch_size * train.seq_len
@@ -83,8 +83,8 @@ def _peak(stage: Stage, train: TrainConfig, parallel: ParallelConfig, *, on_gpu:
     whole = _gathered_bytes(stage, train, parallel)
     moments = [
         (before, kept + at_work, 0, whole.backward),
-        (after - (0 if is_added else embedding), at_work + n_tokens * of_token.kept(), 0, whole.backward),
-        (after + (embedding if is_added else 0), 0, 0, whole.backward),
+        (after - (0 if is_added else embedding), at_work + n_tokens * of_token.kept(), 0, whole.end),
+        (after + (embedding if is_added else 0), 0, 0, whole.end),
     ]
     if stage.is_last:
         loss, left = _loss_bytes(stage.model, train, parallel)
@@ -115,13 +115,15 @@ def _gradient_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig) 
     """Sums of gradients before and after the step's last micro-batch.
 
     The first micro-batch's are in their weights' formats: 16 bits where products read copies; from the second on all are
-    fp32, and so are those that the ranks sum. Sharded ones are fp32 throughout; with a pipeline they are summed before they
-    are shared out.
+    fp32, and so are those that the ranks sum. Sharded ones are fp32 throughout; embedding's and head's, and with a pipeline
+    all, are summed over a step's micro-batches before they are shared out.
     """
     exact = FP32_BYTES * stage.parameters
     if parallel.shard > 1:
-        held = exact if parallel.pipeline > 1 else FP32_BYTES * stage.held(parallel.shard)
-        return held, held
+        layers = stage.parameters - stage.tables - stage.norms
+        held = exact - FP32_BYTES * (layers - layers // parallel.shard)
+        sums = exact if parallel.pipeline > 1 else held
+        return (sums if micro_batches_of_a_rank(train, parallel) > 1 else 0), sums
     micro_batches = micro_batches_of_a_rank(train, parallel)
     c = VALUE_BYTES[train.precision].product
     head = stage.table if stage.is_last else 0
@@ -144,26 +146,33 @@ def _stream_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig) ->
 
 
 class Gathered(NamedTuple):
-    """Bytes of sharded weights that are whole for a while and of gradients not yet shared out, in the loss and after it."""
+    """Bytes of sharded weights that are whole for a while and of gradients on their way, at three moments."""
 
     loss: int
     backward: int
+    end: int
 
 
 def _gathered_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig) -> Gathered:
-    """Embedding and head are gathered in fp32 from the forward pass on; the loss makes a 16-bit copy of the head and its
-    fp32 gradient. Of the layers two are there at a time in the products' format, one with its gradient, which is made
-    fp32 to be summed. In a pipeline all layers stay.
+    """Embedding and head are gathered in fp32 for a whole step; the loss makes a 16-bit copy of the head and its fp32
+    gradient anew. Of the layers two are there at a time in the products' format, one with its gradient, which is made
+    fp32 to be summed; those that copies of the network sum wait for the end of the backward pass. In a pipeline all layers
+    stay. At the end embedding's and head's gradients go in one piece.
     """
     if parallel.shard == 1:
-        return Gathered(0, 0)
+        return Gathered(0, 0, 0)
     c, layer = VALUE_BYTES[train.precision].product, stage.layer_matrices
     tables = FP32_BYTES * stage.tables
     head_copy = c * stage.table if c < FP32_BYTES else 0
     head_gradient = FP32_BYTES * stage.table if stage.is_last else 0
     if parallel.pipeline > 1:
         tables += c * (stage.n_layers * layer + stage.projections)
-        return Gathered(tables + head_copy, tables)
-    has_chunks = train.micro_batch_size * train.seq_len > LOSS_CHUNK_TOKENS
-    in_loss = tables + head_copy + (head_gradient if has_chunks else 0)
-    return Gathered(in_loss, tables + head_gradient + 3 * c * layer + FP32_BYTES * layer)
+        return Gathered(tables + head_copy, tables, tables)
+    # Of slices the fp32 logits are let go of before the first chunk makes the head's gradient.
+    has_gradient = parallel.tensor == 1 or train.micro_batch_size * train.seq_len > LOSS_CHUNK_TOKENS
+    in_loss = tables + head_copy + (head_gradient if has_gradient else 0)
+    summed = FP32_BYTES * stage.n_layers * layer // parallel.shard if parallel.replicate > 1 else 0  # until the end
+    at_layer = (3 * c + FP32_BYTES) * layer
+    if micro_batches_of_a_rank(train, parallel) > 1:
+        head_gradient = 0  # the backward pass begins with adding it to the former ones
+    return Gathered(in_loss, tables + head_gradient + 2 * c * layer, summed + tables + max(at_layer, tables))

@@ -187,14 +187,16 @@ def weight_bytes_per_micro_batch(precision: str, parallel: ParallelConfig) -> in
 def _exposed(stage: Stage, time: MicroBatchTime, gpu: GpuKind, train: TrainConfig, parallel: ParallelConfig) -> float:
     """What is left of the transfers of weights and gradients beyond the computation that they run beside.
 
-    Replicated gradients are only sent in the last micro-batch's backward pass. Sharded weights move in each micro-batch,
-    their gradients' sums over copies with them; in a pipeline once a step.
+    Replicated gradients are only sent in the last micro-batch's backward pass. Sharded layers move in each micro-batch,
+    their gradients' sums over copies with them; embedding and head once a step, beside nothing. In a pipeline all of it
+    comes before the first micro-batch and after the last one.
     """
     copies = replicate_seconds(stage, parallel, gpu)
     if parallel.shard == 1:
         return max(copies.alone, copies.total - time.compute * BACKWARD_SHARE)
     shards = shard_seconds(stage, parallel, gpu, train.precision)
     if parallel.pipeline > 1:
-        return shards.total + copies.total
-    exposed = max(shards.alone + copies.alone, shards.total + copies.total - time.compute)
-    return micro_batches_of_a_rank(train, parallel) * exposed
+        return shards.layers + shards.tables + copies.total
+    copied_tables = copies.total * stage.tables / stage.parameters
+    of_layers = max(0.0, shards.layers + copies.total - copied_tables - time.compute)
+    return micro_batches_of_a_rank(train, parallel) * of_layers + shards.tables + copied_tables
