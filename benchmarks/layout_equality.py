@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tinyllama.drill.rank_processes import LOADED, free_port
 from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.model.packed_llama import PackedLlama
 from tinyllama.parallel.launch import join
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.parallel.rank_mesh import RankMesh
@@ -36,16 +37,21 @@ TINY: dict[str, Any] = {
     "vocab_size": 64, "seq_len": SEQ_LEN, "dim": 32, "n_layers": 4, "n_heads": 8, "n_kv_heads": 4, "ffn_dim": 48,
 }  # fmt: skip
 ARTICLE = {"dim": 48, "n_heads": 8, "n_kv_heads": 4, "ffn_dim": 32, "embedding_dim": 24}  # article-1.1b, scaled down
+UNEVEN = {"dim": 18, "head_dim": 4, "vocab_size": 68, "ffn_dim": 52}  # rows that shards cannot share evenly, if at all
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes of the network, of the training
     "untied": ({}, {}),
     "tied": ({"tied_head": True}, {}),
     "dropout": ({"dropout": 0.2, "attention_dropout": 0.2}, {}),
-    "tied, dropout, z-loss": ({"tied_head": True, "dropout": 0.2, "attention_dropout": 0.1}, {"z_loss": 1e-3}),
+    "tied, dropout, z-loss": (UNEVEN | {"tied_head": True, "dropout": 0.2, "attention_dropout": 0.1}, {"z_loss": 1e-3}),
     "recompute full": ({"dropout": 0.1}, {"recompute": "full"}),
     "recompute selective": ({"tied_head": True}, {"recompute": "selective"}),
     "article-1.1b scaled down": (ARTICLE, {"z_loss": 1e-3}),
     "article-1.1b, dropout": (ARTICLE | {"dropout": 0.1, "attention_dropout": 0.1}, {}),
+}
+COMPILED = {  # layers in one graph each, which PyTorch's own operations then run: no compiler is needed
+    "compiled": ({"dropout": 0.1}, {"compile": "on"}),
+    "compiled, recompute full": ({}, {"compile": "on", "recompute": "full"}),
 }
 
 LAYOUTS: dict[int, list[dict[str, int]]] = {
@@ -85,7 +91,7 @@ def batches(step: int, vocab_size: int) -> list[DeviceBatch]:
 
 def training(case: str, dtype: str, ranks: Ranks) -> Found:
     """10 updates; the gradients are rank 0's."""
-    network, changes = CASES[case]
+    network, changes = (CASES | COMPILED)[case]
     config = LlamaConfig(**(TINY | network))
     precision = "bf16" if dtype == "bf16" else "fp32"
     train = TrainConfig(
@@ -113,6 +119,12 @@ def training(case: str, dtype: str, ranks: Ranks) -> Found:
     return Found(losses, norms, gradients)
 
 
+def compile_without_compiler(network: PackedLlama) -> None:
+    """`PackedLlama.compile` as far as the graphs."""
+    for layer in network.layers:
+        layer.compile(fullgraph=True, dynamic=False, backend="aot_eager")
+
+
 def canonical_gradients(state: Any) -> dict[str, Tensor]:
     """Whole gradients by canonical name, on rank 0."""
     sums = state.gradients.all()
@@ -136,16 +148,19 @@ def difference(found: Found, wanted: Found) -> dict[str, float]:
     }
 
 
-def on_rank(rank: int, size: int, port: int, path: str, cases: list[str], dtypes: list[str]) -> None:
+def on_rank(
+    rank: int, size: int, port: int, path: str, cases: list[str], dtypes: list[str], layouts: list[dict[str, int]]
+) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
+    PackedLlama.compile = compile_without_compiler
     rows = []
     with join(ParallelConfig(replicate=size, timeout_seconds=120)) as ranks:
         assert ranks is not None
         ranks.connect(torch.device("cpu"))
         for dtype in dtypes:
             wanted = {case: training(case, dtype, Ranks()) for case in cases} if rank == 0 else {}
-            for sizes in LAYOUTS[size]:
+            for sizes in layouts:
                 ranks.parallel = ParallelConfig(**sizes)
                 is_cut = ranks.parallel.cuts_the_network
                 ranks.mesh = RankMesh(ranks.parallel, torch.device("cpu"), rank) if is_cut else None
@@ -160,14 +175,15 @@ def on_rank(rank: int, size: int, port: int, path: str, cases: list[str], dtypes
         Path(path).write_text(json.dumps(rows))
 
 
-def compare(size: int, path: Path, cases: list[str], dtypes: list[str]) -> list[dict[str, Any]]:
-    """One launch of `size` processes: a row for each layout, case and number format."""
+def compare(
+    size: int, path: Path, cases: list[str], dtypes: list[str], layouts: list[dict[str, int]] | None = None
+) -> list[dict[str, Any]]:
+    """One launch of `size` processes: a row for each layout (default all of them), case and number format."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(LOADED)
     port = free_port()
-    processes = [
-        context.Process(target=on_rank, args=(rank, size, port, str(path), cases, dtypes)) for rank in range(size)
-    ]
+    given = (size, port, str(path), cases, dtypes, layouts or LAYOUTS[size])
+    processes = [context.Process(target=on_rank, args=(rank, *given)) for rank in range(size)]
     for process in processes:
         process.start()
     for process in processes:
@@ -198,7 +214,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 4, 8], choices=list(LAYOUTS))
-    parser.add_argument("--case", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument("--case", nargs="+", default=list(CASES), choices=list(CASES | COMPILED))
     parser.add_argument("--dtype", nargs="+", default=["float64", "float32"], choices=list(LIMITS))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
