@@ -32,7 +32,9 @@ from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_step import train_step
 
 STEPS, SEQ_LEN, MICRO_BATCH_SIZE, MICRO_BATCHES = 10, 16, 2, 8
-LIMITS = {"float64": 1e-9, "float32": 1e-3, "bf16": 3e-2}  # the largest relative difference that counts as equal
+# The largest relative difference that counts as equal: of losses and gradients, and in float64 of the norms too. Else
+# rounding grows over 10 steps of a rate this high, and a norm shows it first.
+LIMITS = {"float64": 1e-9, "float32": 1e-5, "bf16": 3e-2, "fp16": 1e-2}
 TINY: dict[str, Any] = {
     "vocab_size": 64, "seq_len": SEQ_LEN, "dim": 32, "n_layers": 4, "n_heads": 8, "n_kv_heads": 4, "ffn_dim": 48,
 }  # fmt: skip
@@ -93,7 +95,7 @@ def training(case: str, dtype: str, ranks: Ranks) -> Found:
     """10 updates; the gradients are rank 0's."""
     network, changes = (CASES | COMPILED)[case]
     config = LlamaConfig(**(TINY | network))
-    precision = "bf16" if dtype == "bf16" else "fp32"
+    precision: Any = dtype if dtype in ("bf16", "fp16") else "fp32"
     train = TrainConfig(
         seq_len=SEQ_LEN, micro_batch_size=MICRO_BATCH_SIZE, tokens_per_step=SEQ_LEN * MICRO_BATCH_SIZE * MICRO_BATCHES,
         max_grad_norm=0.3, precision=precision, **changes,
@@ -194,6 +196,12 @@ def compare(
     return json.loads(path.read_text())
 
 
+def is_equal(row: dict[str, Any]) -> bool:
+    """Whether a layout gave the training of one process."""
+    keys = ("loss", "gradient", "grad_norm") if row["dtype"] == "float64" else ("loss", "gradient")
+    return max(row[key] for key in keys) <= LIMITS[row["dtype"]]
+
+
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown: one row for each layout and number format, its largest differences over the cases."""
     lines = [
@@ -205,7 +213,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         groups.setdefault((row["processes"], row["layout"], row["dtype"]), []).append(row)
     for (processes, layout, dtype), group in groups.items():
         worst = [max(row[key] for row in group) for key in ("loss", "grad_norm", "gradient")]
-        verdict = f"{LIMITS[dtype]:g}" if max(worst) <= LIMITS[dtype] else f"NOT {LIMITS[dtype]:g}"
+        verdict = f"{'' if all(map(is_equal, group)) else 'NOT '}{LIMITS[dtype]:g}"
         words = " | ".join(f"{value:.1e}" for value in worst)
         lines.append(f"| {processes} | {layout} | {dtype} | {len(group)} | {words} | {verdict} |")
     return "\n".join(lines)
@@ -226,7 +234,7 @@ def main() -> None:
     print(f"\n{len(rows)} trainings beside one process, {time.perf_counter() - started:.0f} s", file=sys.stderr)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
-    sys.exit(any(max(row["loss"], row["grad_norm"], row["gradient"]) > LIMITS[row["dtype"]] for row in rows))
+    sys.exit(not all(map(is_equal, rows)))
 
 
 if __name__ == "__main__":
