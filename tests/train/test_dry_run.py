@@ -1,5 +1,8 @@
 """The dry run counts what is there: by hand where that is known, and against tensors that are real."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -79,6 +82,15 @@ def test_the_ledger_sees_what_is_made_and_let_go():
         more = torch.cat([third, view])
         assert sum(ledger.at_peak.values()) == 4000 + 4000 + more.nbytes
         assert ledger.at_peak["weights"] == 4000
+
+
+def test_the_page_s_example_runs(capsys: pytest.CaptureFixture[str]):
+    page = (Path(__file__).parents[2] / "docs" / "parallel.md").read_text()
+    block = re.search(r"```python\n(.*?)```", page, re.S)
+    assert block
+    exec(block[1], {})
+    weights, activations, peak = map(int, capsys.readouterr().out.split())
+    assert 0 < weights < activations < peak
 
 
 def test_what_it_does_not_know_is_refused():

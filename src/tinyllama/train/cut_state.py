@@ -140,7 +140,7 @@ def part_of(
 ) -> PackedLlama:
     """This rank's part of the network that `train` wants, without memory."""
     formats, seq_len = FORMATS[train.precision], train.seq_len
-    return lay_out(config, mesh, dtype, tuple(formats), seq_len=seq_len, recompute=train.recompute, compiled=compiled)
+    return lay_out(config, mesh, dtype, formats, seq_len=seq_len, recompute=train.recompute, compiled=compiled)
 
 
 def state_of(

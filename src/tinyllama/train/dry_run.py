@@ -22,6 +22,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed.pipelining import Schedule1F1B, schedules
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tinyllama.model import packed_llama
 from tinyllama.model.llama_config import LlamaConfig
@@ -36,7 +37,7 @@ from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_step import train_step
 
 CPU = torch.device("cpu")
-PARTS = ("weights", "compute_copy", "gradients", "optimizer", "activations", "buffers")
+PARTS: tuple[str, ...] = ("weights", "compute_copy", "gradients", "optimizer", "activations", "buffers")
 
 
 def dry_run(config: LlamaConfig, train: TrainConfig, parallel: ParallelConfig, rank: int = 0) -> dict[str, int]:
@@ -103,7 +104,7 @@ def _batches(train: TrainConfig, ranks: Ranks) -> list[DeviceBatch]:
 
 def _without_vote(self: Any, stages: list[Any], *arguments: Any) -> None:
     for stage in stages:
-        stage._inference_mode = schedules.InferenceMode.STATIC  # pyright: ignore[reportAttributeAccessIssue]
+        stage._inference_mode = getattr(schedules, "InferenceMode").STATIC  # noqa: B009 (not there before)
 
 
 class Ledger(TorchDispatchMode):
@@ -140,7 +141,7 @@ class Ledger(TorchDispatchMode):
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # its parts come by
         found = func(*args, **(kwargs or {}))
-        for value in torch.utils._pytree.tree_leaves(found):
+        for value in tree_leaves(found):
             if isinstance(value, Tensor) and value.device.type != "meta":
                 self._see(value.untyped_storage())
         return found
