@@ -26,8 +26,9 @@ from tinyllama.parallel.launch import join
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.parallel.rank_mesh import RankMesh
 from tinyllama.parallel.ranks import Ranks
-from tinyllama.train.cut_state import CutState, state_of
+from tinyllama.train.cut_state import CutState
 from tinyllama.train.micro_batch import DeviceBatch
+from tinyllama.train.rank_state import state_of
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_step import train_step
 

@@ -26,8 +26,9 @@ from torch.utils._pytree import tree_leaves
 
 from tinyllama.model import packed_llama
 from tinyllama.model.llama_config import LlamaConfig
-from tinyllama.parallel.apply import give_memory, is_sharded
+from tinyllama.parallel.apply import give_memory
 from tinyllama.parallel.layout import ParallelConfig
+from tinyllama.parallel.rank_sums import is_sharded
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.train import layer_stand_ins
 from tinyllama.train.cut_gradients import CutGradients

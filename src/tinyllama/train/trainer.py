@@ -22,13 +22,13 @@ from tinyllama.parallel.whereabouts import Place
 from tinyllama.seeds import derive_seed
 from tinyllama.shards.batches import Batches, MicroBatch, prefetch
 from tinyllama.shards.quarantine import read_quarantine
-from tinyllama.train.cut_state import state_of
 from tinyllama.train.deterministic import choose_threads
 from tinyllama.train.initial_weights import load_initial_weights
 from tinyllama.train.lr_schedule import lr_schedule
 from tinyllama.train.metrics import MetricsFile, NoMetricsFile, write_event
 from tinyllama.train.micro_batch import DeviceBatch
 from tinyllama.train.precision import choose_device
+from tinyllama.train.rank_state import state_of
 from tinyllama.train.roll_back import RollBack
 from tinyllama.train.run_checkpoints import RunCheckpoints
 from tinyllama.train.run_data import open_run_data, verify_run_data
