@@ -27,10 +27,10 @@ from tinyllama.model.llama_config import PRESETS, preset
 from tinyllama.parallel.launch import join
 from tinyllama.parallel.layout import AXES, ParallelConfig
 from tinyllama.parallel.ranks import Ranks
-from tinyllama.train.cut_state import state_of
 from tinyllama.train.dry_run import dry_run
 from tinyllama.train.metrics import peak_memory_bytes
 from tinyllama.train.precision import choose_device
+from tinyllama.train.rank_state import state_of
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_step import train_step
 

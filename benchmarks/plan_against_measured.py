@@ -37,9 +37,9 @@ from tinyllama.parallel.rank_mesh import RankMesh
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.plan.memory import allocated_bytes, memory_parts
 from tinyllama.plan.step_time import step_time
-from tinyllama.train.cut_state import state_of
 from tinyllama.train.optimizer import MOMENTS
 from tinyllama.train.precision import choose_device
+from tinyllama.train.rank_state import state_of
 from tinyllama.train.step_clock import garbage_kept
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_state import TrainState

@@ -242,6 +242,9 @@ def pretrain(
     Exit code 130 after Ctrl-C, 143 after SIGTERM, 75 at train.time_limit_minutes: saved, the same command goes on.
 
     Example: tinyllama pretrain small-120m --run-dir runs/mine train.peak_lr=3e-4
+
+    On several devices: torchrun --nproc-per-node 4 -m tinyllama pretrain tinyllama-1b --run-dir runs/mine
+    parallel.shard=2 parallel.tensor=2 (docs/parallel.md)
     """
     from tinyllama.phases import pretrain as run_pretrain
     from tinyllama.recipe import load_recipe

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from tinyllama.model.llama import Llama
@@ -16,6 +15,7 @@ from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.packed_llama import PackedLlama, PackedParameter, Recompute
 from tinyllama.model.part import Part, Slices
 from tinyllama.parallel.rank_mesh import RankMesh
+from tinyllama.parallel.rank_sums import local
 from tinyllama.parallel.tensor_slices import TensorSlices
 
 ROWS, COLUMNS, WHOLE = 0, 1, None  # the dimension of a matrix (out, in) that tensor ranks share out
@@ -149,14 +149,3 @@ def _with_memory(parameter: PackedParameter, network: PackedLlama, dtype: torch.
         network.tied_copy = torch.empty_like(values, dtype=network.compute_dtype)
         return replace(parameter, master=values, leaf=leaf, copy=network.tied_copy)
     return replace(parameter, master=master, leaf=leaf, copy=values)
-
-
-def local(tensor: Tensor) -> Tensor:
-    """What this rank holds of a sharded tensor; another tensor as it is."""
-    found: Any = tensor.detach()
-    return found.to_local() if hasattr(found, "to_local") else found
-
-
-def is_sharded(leaf: nn.Parameter) -> bool:
-    """Whether FSDP holds this parameter."""
-    return hasattr(leaf, "to_local")

@@ -15,8 +15,9 @@ from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.packed_llama import PackedLlama, PackedParameter
 from tinyllama.model.part import Slices
-from tinyllama.parallel.apply import is_sharded, part_config, slice_style, stage_part
+from tinyllama.parallel.apply import part_config, slice_style, stage_part
 from tinyllama.parallel.rank_mesh import RankMesh
+from tinyllama.parallel.rank_sums import is_sharded
 
 
 class CanonicalParts:

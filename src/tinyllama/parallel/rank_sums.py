@@ -6,6 +6,8 @@ neighbouring lanes, a power of two of them, so its own sum is a whole branch of 
 the same way. The result has the same bits for 1, 2, 4 ... ranks.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -160,3 +162,14 @@ class BucketedSum:
             sums.update(zip(group, tensors, strict=True))
         self._reset()
         return [sums[number] for number in range(self._count)]
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this rank holds of a sharded tensor; another tensor as it is."""
+    found: Any = tensor.detach()
+    return found.to_local() if hasattr(found, "to_local") else found
+
+
+def is_sharded(leaf: Tensor) -> bool:
+    """Whether FSDP holds this parameter."""
+    return hasattr(leaf, "to_local")

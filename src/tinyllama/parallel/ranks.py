@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -16,10 +16,12 @@ from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImport
 from tinyllama import errors
 from tinyllama.errors import LostRankError, RecipeError, TinyllamaError
 from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.parallel.rank_mesh import RankMesh
 from tinyllama.parallel.rank_sums import tree_sum
 from tinyllama.parallel.watch import Store, Watch
 from tinyllama.parallel.whereabouts import Place, Whereabouts
+
+if TYPE_CHECKING:
+    from tinyllama.parallel.rank_mesh import RankMesh
 
 POLL_SECONDS = 0.01
 
@@ -158,6 +160,8 @@ class Ranks:
                 device_id=device if device.type == "cuda" else None,
             )
             if self.parallel.cuts_the_network:
+                from tinyllama.parallel.rank_mesh import RankMesh
+
                 self.mesh = RankMesh(self.parallel, device, self.rank)
 
     def rest(self) -> None:

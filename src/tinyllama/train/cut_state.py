@@ -140,13 +140,4 @@ def part_of(
 ) -> PackedLlama:
     """This rank's part of the network that `train` wants, without memory."""
     formats, seq_len = FORMATS[train.precision], train.seq_len
-    return lay_out(config, mesh, dtype, tuple(formats), seq_len=seq_len, recompute=train.recompute, compiled=compiled)
-
-
-def state_of(
-    config: LlamaConfig, train: TrainConfig, device: torch.device, ranks: Ranks, dtype: torch.dtype = torch.float32
-) -> TrainState:
-    """The state of this rank: of the whole network, or of its part."""
-    if ranks.mesh is None:
-        return TrainState(config, train, device, dtype, ranks)
-    return CutState(config, train, device, dtype, ranks)
+    return lay_out(config, mesh, dtype, formats, seq_len=seq_len, recompute=train.recompute, compiled=compiled)

@@ -23,12 +23,14 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed.pipelining import Schedule1F1B, schedules
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tinyllama.model import loss_gradient, packed_llama
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.parallel import vocabulary_loss
-from tinyllama.parallel.apply import give_memory, is_sharded
+from tinyllama.parallel.apply import give_memory
 from tinyllama.parallel.layout import ParallelConfig
+from tinyllama.parallel.rank_sums import is_sharded
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.train import layer_stand_ins
 from tinyllama.train.cut_gradients import CutGradients
@@ -38,7 +40,7 @@ from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_step import train_step
 
 CPU = torch.device("cpu")
-PARTS = ("weights", "compute_copy", "gradients", "optimizer", "activations", "buffers")
+PARTS: tuple[str, ...] = ("weights", "compute_copy", "gradients", "optimizer", "activations", "buffers")
 
 
 def dry_run(config: LlamaConfig, train: TrainConfig, parallel: ParallelConfig, rank: int = 0) -> dict[str, int]:
@@ -107,7 +109,7 @@ def _batches(train: TrainConfig, ranks: Ranks) -> list[DeviceBatch]:
 
 def _without_vote(self: Any, stages: list[Any], *arguments: Any) -> None:
     for stage in stages:
-        stage._inference_mode = schedules.InferenceMode.STATIC  # pyright: ignore[reportAttributeAccessIssue]
+        stage._inference_mode = getattr(schedules, "InferenceMode").STATIC  # noqa: B009 (not there before)
 
 
 class Ledger(TorchDispatchMode):
@@ -144,7 +146,7 @@ class Ledger(TorchDispatchMode):
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # its parts come by
         found = func(*args, **(kwargs or {}))
-        for value in torch.utils._pytree.tree_leaves(found):
+        for value in tree_leaves(found):
             if isinstance(value, Tensor) and value.device.type != "meta":
                 self._see(value.untyped_storage())
         return found

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tinyllama.model.packed_llama import PackedParameter
-from tinyllama.parallel.apply import is_sharded
 from tinyllama.parallel.layout import Layout
-from tinyllama.parallel.rank_sums import BucketedSum, LaneTree, exact
+from tinyllama.parallel.rank_sums import BucketedSum, LaneTree, exact, is_sharded
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.train.optimizer import optimizer_kernel
 

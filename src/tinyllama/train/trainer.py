@@ -22,13 +22,13 @@ from tinyllama.parallel.whereabouts import Place
 from tinyllama.seeds import derive_seed
 from tinyllama.shards.batches import Batches, MicroBatch, prefetch
 from tinyllama.shards.quarantine import read_quarantine
-from tinyllama.train.cut_state import state_of
 from tinyllama.train.deterministic import choose_threads
 from tinyllama.train.initial_weights import load_initial_weights
 from tinyllama.train.lr_schedule import lr_schedule
 from tinyllama.train.metrics import MetricsFile, NoMetricsFile, write_event
 from tinyllama.train.micro_batch import DeviceBatch
 from tinyllama.train.precision import choose_device
+from tinyllama.train.rank_state import state_of
 from tinyllama.train.roll_back import RollBack
 from tinyllama.train.run_checkpoints import RunCheckpoints
 from tinyllama.train.run_data import open_run_data, verify_run_data
@@ -137,6 +137,7 @@ class Trainer:
         return {
             "recipe": files.sha256_json([self.config.to_dict(), self.train.model_dump()]),
             **self.fingerprints,
+            "layout": self.ranks.parallel.words(),
             "device": self.device.type,
             "threads": self.threads,
             "torch": torch.__version__,
@@ -327,7 +328,13 @@ class Trainer:
                 self.ranks.by_first(self._read_initial_weights)
                 self.state.share()
             write_event(
-                self.run_dir, "start", step=0, reason="no checkpoint", ranks=self.ranks.size, threads=self.threads
+                self.run_dir,
+                "start",
+                step=0,
+                reason="no checkpoint",
+                ranks=self.ranks.size,
+                threads=self.threads,
+                layout=self.ranks.parallel.words(),
             )
         else:
             self.guard.quarantine = read_quarantine(found.quarantine, self.run_dir / "checkpoints")
@@ -343,7 +350,7 @@ class Trainer:
         name = checkpoint_name(self.step)
         write_event(
             self.run_dir, event, step=self.step, reason=reason, checkpoint=name, ranks=self.ranks.size,
-            threads=self.threads,
+            threads=self.threads, layout=self.ranks.parallel.words(),
         )  # fmt: skip
         log.info(f"pretrain: going on after step {self.step}, {self.run_dir / 'checkpoints' / name}")
 
