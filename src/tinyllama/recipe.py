@@ -16,10 +16,11 @@ from tinyllama.evaluate.evaluate_config import EvaluateConfig
 from tinyllama.generate.generate_config import GenerateConfig
 from tinyllama.model.llama_config import PRESETS, LlamaConfig, preset
 from tinyllama.parallel.layout import Layout, ParallelConfig
+from tinyllama.parallel.layout_check import check_layout
 from tinyllama.shards.shards_config import ShardsConfig
 from tinyllama.sources.sources_config import SourcesConfig
 from tinyllama.tokenizer.tokenizer_config import TokenizerConfig
-from tinyllama.train.train_config import TrainConfig
+from tinyllama.train.train_config import TrainConfig, refuse_what_needs_whole_networks
 
 
 class ModelConfig(Config):
@@ -75,12 +76,19 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _ranks_share_evenly(self) -> Self:
+        train, parallel = self.train, self.parallel
+        check_layout(
+            self.llama_config(), parallel, micro_batches=train.micro_batches_per_step,
+            micro_batch_tokens=train.micro_batch_size * train.seq_len,
+        )  # fmt: skip
         self.layout()
+        if parallel.cuts_the_network:
+            refuse_what_needs_whole_networks(train, parallel)
         return self
 
     def layout(self) -> Layout:
         """Who computes what of a step."""
-        return self.train.layout(self.parallel.replicate)
+        return self.train.layout(self.parallel.data_ranks)
 
     def llama_config(self) -> LlamaConfig:
         """The network that `[model]` describes, with the tokenizer's vocabulary and the training's context."""

@@ -17,7 +17,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.i
 
 
 def save(saver: AsyncSaver, model: torch.nn.Module, step: int, moments: dict[str, torch.Tensor] | None = None) -> None:
-    saver.save(dict(model.named_parameters()), moments or {}, run_state(tiny_llama(), "t", step), [])
+    saver.save(model.named_parameters(), (moments or {}).items(), run_state(tiny_llama(), "t", step), [])
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -44,12 +44,12 @@ def test_later_updates_are_not_in_it(tmp_path: Path, device: str):
 def test_host_memory_is_used_again(device: str, is_prepared: bool):
     copy, tensors = HostCopy(), {"a": torch.ones(7, device=device), "b": torch.ones(2, device=device).bfloat16()}
     if is_prepared:
-        copy.prepare(tensors)
-    first = copy.take(tensors)
+        copy.prepare(tensors.items())
+    first = copy.take(tensors.items())
     assert copy.seconds() >= 0
     assert [value.tolist() for value in first.values()] == [[1.0] * 7, [1.0] * 2]
     places = [value.data_ptr() for value in first.values()]
-    second = copy.take({name: value + 1 for name, value in tensors.items()})
+    second = copy.take([(name, value + 1) for name, value in tensors.items()])
     assert copy.seconds() >= 0
     assert [value.data_ptr() for value in second.values()] == places
     assert [value.tolist() for value in second.values()] == [[2.0] * 7, [2.0] * 2]

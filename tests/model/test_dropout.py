@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tiny_model import random_tokens, tiny_llama
-from tinyllama.model.dropout import dropout, hash_32, keep_mask, layer_keys, sample_keys
+from tinyllama.model.dropout import dropout, dropout_rows, hash_32, keep_mask, layer_keys, sample_keys
 
 SAMPLES = torch.tensor([3, 4, 5, 6])
 
@@ -75,3 +75,22 @@ def test_network_drops_by_sample_and_lets_gradients_through(rates: dict[str, Any
     assert torch.allclose(dropped, torch.cat(halves), atol=1e-12)
     dropped.sum().backward()
     assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in model.parameters())
+
+
+@given(samples=st.integers(1, 3), tokens=st.integers(1, 6), parts=st.integers(1, 4), seed=st.integers(0, 2**40))
+def test_a_share_of_all_rows_drops_what_the_whole_drops(samples: int, tokens: int, parts: int, seed: int):
+    D, keys = 5, sample_keys(seed, 3, torch.arange(samples))
+    values = torch.randn(samples, tokens * parts, D)
+    whole = dropout(values, 0.4, keys, 2).flatten(0, 1)
+    share = samples * tokens
+    for part in range(parts):
+        rows = values.flatten(0, 1)[part * share : (part + 1) * share]
+        assert torch.equal(
+            dropout_rows(rows, 0.4, keys, 2, part * share, tokens * parts), whole[part * share :][:share]
+        )
+
+
+def test_some_heads_drop_what_all_heads_drop():
+    keys, weights = sample_keys(1, 2, torch.arange(2)), torch.randn(2, 4, 3, 3)
+    whole = dropout(weights, 0.4, keys, 1)
+    assert torch.equal(dropout(weights[:, 2:], 0.4, keys, 1, first=2 * 9), whole[:, 2:])

@@ -41,7 +41,8 @@ def test_every_micro_batch_is_computed_once(ranks: int, portion: int):
         ),
         ({"parallel__replicate": 0}, r"parallel\.replicate = 0"),
         ({"parallel__timeout_seconds": 0.5}, r"parallel\.timeout_seconds"),
-        ({"parallel__shard": 2}, r"unknown key parallel\.shard"),
+        ({"parallel__shards": 2}, r"unknown key parallel\.shards, did you mean parallel\.shard\?"),
+        ({"parallel__shard": 2}, r"train\.deterministic_reduction: true works with parallel\.replicate alone"),
     ],
 )
 def test_what_does_not_divide_is_refused_with_what_would(changes: dict, message: str):

@@ -19,7 +19,7 @@ class RankRun:
         self.processes: RankProcesses
 
     def start(self, ranks: int, **changes: Any) -> None:
-        words = overrides(**changes | {"parallel__replicate": ranks})
+        words = overrides(**{"parallel__replicate": ranks} | changes)
         command = ["pretrain", "small-120m", "--run-dir", str(self.run_dir), "--json", *words]
         self.processes = RankProcesses(command, ranks, self.run_dir.with_name(f"{self.run_dir.name}-output"))
 

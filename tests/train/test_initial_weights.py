@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import overrides
-from tests.tiny_model import make_run, tiny_llama
+from tests.tiny_model import make_run, tiny_config, tiny_llama
 from tests.train.run_processes import assert_kill_changes_nothing
 from tinyllama import api, files
 from tinyllama.checkpoint.save_load import weights_sha256
@@ -35,7 +35,7 @@ def test_weights_are_the_models_before_the_first_step(first_run: Path, prepared_
         recipe = load_recipe("small-120m", overrides(train__init_from=str(model)))
         trainer = Trainer(recipe.llama_config(), recipe.train, run_dir)
         trainer.resume()
-        assert weights_sha256(trainer.model) == wanted
+        assert weights_sha256(trainer.state.model) == wanted
         shutil.rmtree(run_dir)
 
 
@@ -76,7 +76,7 @@ def test_another_model_is_another_run(first_run: Path, prepared_run: Path, tmp_p
 def test_another_network_is_refused(prepared_run: Path, tmp_path: Path, changes: dict, message: str):
     run = make_run(prepared_run, tmp_path / "run", tiny_llama(**changes))
     with pytest.raises(RecipeError, match=message):
-        load_initial_weights(tiny_llama(), Tokenizer.load(run / "tokenizer"), str(run))
+        load_initial_weights(tiny_config(), Tokenizer.load(run / "tokenizer"), str(run))
 
 
 def test_another_vocabulary_is_refused(prepared_run: Path, tmp_path: Path, reference_texts: list[str]):
@@ -85,16 +85,16 @@ def test_another_vocabulary_is_refused(prepared_run: Path, tmp_path: Path, refer
     texts.write_text("".join(f'{{"id": "{n}", "text": "{chr(97 + n % 26) * 9} zyx wvu"}}\n' for n in range(200)))
     api.train_tokenizer([texts], tmp_path / "other", overrides=["tokenizer.vocab_size=300"])
     with pytest.raises(RecipeError, match=r"train\.init_from: .* has 512 pieces, the run's tokenizer 300"):
-        load_initial_weights(tiny_llama(), Tokenizer.load(tmp_path / "other"), str(run))
+        load_initial_weights(tiny_config(), Tokenizer.load(tmp_path / "other"), str(run))
     model = Path(shutil.copytree(run / "checkpoints" / "step_00000003", tmp_path / "model"))
     export_hugging_face(open_model(model, "cpu"), tmp_path / "hf")
     (tmp_path / "hf" / "tokenizer.model").unlink()
     document = (tmp_path / "hf" / "tokenizer.json").read_text()
     (tmp_path / "hf" / "tokenizer.json").write_text(document.replace("<0x41>", "<0X41>"))
     with pytest.raises(RecipeError, match=r"id 68 is '<0X41>' in .*, '<0x41>' in the run's tokenizer"):
-        load_initial_weights(tiny_llama(), Tokenizer.load(run / "tokenizer"), str(tmp_path / "hf"))
+        load_initial_weights(tiny_config(), Tokenizer.load(run / "tokenizer"), str(tmp_path / "hf"))
 
 
 def test_no_model_is_named(prepared_run: Path, tmp_path: Path):
     with pytest.raises(RecipeError, match=r"train\.init_from: .*nowhere: no such file or folder"):
-        load_initial_weights(tiny_llama(), Tokenizer.load(prepared_run / "tokenizer"), str(tmp_path / "nowhere"))
+        load_initial_weights(tiny_config(), Tokenizer.load(prepared_run / "tokenizer"), str(tmp_path / "nowhere"))

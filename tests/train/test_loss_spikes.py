@@ -201,7 +201,7 @@ def test_going_back_leaves_no_trace(
     run_dir, words, _ = poisoned_run(prepared_run, tmp_path / "known", train__save_every_steps=70)
     trainer = trained_with(run_dir, words, entries)
     assert not events(run_dir, "spike")
-    assert trainer.summary()["weights_sha256"] == summary["weights_sha256"]
+    assert trainer.state.weights_sha256() == summary["weights_sha256"]
     rows = [untimed(files.read_jsonl(path / "metrics.jsonl")) for path in (done, run_dir)]
     assert rows[0] == rows[1]
 

@@ -1,7 +1,7 @@
 """Saves a run's state while training goes on: training stands still for a copy in memory, a thread does the rest."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -13,6 +13,8 @@ from tinyllama.checkpoint import checkpoint_format as form
 from tinyllama.checkpoint.checkpoint_format import RunState
 from tinyllama.checkpoint.retention import Retention, remove_others
 from tinyllama.checkpoint.save_load import write_checkpoint
+
+Named = Iterable[tuple[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -39,32 +41,35 @@ class HostCopy:
         self._events: tuple[torch.cuda.Event, torch.cuda.Event] | None = None
         self._seconds = 0.0
 
-    def prepare(self, tensors: dict[str, Tensor]) -> None:
+    def prepare(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Begin to make room for copies of the tensors, in a thread: to pin 13 GB takes some 12 seconds."""
         assert self._preparing is None
         self._preparing = Thread(target=self._make_room, args=(tensors,), name="room for saves", daemon=True)
         self._preparing.start()
 
-    def _make_room(self, tensors: dict[str, Tensor]) -> None:
+    def _make_room(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         try:
-            self._held = {name: self._room(name, value) for name, value in tensors.items()}
+            self._held = {name: self._room(name, value) for name, value in tensors}
         except RuntimeError:  # no memory: `take` tries again, and raises where training can answer it
             return
 
-    def take(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Copies under the same names, whole after `seconds()`. 64-bit values become fp32."""
-        is_cuda = any(value.is_cuda for value in tensors.values())
+    def take(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        """Copies under the same names, whole after `seconds()`. 64-bit values become fp32.
+
+        Each tensor is asked for when the one before it is copied, or its copy stands in the device's queue.
+        """
         started = time.perf_counter()
         if self._preparing is not None:
             self._preparing.join()
             self._preparing = None
         self._events = None
-        if is_cuda:
-            self._events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            self._events[0].record()
-        copies = {name: self._room(name, value) for name, value in tensors.items()}
-        for name, value in tensors.items():
-            copies[name].copy_(value.detach(), non_blocking=is_cuda)
+        copies: dict[str, Tensor] = {}
+        for name, value in tensors:
+            if value.is_cuda and self._events is None:
+                self._events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+                self._events[0].record()
+            copies[name] = self._room(name, value)
+            copies[name].copy_(value.detach(), non_blocking=value.is_cuda)
         if self._events is not None:
             self._events[1].record()
         self._held = copies
@@ -111,13 +116,11 @@ class AsyncSaver:
         """Whether the thread is at work."""
         return self._thread is not None and self._thread.is_alive()
 
-    def prepare(self, weights: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
+    def prepare(self, weights: Named, moments: Named) -> None:
         """Let a thread make room in memory for what `save` copies, so that the first one is as quick as the others."""
         self._copy.prepare(_flat({form.WEIGHTS: weights, form.OPTIMIZER: moments}))
 
-    def save(
-        self, weights: dict[str, Tensor], moments: dict[str, Tensor], state: RunState, tokenizer_files: list[Path]
-    ) -> None:
+    def save(self, weights: Named, moments: Named, state: RunState, tokenizer_files: list[Path]) -> None:
         """Copy the tensors and let the thread write `folder`/step_NNNNNNNN; waits for the save before this one.
 
         `moments`: the optimizer's tensors under `MOMENT.PARAMETER NAME`.
@@ -125,9 +128,11 @@ class AsyncSaver:
         started = time.perf_counter()
         self.wait()
         waited_seconds = time.perf_counter() - started
-        groups = {form.WEIGHTS: weights, form.OPTIMIZER: moments}
-        copies = self._copy.take(_flat(groups))
-        tensors = {file: {name: copies[f"{file}/{name}"] for name in group} for file, group in groups.items() if group}
+        copies = self._copy.take(_flat({form.WEIGHTS: weights, form.OPTIMIZER: moments}))
+        tensors: dict[str, dict[str, Tensor]] = {}
+        for path, value in copies.items():
+            file, name = path.split("/", 1)
+            tensors.setdefault(file, {})[name] = value
         arguments = (tensors, state, tokenizer_files, waited_seconds)
         self._thread = Thread(target=self._work, args=arguments, name="save", daemon=True)
         self._thread.start()
@@ -161,6 +166,8 @@ class AsyncSaver:
             self._error = error
 
 
-def _flat(groups: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
+def _flat(groups: dict[str, Named]) -> Named:
     """All tensors of all files under FILE/NAME."""
-    return {f"{file}/{name}": tensor for file, group in groups.items() for name, tensor in group.items()}
+    for file, group in groups.items():
+        for name, tensor in group:
+            yield f"{file}/{name}", tensor

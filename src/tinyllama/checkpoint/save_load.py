@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -51,36 +51,52 @@ def load_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Te
         raise InputError(f"{path}: not a whole safetensors file ({str(error).splitlines()[0]})") from None
 
 
+def check_weights(shapes: Mapping[str, torch.Size], tensors: dict[str, Tensor], origin: Path) -> None:
+    """Raises InputError for a missing, unknown or misshapen tensor of the network that has these `shapes`."""
+    for name in sorted(shapes.keys() | tensors.keys()):
+        if name not in tensors:
+            raise InputError(f"{origin}: tensor {name} is missing")
+        if name not in shapes:
+            raise InputError(f"{origin}: tensor {name} is not part of this network")
+        if shapes[name] != tensors[name].shape:
+            found, wanted = tuple(tensors[name].shape), tuple(shapes[name])
+            raise InputError(f"{origin}: tensor {name} has shape {found}, the network's is {wanted}")
+
+
+def check_moments(shapes: Mapping[str, torch.Size], tensors: dict[str, Tensor], origin: Path) -> None:
+    """Raises InputError for a missing or misshapen moment."""
+    for name, shape in shapes.items():
+        if name not in tensors or tensors[name].shape != shape:
+            raise InputError(f"{origin}: {name} is missing or of another shape")
+
+
 @torch.no_grad()
 def load_weights(model: nn.Module, tensors: dict[str, Tensor], origin: Path) -> None:
     """Copy canonical tensors into the model. Raises InputError for a missing, unknown or misshapen one."""
     parameters = dict(model.named_parameters())
-    for name in sorted(parameters.keys() | tensors.keys()):
-        if name not in tensors:
-            raise InputError(f"{origin}: tensor {name} is missing")
-        if name not in parameters:
-            raise InputError(f"{origin}: tensor {name} is not part of this network")
-        if parameters[name].shape != tensors[name].shape:
-            found, wanted = tuple(tensors[name].shape), tuple(parameters[name].shape)
-            raise InputError(f"{origin}: tensor {name} has shape {found}, the network's is {wanted}")
-        parameters[name].copy_(tensors[name])
+    check_weights({name: parameter.shape for name, parameter in parameters.items()}, tensors, origin)
+    for name, parameter in parameters.items():
+        parameter.copy_(tensors[name])
 
 
 @torch.no_grad()
 def load_moments(folder: Path, moments: dict[str, Tensor]) -> None:
     """Copy a checkpoint's moments into those of an optimizer. Raises InputError for a missing or misshapen one."""
     tensors = load_tensors(folder / form.OPTIMIZER)
+    check_moments({name: moment.shape for name, moment in moments.items()}, tensors, folder / form.OPTIMIZER)
     for name, moment in moments.items():
-        value = tensors.get(name)
-        if value is None or value.shape != moment.shape:
-            raise InputError(f"{folder / form.OPTIMIZER}: {name} is missing or of another shape")
-        moment.copy_(value)
+        moment.copy_(tensors[name])
 
 
 def weights_sha256(model: nn.Module) -> str:
+    """`sha256_of` the model's parameters."""
+    return sha256_of(dict(model.named_parameters()))
+
+
+def sha256_of(weights: Mapping[str, Tensor]) -> str:
     """sha256 over the canonical names, sorted: name, shape, little-endian fp32 bytes. The same in every layout."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
+    for name, parameter in sorted(weights.items()):
         values = parameter.detach().float().cpu().contiguous().numpy()
         digest.update(name.encode() + str(tuple(values.shape)).encode())
         digest.update(values.astype("<f4", copy=False).tobytes())

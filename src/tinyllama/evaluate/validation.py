@@ -5,7 +5,8 @@ apart, and the last one is shorter. Within a window a token sees the window's to
 """
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,9 +25,17 @@ LARGEST_EXPONENT = 709.0  # e^709 is the last whole power that a float holds
 TEXT_CHUNK_TOKENS = 2**20
 
 
+class BatchLosses(NamedTuple):
+    """A network that several ranks hold together. `of` inputs and targets (B, T): what `token_losses` gives, on the rank
+    that counts them, None on the others. Every rank must ask as often."""
+
+    device: torch.device
+    of: Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None]
+
+
 @torch.no_grad()
 def validate(
-    model: Llama | PackedLlama,
+    model: Llama | PackedLlama | BatchLosses,
     shards: TokenShards,
     tokenizer: Tokenizer,
     *,
@@ -43,7 +52,7 @@ def validate(
     Raises InputError when the split has no target.
     """
     n_targets = count_targets(shards, max_tokens)
-    device = model.output_weight.device
+    device = model.device if isinstance(model, BatchLosses) else model.output_weight.device
     ranks = ranks or Ranks()
     kinds = SourceKinds(shards, n_targets)
     starts = range(0, n_targets, seq_len)
@@ -51,26 +60,41 @@ def validate(
     firsts = starts[::batch_size]
     # A batch's loss and hits by source kind, of one rank each.
     rows = torch.zeros(len(firsts), 2, kinds.n, dtype=torch.float64, device=device)
-    for number in range(ranks.rank, len(firsts), ranks.size):
+    for number in _own_batches(len(firsts), ranks, all_work=isinstance(model, BatchLosses)):
         ranks.where.stay()
-        inputs, targets = _batch(shards, n_targets, seq_len, firsts[number], batch_size)
-        hidden = model.hidden(inputs.to(device))
-        if kinds.n == 1:
-            sums = next_token_loss(hidden, model.output_weight, targets.to(device))
+        inputs, targets = _batch(shards, n_targets, seq_len, firsts[number % len(firsts)], batch_size)
+        inputs, targets = inputs.to(device), targets.to(device)
+        if isinstance(model, BatchLosses):
+            found = model.of(inputs, targets)
+            if found is None or number >= len(firsts):
+                continue
+        elif kinds.n == 1:
+            sums = next_token_loss(model.hidden(inputs), model.output_weight, targets)
             rows[number, 0], rows[number, 1] = sums.loss, sums.correct
+            continue
         else:
-            losses, right = token_losses(hidden, model.output_weight, targets.to(device))
+            found = token_losses(model.hidden(inputs), model.output_weight, targets)
+        losses, right = found
+        if kinds.n == 1:
+            rows[number, 0], rows[number, 1] = losses.sum(), right.sum()
+        else:
             kind_of = torch.from_numpy(kinds.of(firsts[number] + 1 + np.arange(targets.numel()))).to(device)
             rows[number, 0].index_add_(0, kind_of, losses.flatten().double())
             rows[number, 1].index_add_(0, kind_of, right.flatten().double())
     columns = ranks.sum(rows.flatten(1)).T.tolist()
     nats, correct = ([math.fsum(column) for column in half] for half in (columns[: kinds.n], columns[kinds.n :]))
     text_bytes, counts = target_text_bytes(shards, tokenizer, n_targets, kinds)
-    found: dict[str, Any] = _figures(math.fsum(nats), sum(correct), n_targets, int(text_bytes.sum()))
+    figures: dict[str, Any] = _figures(math.fsum(nats), sum(correct), n_targets, int(text_bytes.sum()))
     if kinds.n > 1:
         each = zip(kinds.names, nats, correct, counts.tolist(), text_bytes.tolist(), strict=True)
-        found["by_kind"] = {name: _figures(n, c, count, size) for name, n, c, count, size in sorted(each) if count}
-    return found
+        figures["by_kind"] = {name: _figures(n, c, count, size) for name, n, c, count, size in sorted(each) if count}
+    return figures
+
+
+def _own_batches(n: int, ranks: Ranks, *, all_work: bool) -> range:
+    """Numbers of the batches of a rank; `all_work`: as many on each, those from n on for company only."""
+    end = -(-n // ranks.data_size) * ranks.data_size if all_work else n
+    return range(ranks.data_rank, end, ranks.data_size)
 
 
 def _figures(nats: float, correct: float, n_targets: int, text_bytes: int) -> dict[str, float]:

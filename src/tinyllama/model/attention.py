@@ -40,6 +40,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     )
 
 
+def attend_causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """`attend` without a mask where keys are the queries' own tokens, S = T: nothing is to be looked up in the shapes."""
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
+
+
 def causal_mask(T: int, S: int, device: torch.device) -> Tensor:
     """True where one of the last T of S tokens sees an earlier one or itself, shape (T, S)."""
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(diagonal=S - T)
@@ -52,13 +57,17 @@ def attend_reference(
     mask: Tensor | None,
     dropout_probability: float = 0.0,
     dropout_keys: Tensor | None = None,
+    first_head: int = 0,
 ) -> Tensor:
-    """The same, written out: softmax(q k^T / sqrt(K)) v in fp32, with dropout of the weights. Shapes as in `attend`."""
+    """The same, written out: softmax(q k^T / sqrt(K)) v in fp32, with dropout of the weights. Shapes as in `attend`.
+
+    `first_head`: number of q's first head among the layer's, of which these may be some.
+    """
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)  # (B, H, S, K)
     scores = (q @ k.transpose(-1, -2)).to(torch.promote_types(q.dtype, torch.float32)) / math.sqrt(q.shape[-1])
     if mask is None:
         mask = causal_mask(scores.shape[-2], scores.shape[-1], q.device)
     weights = scores.masked_fill(~mask, float("-inf")).softmax(dim=-1)  # (B, H, T, S)
-    weights = dropout(weights, dropout_probability, dropout_keys, ATTENTION)
+    weights = dropout(weights, dropout_probability, dropout_keys, ATTENTION, first_head * weights[0, 0].numel())
     return weights.to(v.dtype) @ v

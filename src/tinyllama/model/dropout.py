@@ -37,20 +37,40 @@ def layer_keys(keys: Tensor | None, layer: int) -> Tensor | None:
     return None if keys is None else _mix_in(keys, layer + 1)
 
 
-def keep_mask(shape: torch.Size, probability: float, keys: Tensor, site: int) -> Tensor:
-    """Boolean mask of `shape` (B, ...): True with 1 - probability. Row b is fixed by keys[b], a layer's, and site."""
+def keep_mask(shape: torch.Size, probability: float, keys: Tensor, site: int, first: int = 0) -> Tensor:
+    """Boolean mask of `shape` (B, ...): True with 1 - probability. Row b is fixed by keys[b], a layer's, and site.
+
+    `first`: place of each sample's first value in the sample's whole tensor, of which `shape` may be a part.
+    """
     state = _mix_in(keys, site)  # (B,)
-    position = torch.arange(shape[1:].numel(), device=keys.device, dtype=torch.int64)
+    position = first + torch.arange(shape[1:].numel(), device=keys.device, dtype=torch.int64)
     bits = hash_32(hash_32(position)[None, :] ^ state[:, None])  # (B, values of a sample)
     return (bits >= int(probability * 2**32)).view(shape)
 
 
-def dropout(values: Tensor, probability: float, keys: Tensor | None, site: int) -> Tensor:
-    """Drop values of shape (B, ...) and scale the rest by 1 / (1 - probability). Without keys: evaluation, no change."""
+def dropout(values: Tensor, probability: float, keys: Tensor | None, site: int, first: int = 0) -> Tensor:
+    """Drop values of shape (B, ...) and scale the rest by 1 / (1 - probability). Without keys: evaluation, no change.
+
+    `first` as in `keep_mask`.
+    """
     if keys is None or probability == 0.0:
         return values
-    mask = keep_mask(values.shape, probability, keys, site)
+    mask = keep_mask(values.shape, probability, keys, site, first)
     return values * mask.to(values.dtype) * (1.0 / (1.0 - probability))
+
+
+def dropout_rows(
+    rows: Tensor, probability: float, keys: Tensor | None, site: int, first_row: int, rows_per_sample: int
+) -> Tensor:
+    """The same of some rows (R, D), from `first_row` on, of all samples' rows one after another."""
+    if keys is None or probability == 0.0:
+        return rows
+    R, D = rows.shape
+    number = first_row + torch.arange(R, device=keys.device, dtype=torch.int64)
+    state = _mix_in(keys, site)[number // rows_per_sample]  # (R,)
+    position = (number % rows_per_sample * D)[:, None] + torch.arange(D, device=keys.device, dtype=torch.int64)
+    mask = hash_32(hash_32(position) ^ state[:, None]) >= int(probability * 2**32)
+    return rows * mask.to(rows.dtype) * (1.0 / (1.0 - probability))
 
 
 def _mix_in(state: Tensor, part: int | Tensor) -> Tensor:

@@ -7,6 +7,7 @@ Parameter names here are canonical: checkpoints and every other part use them.
 """
 
 import math
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
 import torch
@@ -191,15 +192,21 @@ class Llama(nn.Module):
 
         These are TinyLlama's values (after GPT-NeoX: "small init" and "wang init").
         """
-        generator = torch.Generator().manual_seed(seed)
-        small = math.sqrt(2 / 5)
-        for name, parameter in sorted(self.named_parameters()):
-            if parameter.dim() == 1:
-                parameter.fill_(1.0)
-                continue
-            if name.endswith(("attention.o.weight", "feed_forward.down.weight")):
-                std = 1 / (math.sqrt(self.config.dim) * self.config.n_layers)
-            else:
-                std = small / math.sqrt(parameter.shape[1])
-            values = torch.empty(parameter.shape, dtype=torch.float32).normal_(0.0, std, generator=generator)
-            parameter.copy_(values)
+        shapes = {name: parameter.shape for name, parameter in self.named_parameters()}
+        for name, values in initial_values(self.config, shapes, seed):
+            self.get_parameter(name).copy_(values)
+
+
+def initial_values(config: LlamaConfig, shapes: Mapping[str, torch.Size], seed: int) -> Iterator[tuple[str, Tensor]]:
+    """What `init_weights` fills parameters of these `shapes` with, one after another."""
+    generator = torch.Generator().manual_seed(seed)
+    small = math.sqrt(2 / 5)
+    for name, shape in sorted(shapes.items()):
+        if len(shape) == 1:
+            yield name, torch.ones(shape)
+            continue
+        if name.endswith(("attention.o.weight", "feed_forward.down.weight")):
+            std = 1 / (math.sqrt(config.dim) * config.n_layers)
+        else:
+            std = small / math.sqrt(shape[1])
+        yield name, torch.empty(shape, dtype=torch.float32).normal_(0.0, std, generator=generator)

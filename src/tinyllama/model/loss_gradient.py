@@ -44,7 +44,7 @@ def loss_and_gradients(
         logits = flat_hidden[chunk] @ output_weight.T  # (n, V)
         rows.append(_loss_in_place(logits, flat_targets[chunk], z_loss, scale))
         torch.mm(logits, output_weight, out=hidden_gradient[chunk])
-        weight_gradient = _add_product(weight_gradient, logits, flat_hidden[chunk])
+        weight_gradient = add_product(weight_gradient, logits, flat_hidden[chunk])
     loss, z_sum, correct = (torch.cat(column).sum() for column in zip(*rows, strict=True))
     assert weight_gradient is not None
     sums = LossSums(loss, z_sum, correct, (flat_targets != IGNORED).sum())
@@ -82,7 +82,7 @@ def loss_in_place_reference(
     return loss, z, correct
 
 
-def _add_product(total: Tensor | None, logits: Tensor, hidden: Tensor) -> Tensor:
+def add_product(total: Tensor | None, logits: Tensor, hidden: Tensor) -> Tensor:
     """total + logits^T hidden, (V, E), summed in fp32 at least."""
     if not logits.is_cuda or logits.dtype not in (torch.bfloat16, torch.float16):
         product = logits.T @ hidden

@@ -11,7 +11,7 @@
 Letters as in llama.py: B batch, T tokens, D dim, H heads, G key and value heads, K head_dim, F ffn_dim, V vocab_size.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from tinyllama.model.attention import attend, attend_reference, fastest_first
-from tinyllama.model.dropout import ATTENTION_RESIDUAL, EMBEDDING, FEED_FORWARD_RESIDUAL, dropout, layer_keys
+from tinyllama.model.attention import attend_causal, attend_reference, fastest_first
+from tinyllama.model.dropout import ATTENTION_RESIDUAL, EMBEDDING, FEED_FORWARD_RESIDUAL, layer_keys
 from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.packed_weights import pack
+from tinyllama.model.part import WHOLE, Part, Slices
 from tinyllama.model.rotary import rotary_table, rotate
 
 try:
@@ -47,6 +48,7 @@ class PackedParameter:
     master: Tensor
     leaf: nn.Parameter
     copy: Tensor | None
+    path: str = ""  # of the leaf in the network
 
     def canonical(self, packed: Tensor) -> dict[str, Tensor]:
         """The parts of a tensor of the master's shape, by canonical name: views."""
@@ -62,9 +64,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tenso
 class PackedLayer(nn.Module):
     """One layer: four products, and two chains between them that compile to a kernel each."""
 
-    def __init__(self, config: LlamaConfig, compute_dtype: torch.dtype, recompute: Recompute) -> None:
+    def __init__(self, config: LlamaConfig, compute_dtype: torch.dtype, recompute: Recompute, slices: Slices) -> None:
         super().__init__()
-        self.config, self.compute_dtype, self.recompute = config, compute_dtype, recompute
+        self.config, self.compute_dtype, self.recompute, self.slices = config, compute_dtype, recompute, slices
         self.qkv: nn.Module
         self.o: nn.Module
         self.gate_up: nn.Module
@@ -76,67 +78,72 @@ class PackedLayer(nn.Module):
         self,
         x: Tensor,  # (B, T, D), the residual stream
         normed: Tensor,  # (B, T, D), the same after this layer's first norm
-        next_norm: Tensor,  # (D,), the weight of the norm after this layer
+        next_norm: Tensor | None,  # (D,), the weight of the norm after this layer; None: another part has it
         cos: Tensor,
         sin: Tensor,
         dropout_keys: Tensor | None,  # (B,), this layer's
     ) -> tuple[Tensor, Tensor]:
-        """The stream after this layer, and the same after the next norm."""
+        """The stream after this layer, and the same after the next norm (without one the stream again)."""
         if self.recompute == "full":
             arguments = (x, normed, next_norm, cos, sin, dropout_keys)
             return checkpoint(self._compute, *arguments, use_reentrant=False, preserve_rng_state=False)
         return self._compute(x, normed, next_norm, cos, sin, dropout_keys)
 
     def _compute(
-        self, x: Tensor, normed: Tensor, next_norm: Tensor, cos: Tensor, sin: Tensor, dropout_keys: Tensor | None
+        self, x: Tensor, normed: Tensor, next_norm: Tensor | None, cos: Tensor, sin: Tensor, dropout_keys: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        probability = self.config.dropout
-        attended = dropout(
-            self._attention(normed, cos, sin, dropout_keys), probability, dropout_keys, ATTENTION_RESIDUAL
-        )
+        probability, seq_len, drop = self.config.dropout, cos.shape[-2], self.slices.dropout
+        attended = self._attention(normed, cos, sin, dropout_keys)
+        attended = drop(attended, probability, dropout_keys, ATTENTION_RESIDUAL, seq_len)
         x, normed = self._add_norm(x, attended, self.feed_forward_norm)
         if self.recompute == "selective":
             fed = checkpoint(self._feed_forward, normed, use_reentrant=False, preserve_rng_state=False)
         else:
             fed = self._feed_forward(normed)
-        return self._add_norm(x, dropout(fed, probability, dropout_keys, FEED_FORWARD_RESIDUAL), next_norm)
+        return self._add_norm(x, drop(fed, probability, dropout_keys, FEED_FORWARD_RESIDUAL, seq_len), next_norm)
 
     def _uses_kernels(self, x: Tensor) -> bool:
         """Whether Triton's kernels stand between the products: 16-bit ones on a GPU; fp8's scales fuse with formulas."""
         return x.is_cuda and x.element_size() == 2 and type(self.down) is nn.Linear
 
-    def _add_norm(self, x: Tensor, delta: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def _add_norm(self, x: Tensor, delta: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
         """The stream x after delta was added, and its norm; (B, T, D) all."""
         D, eps = x.shape[-1], self.config.norm_eps
+        if weight is None:
+            x = x + delta.to(x.dtype)
+            return x, x
         if norm_kernel is not None and self._uses_kernels(x) and x.dtype == delta.dtype and D <= norm_kernel.MAX_DIM:
-            total, normed, _ = norm_kernel.add_rms_norm(x.flatten(0, 1), delta.flatten(0, 1), weight, eps)
+            total, normed, _ = norm_kernel.add_rms_norm(x.flatten(0, -2), delta.flatten(0, -2), weight, eps)
             return total.view_as(x), normed.view_as(x)
         x = x + delta.to(x.dtype)
         return x, rms_norm(x, weight, eps, self.compute_dtype)
 
     def _attention(self, normed: Tensor, cos: Tensor, sin: Tensor, dropout_keys: Tensor | None) -> Tensor:
-        B, T, _ = normed.shape
+        normed, T = self.slices.gather(normed), cos.shape[-2]
         H, G, K = self.config.n_heads, self.config.n_kv_heads, self.config.head_dim
-        heads = self.qkv(normed).view(B, T, H + 2 * G, K).transpose(1, 2)  # (B, H + 2 G, T, K)
+        heads = self.qkv(normed).view(-1, T, H + 2 * G, K).transpose(1, 2)  # (B, H + 2 G, T, K)
         q, k, v = heads.split((H, G, G), dim=1)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         v = v.clone()  # kept for the backward pass; as a view it would keep all of qkv's output with it
         if dropout_keys is not None and self.config.attention_dropout > 0:
-            out = attend_reference(q, k, v, None, self.config.attention_dropout, dropout_keys)
+            first = self.slices.first_head
+            out = attend_reference(q, k, v, None, self.config.attention_dropout, dropout_keys, first)
         else:
-            out = attend(q, k, v, None)  # (B, H, T, K)
-        return self.o(out.transpose(1, 2).reshape(B, T, H * K))
+            out = attend_causal(q, k, v)  # (B, H, T, K)
+        return self.slices.scatter(self.o(out.transpose(1, 2).reshape(*normed.shape[:-1], H * K)))
 
     def _feed_forward(self, normed: Tensor) -> Tensor:
-        gate_up = self.gate_up(normed)  # (B, T, 2 F)
+        gate_up = self.gate_up(self.slices.gather(normed))  # (B, T, 2 F)
         if swiglu_kernel is not None and self._uses_kernels(gate_up):
-            return self.down(swiglu_kernel.swiglu(gate_up.flatten(0, 1)).view(*gate_up.shape[:2], -1))
-        gate, up = gate_up.chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+            inside = swiglu_kernel.swiglu(gate_up.flatten(0, -2)).view(*gate_up.shape[:-1], -1)
+        else:
+            gate, up = gate_up.chunk(2, dim=-1)
+            inside = F.silu(gate) * up
+        return self.slices.scatter(self.down(inside))
 
 
 class PackedLlama(nn.Module):
-    """`Llama` in the form above, for training: no cache, no mask but the causal one.
+    """`Llama` in the form above, for training: no cache, no mask but the causal one. All of it, or the `part` of a process.
 
     Its weights are `llama`'s: their matrices become views of packed ones. Call `refresh` when they were changed from
     outside. `packed` lists what an update changes.
@@ -148,51 +155,61 @@ class PackedLlama(nn.Module):
         compute_dtype: torch.dtype | None = None,
         stream_dtype: torch.dtype | None = None,
         recompute: Recompute = "none",
+        part: Part = WHOLE,
     ) -> None:
-        """`compute_dtype` and `stream_dtype`: default the parameters' own."""
+        """`compute_dtype` and `stream_dtype`: default the parameters' own. `llama` has the sizes of the part."""
         super().__init__()
-        self.config = llama.config
+        self.config, self.part, self.recompute = llama.config, part, recompute
         exact = llama.embedding.weight.dtype
         self.compute_dtype, self.stream_dtype = compute_dtype or exact, stream_dtype or exact
         self.packed: list[PackedParameter] = []
-        self.embedding = self._own("embedding.weight", llama.embedding.weight)
-        self.embedding_projection = self._projection("embedding_projection", llama.embedding_projection)
+        self.embedding: nn.Parameter | None = None
+        self.embedding_projection: nn.Linear | None = None
+        self.norm: nn.Parameter | None = None
+        self.head_projection: nn.Linear | None = None
+        self.head: nn.Linear | None = None
+        self.tied_copy: Tensor | None = None
+        if part.is_first:
+            self.embedding = self._own("embedding.weight", llama.embedding.weight, "embedding")
+            self.embedding_projection = self._projection("embedding_projection", llama.embedding_projection)
         self.layers = nn.ModuleList()
         for number, layer in enumerate(llama.layers):
-            self.layers.append(self._layer(layer, f"layers.{number}", recompute))
-        self.norm = self._own("norm.weight", llama.norm.weight)
-        self.head_projection = self._projection("head_projection", llama.head_projection)
-        self.output_weight = self._output(llama)
+            self.layers.append(self._layer(layer, number, recompute))
+        if part.is_last:
+            self.norm = self._own("norm.weight", llama.norm.weight, "norm")
+            self.head_projection = self._projection("head_projection", llama.head_projection)
+            self.head = self._head(llama)
         self._first_norm = rms_norm
 
     # -- parameters ----------------------------------------------------------------------------------------------------
 
-    def _own(self, name: str, parameter: Tensor) -> nn.Parameter:
+    def _own(self, name: str, parameter: Tensor, path: str) -> nn.Parameter:
         """A parameter that is used as it is."""
         leaf = nn.Parameter(parameter.detach())
-        self.packed.append(PackedParameter((name,), (len(leaf),), parameter.detach(), leaf, None))
+        self.packed.append(PackedParameter((name,), (len(leaf),), parameter.detach(), leaf, None, path))
         return leaf
 
-    def _product(self, names: tuple[str, ...], linears: list[nn.Linear]) -> nn.Linear:
+    def _product(self, names: tuple[str, ...], linears: list[nn.Linear], path: str) -> nn.Linear:
         """One product in place of several of the same input."""
         master = pack(linears)
         with torch.device("meta"):
             product = nn.Linear(master.shape[1], master.shape[0], bias=False)
-        is_copied = master.dtype != self.compute_dtype
-        product.weight = nn.Parameter(master.to(self.compute_dtype))
+        is_copied = master.dtype != self.compute_dtype and not self.part.keeps_masters
+        product.weight = nn.Parameter(master.to(self.compute_dtype) if is_copied else master)
         rows = tuple(linear.out_features for linear in linears)
         copy = product.weight.detach() if is_copied else None
-        self.packed.append(PackedParameter(names, rows, master, product.weight, copy))
+        self.packed.append(PackedParameter(names, rows, master, product.weight, copy, f"{path}.weight"))
         return product
 
     def _projection(self, name: str, linear: nn.Linear | None) -> nn.Linear | None:
-        return None if linear is None else self._product((f"{name}.weight",), [linear])
+        return None if linear is None else self._product((f"{name}.weight",), [linear], name)
 
-    def _layer(self, layer: Any, name: str, recompute: Recompute) -> PackedLayer:
-        """A layer in this form; `layer` is one of llama.py's."""
-        made = PackedLayer(self.config, self.compute_dtype, recompute)
+    def _layer(self, layer: Any, number: int, recompute: Recompute) -> PackedLayer:
+        """A layer in this form; `layer` is one of llama.py's, the part's `number`-th."""
+        made = PackedLayer(self.config, self.compute_dtype, recompute, self.part.slices)
+        name, path = f"layers.{self.part.first_layer + number}", f"layers.{number}"
         for norm in ("attention_norm", "feed_forward_norm"):
-            setattr(made, norm, self._own(f"{name}.{norm}.weight", getattr(layer, norm).weight))
+            setattr(made, norm, self._own(f"{name}.{norm}.weight", getattr(layer, norm).weight, f"{path}.{norm}"))
         for product, block, parts in (
             ("qkv", "attention", ("q", "k", "v")),
             ("o", "attention", ("o",)),
@@ -201,24 +218,39 @@ class PackedLlama(nn.Module):
         ):
             names = tuple(f"{name}.{block}.{part}.weight" for part in parts)
             linears = [getattr(getattr(layer, block), part) for part in parts]
-            setattr(made, product, self._product(names, linears))
+            setattr(made, product, self._product(names, linears, f"{path}.{product}"))
         return made
 
-    def _output(self, llama: Llama) -> Tensor:
-        """The head's matrix (V, E) as products read it. Tied: of the embedding's own entry, which it then copies."""
+    def _head(self, llama: Llama) -> nn.Linear | None:
+        """The head's product. Tied: None, its matrix is the embedding's own entry, which it copies if formats differ.
+
+        Tied and without the embedding, which another part has: an entry of the same name, to be kept the same.
+        """
         if llama.head is not None:
-            return self._product(("head.weight",), [llama.head]).weight
+            return self._product(("head.weight",), [llama.head], "head")
+        if not self.part.is_first:
+            with torch.device("meta"):
+                head = nn.Linear(self.config.embedding_dim, self.config.vocab_size, bias=False)
+            head.weight = nn.Parameter(llama.embedding.weight.detach())
+            return self._product(("embedding.weight",), [head], "head")
         tied = self.packed[0]
-        if tied.master.dtype == self.compute_dtype:
-            return tied.leaf
-        copy = tied.master.to(self.compute_dtype)
-        self.packed[0] = PackedParameter(tied.names, tied.rows, tied.master, tied.leaf, copy)
-        return copy
+        if tied.master.dtype != self.compute_dtype and not self.part.keeps_masters:
+            self.tied_copy = tied.master.to(self.compute_dtype)
+            self.packed[0] = replace(tied, copy=self.tied_copy)
+        return None
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The head's matrix (V, E) as products read it; of a part that keeps masters, as the master is."""
+        if self.head is not None:
+            return self.head.weight
+        assert self.embedding is not None
+        return self.embedding if self.tied_copy is None else self.tied_copy
 
     @property
     def output(self) -> PackedParameter:
         """The entry of the head's matrix."""
-        return self.packed[0] if self.config.tied_head else self.packed[-1]
+        return self.packed[0] if self.head is None else self.packed[-1]
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -232,7 +264,7 @@ class PackedLlama(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        return self.embedding.device
+        return self.packed[0].leaf.device
 
     def compile(self) -> None:
         """Compile one layer for all of them, and the norm before the first; done at their first use."""
@@ -243,19 +275,31 @@ class PackedLlama(nn.Module):
     def hidden(self, tokens: Tensor, dropout_keys: Tensor | None = None) -> Tensor:
         """Token ids (B, T) to the normalised last layer (B, T, E) in `compute_dtype`, ready for the head.
 
+        A part without the embedding takes the stream of the part before it, one without the head gives its stream on.
+
         `dropout_keys` (B,), from `dropout.sample_keys`: default no dropout. Where layers are recomputed and not compiled,
         the backward pass must run inside `fastest_first` too, so that attention's kernel is chosen alike.
         """
-        x = F.embedding(tokens, self.embedding)  # (B, T, E)
-        x = dropout(x, self.config.dropout, layer_keys(dropout_keys, -1), EMBEDDING)
-        if self.embedding_projection is not None:
-            x = self.embedding_projection(x.to(self.compute_dtype))  # (B, T, D)
-        x = x.to(self.stream_dtype)
-        positions = torch.arange(tokens.shape[1], device=tokens.device)[None, :]
+        x = self._embed(tokens, dropout_keys) if self.part.is_first else tokens
+        seq_len = tokens.shape[1] if self.part.is_first else self.part.seq_len
+        positions = torch.arange(seq_len, device=x.device)[None, :]
         cos, sin = rotary_table(positions, self.config, self.compute_dtype)
         norms: list[Any] = [layer.attention_norm for layer in self.layers] + [self.norm]
         normed = self._first_norm(x, norms[0], self.config.norm_eps, self.compute_dtype)
         with fastest_first():
             for number, layer in enumerate(self.layers):
-                x, normed = layer(x, normed, norms[number + 1], cos, sin, layer_keys(dropout_keys, number))
+                keys = layer_keys(dropout_keys, self.part.first_layer + number)
+                x, normed = layer(x, normed, norms[number + 1], cos, sin, keys)
         return normed if self.head_projection is None else self.head_projection(normed)
+
+    def _embed(self, tokens: Tensor, dropout_keys: Tensor | None) -> Tensor:
+        """The residual stream before the first layer, (B, T, D)."""
+        assert self.embedding is not None
+        x = self.part.slices.embed(tokens, self.embedding)  # (B, T, E)
+        keys = layer_keys(dropout_keys, -1)
+        x = self.part.slices.dropout(x, self.config.dropout, keys, EMBEDDING, tokens.shape[1])
+        if self.embedding_projection is not None:
+            x = self.embedding_projection(x.to(self.compute_dtype))  # (B, T, D)
+        return x.to(self.stream_dtype)
+
+    forward = hidden

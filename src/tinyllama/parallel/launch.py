@@ -3,6 +3,7 @@
 torch is imported where there are several ranks, and not before.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tinyllama.errors import LOST_RANK_EXIT_CODE, LostRankError, RecipeError
-from tinyllama.parallel.layout import ParallelConfig
+from tinyllama.parallel.layout import AXES, ParallelConfig
 
 if TYPE_CHECKING:
     from tinyllama.parallel.ranks import Ranks
@@ -51,24 +52,32 @@ def join(parallel: ParallelConfig) -> Iterator["Ranks | None"]:
     """
     found = launched()
     if found.world_size != parallel.world_size:
+        sizes = [getattr(parallel, axis) for axis in AXES]
+        product = (
+            "" if not parallel.cuts_the_network else f" (replicate x shard x tensor x pipeline = {_product(sizes)})"
+        )
         raise RecipeError(
-            f"parallel.replicate: the layout has {parallel.world_size} rank{'s' * (parallel.world_size > 1)}, but "
+            f"parallel.replicate: the layout has {parallel.world_size} rank{'s' * (parallel.world_size > 1)}{product}, but "
             f"{found.world_size} process{'es' * (found.world_size > 1)} {'were' if found.world_size > 1 else 'was'} "
             f"started; `torchrun --nproc-per-node {parallel.world_size} -m tinyllama pretrain ...` starts as many, or "
-            f"parallel.replicate={found.world_size} takes those that are there"
+            f"parallel.replicate={found.world_size} {'alone ' if product else ''}takes those that are there"
         )
     if found.world_size == 1:
         yield None
         return
     from tinyllama.parallel.ranks import Ranks
 
-    ranks = Ranks(*found, _store(parallel.timeout_seconds), parallel.timeout_seconds)
+    ranks = Ranks(*found, _store(parallel.timeout_seconds), parallel.timeout_seconds, parallel)
     try:
         yield ranks
     except BaseException as error:
         ranks.leave(error)
         raise
     ranks.leave()
+
+
+def _product(sizes: list[int]) -> str:
+    return f"{' x '.join(map(str, sizes))} = {math.prod(sizes)}"
 
 
 def _store(timeout_seconds: float) -> Any:

@@ -1,6 +1,9 @@
 """How ranks share the work of one run, checked once, before anything starts. No torch.
 
-A step's micro-batches are numbered from 0 and never change. Of R ranks, rank r computes the r-th of R equal portions.
+World size = replicate x shard x tensor x pipeline. The `tensor x pipeline` ranks that compute one micro-batch together
+have the same data, so a step's micro-batches are shared by `replicate x shard` data ranks.
+
+A step's micro-batches are numbered from 0 and never change. Of R data ranks, rank r computes the r-th of R equal portions.
 With `train.deterministic_reduction` they first go to L lanes in equal portions, and a rank has L / R whole lanes:
 
     micro-batch   0  1  2  3  4  5  6  7
@@ -8,9 +11,12 @@ With `train.deterministic_reduction` they first go to L lanes in equal portions,
     rank          0           1                2 ranks
 """
 
+import math
 from dataclasses import dataclass
 
 from tinyllama.config_base import Config, setting
+
+AXES = ("replicate", "shard", "tensor", "pipeline")
 
 
 class ParallelConfig(Config):
@@ -18,7 +24,25 @@ class ParallelConfig(Config):
 
     replicate: int = setting(
         1,
-        "Ranks that each hold the whole network and share a step's micro-batches; torchrun starts them.",
+        "Copies of the network that share a step's micro-batches and sum their gradients (all-reduce).",
+        changes_result=False,
+        ge=1,
+    )
+    shard: int = setting(
+        1,
+        "Ranks that share one copy's weights, gradients and moments, and its micro-batches (FSDP).",
+        changes_result=False,
+        ge=1,
+    )
+    tensor: int = setting(
+        1,
+        "Ranks that share each layer's heads and feed-forward, the vocabulary, and the tokens between.",
+        changes_result=False,
+        ge=1,
+    )
+    pipeline: int = setting(
+        1,
+        "Stages of neighbouring layers, through which micro-batches go one after another.",
         changes_result=False,
         ge=1,
     )
@@ -37,16 +61,48 @@ class ParallelConfig(Config):
     )
 
     @property
+    def sizes(self) -> dict[str, int]:
+        """Ranks along each axis, by its key; a mesh of ranks has them in this order, neighbours along the last."""
+        return {"pipeline": self.pipeline, "replicate": self.replicate, "shard": self.shard, "tensor": self.tensor}
+
+    @property
     def world_size(self) -> int:
         """Processes of the run."""
-        return self.replicate
+        return math.prod(self.sizes.values())
+
+    @property
+    def data_ranks(self) -> int:
+        """Ranks with micro-batches of their own."""
+        return self.replicate * self.shard
+
+    @property
+    def cuts_the_network(self) -> bool:
+        """Whether a rank holds a part of the network only."""
+        return self.world_size > self.replicate
+
+    def coordinates(self, rank: int) -> dict[str, int]:
+        """A rank's place along each axis of `sizes`."""
+        found: dict[str, int] = {}
+        for axis, size in reversed(self.sizes.items()):
+            rank, found[axis] = divmod(rank, size)
+        return found
+
+    def data_rank(self, rank: int) -> int:
+        """Number of a rank among those with micro-batches of their own; ranks of one micro-batch share it."""
+        at = self.coordinates(rank)
+        return at["replicate"] * self.shard + at["shard"]
+
+    def words(self) -> str:
+        """The layout as people read it: axes of more than one rank."""
+        named = [f"{key} {self.sizes[key]}" for key in AXES if self.sizes[key] > 1]
+        return " x ".join(named) or "one process"
 
 
 @dataclass(frozen=True)
 class Layout:
     """Who computes what of a step. `lanes` 0: sums are made in whatever order is fastest."""
 
-    ranks: int
+    ranks: int  # that have micro-batches of their own
     micro_batches: int  # of one step, over all ranks
     lanes: int = 0
 
@@ -56,12 +112,12 @@ class Layout:
         if self.lanes and self.lanes % self.ranks:
             raise ValueError(
                 f"parallel.replicate: {self.ranks} ranks cannot share train.reduction_lanes = {self.lanes} evenly; "
-                f"{_one_of(_divisors(self.lanes))} ranks could"
+                f"{one_of(divisors(self.lanes))} ranks could"
             )
         if self.micro_batches % self.ranks:
             raise ValueError(
                 f"parallel.replicate: {self.ranks} ranks cannot share the step's {self.micro_batches} micro-batches "
-                f"(tokens_per_step / (micro_batch_size x seq_len)) evenly; {_one_of(_divisors(self.micro_batches))} could"
+                f"(tokens_per_step / (micro_batch_size x seq_len)) evenly; {one_of(divisors(self.micro_batches))} could"
             )
 
     @property
@@ -73,7 +129,7 @@ class Layout:
         return self.micro_batches // self.lanes
 
     def of_rank(self, rank: int) -> range:
-        """Numbers of the step's micro-batches that `rank` computes."""
+        """Numbers of the step's micro-batches that data rank `rank` computes."""
         return range(rank * self.micro_batches_per_rank, (rank + 1) * self.micro_batches_per_rank)
 
 
@@ -84,18 +140,18 @@ def check_lanes(lanes: int, micro_batches: int) -> None:
     if lanes & (lanes - 1):
         raise ValueError(
             f"reduction_lanes: {lanes} is no power of two, and lanes join in pairs; "
-            f"{_one_of([_power_below(lanes), 2 * _power_below(lanes)])} would be"
+            f"{one_of([_power_below(lanes), 2 * _power_below(lanes)])} would be"
         )
     if micro_batches % lanes:
-        fitting = [divisor for divisor in _divisors(micro_batches) if not divisor & (divisor - 1)]
+        fitting = [divisor for divisor in divisors(micro_batches) if not divisor & (divisor - 1)]
         raise ValueError(
             f"reduction_lanes: {lanes} lanes cannot share the step's {micro_batches} micro-batches "
-            f"(tokens_per_step / (micro_batch_size x seq_len)) evenly; {_one_of(fitting)} could, or "
+            f"(tokens_per_step / (micro_batch_size x seq_len)) evenly; {one_of(fitting)} could, or "
             f"{-(-micro_batches // lanes) * lanes} micro-batches"
         )
 
 
-def _divisors(number: int) -> list[int]:
+def divisors(number: int) -> list[int]:
     return [divisor for divisor in range(1, number + 1) if number % divisor == 0]
 
 
@@ -103,7 +159,7 @@ def _power_below(number: int) -> int:
     return 1 << (number.bit_length() - 1)
 
 
-def _one_of(values: list[int]) -> str:
+def one_of(values: list[int]) -> str:
     if len(values) == 1:
         return str(values[0])
     return f"{', '.join(map(str, values[:-1]))} or {values[-1]}"

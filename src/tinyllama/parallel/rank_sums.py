@@ -6,6 +6,8 @@ neighbouring lanes, a power of two of them, so its own sum is a whole branch of 
 the same way. The result has the same bits for 1, 2, 4 ... ranks.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -120,11 +122,12 @@ class BucketedSum:
     Tensors are numbered; the backward pass makes the last ones first, so that sums run while it goes on.
     """
 
-    def __init__(self, sizes: list[int], bytes_each: int) -> None:
+    def __init__(self, sizes: list[int], bytes_each: int, group: dist.ProcessGroup | None = None) -> None:
+        """`group`: the ranks summed over, default all."""
         last = len(sizes) - 1
         groups = buckets_of([padded(size) for size in reversed(sizes)], bytes_each)
         self._groups = [[last - number for number in group] for group in groups]
-        self._count = len(sizes)
+        self._count, self._group = len(sizes), group
         self._reset()
 
     def _reset(self) -> None:
@@ -144,10 +147,10 @@ class BucketedSum:
     @torch.no_grad()
     def _begin(self, tensors: list[Tensor]) -> tuple[dist.Work | None, list[Tensor]]:
         if len(tensors) == 1 and tensors[0].itemsize >= 4 and tensors[0].is_contiguous():
-            return dist.all_reduce(tensors[0], async_op=True), tensors
+            return dist.all_reduce(tensors[0], group=self._group, async_op=True), tensors
         flat, views = flat_views(tensors, 1)
         torch._foreach_copy_(views, tensors)  # pyright: ignore[reportPrivateImportUsage]
-        return dist.all_reduce(flat, async_op=True), views
+        return dist.all_reduce(flat, group=self._group, async_op=True), views
 
     def finish(self) -> list[Tensor]:
         """All sums, in the order of their numbers; waits for them (on a GPU the device does, not the host)."""
@@ -159,3 +162,14 @@ class BucketedSum:
             sums.update(zip(group, tensors, strict=True))
         self._reset()
         return [sums[number] for number in range(self._count)]
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What this rank holds of a sharded tensor; another tensor as it is."""
+    found: Any = tensor.detach()
+    return found.to_local() if hasattr(found, "to_local") else found
+
+
+def is_sharded(leaf: Tensor) -> bool:
+    """Whether FSDP holds this parameter."""
+    return hasattr(leaf, "to_local")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -15,9 +15,13 @@ from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImport
 
 from tinyllama import errors
 from tinyllama.errors import LostRankError, RecipeError, TinyllamaError
+from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.parallel.rank_sums import tree_sum
 from tinyllama.parallel.watch import Store, Watch
 from tinyllama.parallel.whereabouts import Place, Whereabouts
+
+if TYPE_CHECKING:
+    from tinyllama.parallel.rank_mesh import RankMesh
 
 POLL_SECONDS = 0.01
 
@@ -30,9 +34,12 @@ class Ranks:
 
     def __init__(
         self, rank: int = 0, size: int = 1, local_rank: int = 0, store: Store | None = None,
-        timeout_seconds: float = 600.0,
+        timeout_seconds: float = 600.0, parallel: ParallelConfig | None = None,
     ) -> None:  # fmt: skip
+        """`parallel`: default a copy of the network on each rank."""
         self.rank, self.size, self.local_rank = rank, size, local_rank
+        self.parallel = parallel or ParallelConfig(replicate=size)
+        self.mesh: RankMesh | None = None  # where ranks hold parts of the network, once they are connected
         self.where = Whereabouts(rank)
         self._store, self._timeout_seconds = store, timeout_seconds
         self.watch: Watch | None = None
@@ -49,6 +56,15 @@ class Ranks:
     @property
     def is_alone(self) -> bool:
         return self.size == 1
+
+    @property
+    def data_rank(self) -> int:
+        """Number of this rank among the `data_size` that have micro-batches of their own."""
+        return self.parallel.data_rank(self.rank)
+
+    @property
+    def data_size(self) -> int:
+        return self.parallel.data_ranks
 
     # -- telling each other --------------------------------------------------------------------------------------------
 
@@ -151,6 +167,10 @@ class Ranks:
                 timeout=timedelta(seconds=2 * self._timeout_seconds + 60),  # the watch is earlier
                 device_id=device if device.type == "cuda" else None,
             )
+            if self.parallel.cuts_the_network:
+                from tinyllama.parallel.rank_mesh import RankMesh
+
+                self.mesh = RankMesh(self.parallel, device, self.rank)
 
     def rest(self) -> None:
         """What comes now is no work of all ranks: no progress is looked for."""
@@ -180,12 +200,15 @@ class Ranks:
                 tree_sum(tensors, self.size)
 
     @contextmanager
-    def waiting(self, waited_for: str = "") -> Iterator[None]:
-        """Around what waits for other ranks: their loss becomes LostRankError. `waited_for`: default where this rank is."""
+    def waiting(self, waited_for: str = "", *, with_work: bool = False) -> Iterator[None]:
+        """Around what waits for other ranks: their loss becomes LostRankError. `waited_for`: default where this rank is.
+
+        `with_work`: there is work in it too, whose own errors stay what they are.
+        """
         try:
             yield
         except RuntimeError as error:  # what torch.distributed and gloo raise when a connection ends
-            if isinstance(error, torch.OutOfMemoryError):
+            if isinstance(error, torch.OutOfMemoryError) or (with_work and not _is_of_connection(error)):
                 raise
             raise self._lost(waited_for or self.where.mark.words) from error
 
@@ -225,6 +248,15 @@ class Ranks:
                 time.sleep(POLL_SECONDS)
         except RuntimeError:
             return
+
+
+def _is_of_connection(error: BaseException | None) -> bool:
+    """Whether an error, or what caused it, is that of a collective; gloo's have no type of their own."""
+    while error is not None:
+        if isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo/", "NCCL", "onnection ")):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _unwrapped(said: dict[str, Any]) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tinyllama.model.packed_llama import PackedParameter
 from tinyllama.parallel.layout import Layout
-from tinyllama.parallel.rank_sums import BucketedSum, LaneTree, exact
+from tinyllama.parallel.rank_sums import BucketedSum, LaneTree, exact, is_sharded
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.train.optimizer import optimizer_kernel
 
@@ -21,7 +21,7 @@ from tinyllama.train.optimizer import optimizer_kernel
 class Gradients:
     """Takes the gradient of each packed parameter's leaf away from it, as soon as the backward pass has made it.
 
-    A step: for each micro-batch `begin`, the backward pass, `end`; then `join`, and `clear` after the update. `totals` are
+    A step: for each micro-batch the backward pass and `end`; then `join`, and `clear` after the update. `totals` are
     figures of the same step that are summed in the same way.
     """
 
@@ -36,25 +36,27 @@ class Gradients:
         self._sums: list[Tensor | None] = [None] * len(packed)
         self._totals: Tensor | None = None
         self._ranks, self._layout = ranks or Ranks(), layout
-        self._begun = 0
+        self._ended = 0
+        self._times = [0] * len(packed)  # that a sum's addition was the last one of its micro-batch
         self._tree = LaneTree() if layout.lanes else None
-        self._over_ranks: BucketedSum | None = None
-        if not (self._ranks.is_alone or layout.lanes):
-            sizes, width = [parameter.master.numel() for parameter in packed], packed[0].master.itemsize
-            self._over_ranks = BucketedSum(sizes, width)
+        self._over_ranks = self._sums_over_copies(packed)
         # A tied head's sum is final only when the backward pass has come to the embedding.
         self._final_when_set = head if head > 0 else None
         for number, parameter in enumerate(packed):
-            parameter.leaf.register_post_accumulate_grad_hook(partial(self._take, number))
+            if not is_sharded(parameter.leaf):  # else FSDP takes it
+                parameter.leaf.register_post_accumulate_grad_hook(partial(self._take, number))
 
-    def begin(self) -> None:
-        """A micro-batch begins."""
-        self._begun += 1
+    def _sums_over_copies(self, packed: list[PackedParameter]) -> BucketedSum | None:
+        """What sums over the ranks while the backward pass goes on."""
+        if self._ranks.is_alone or self._layout.lanes:
+            return None
+        return BucketedSum([parameter.master.numel() for parameter in packed], packed[0].master.itemsize)
 
     def end(self, totals: Tensor) -> None:
         """A micro-batch is done; `totals` are its figures, one row."""
+        self._ended += 1
         self._totals = totals if self._totals is None else self._totals + totals
-        if self._tree is not None and self._begun % self._layout.micro_batches_per_lane == 0:
+        if self._tree is not None and self._ended % self._layout.micro_batches_per_lane == 0:
             lane = [*self.all(), self._totals]
             self._sums, self._totals = [None] * len(self._sums), None
             self._tree.push(lane)
@@ -95,7 +97,8 @@ class Gradients:
 
     def _keep(self, number: int, total: Tensor, *, is_final: bool) -> None:
         self._sums[number] = total
-        if self._over_ranks is not None and is_final and self._begun == self._layout.micro_batches_per_rank:
+        self._times[number] += is_final
+        if self._over_ranks is not None and self._times[number] == self._layout.micro_batches_per_rank:
             self._sums[number] = None
             with self._ranks.waiting():
                 self._over_ranks.ready(number, exact(total))
@@ -118,4 +121,5 @@ class Gradients:
     def clear(self) -> None:
         """Let go of all sums, after an update."""
         self._sums = [None] * len(self._sums)
-        self._totals, self._begun = None, 0
+        self._times = [0] * len(self._sums)
+        self._totals, self._ended = None, 0

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import torch
+from torch import Tensor
 
 from tinyllama import log
 from tinyllama.errors import InputError, RecipeError
 from tinyllama.exchange.open_model import open_model
-from tinyllama.model.llama import Llama
+from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.tokenizer.bpe import Tokenizer
 
 # What a weight's shape and meaning depend on; context, dropout and rotary angles may change when training goes on.
@@ -15,9 +15,8 @@ SHAPE = ("vocab_size", "dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "
 MAY_DIFFER = ("rope_theta", "rope_scaling", "rope_factor", "norm_eps")
 
 
-@torch.no_grad()
-def load_initial_weights(model: Llama, tokenizer: Tokenizer, init_from: str) -> None:
-    """Copy the weights of the MODEL `init_from` into `model`.
+def load_initial_weights(config: LlamaConfig, tokenizer: Tokenizer, init_from: str) -> dict[str, Tensor]:
+    """The weights of the MODEL `init_from`, in host memory, for a network of `config`.
 
     Raises RecipeError when the recipe's network or the run's tokenizer is another than the MODEL's, or there is no MODEL.
     """
@@ -26,17 +25,16 @@ def load_initial_weights(model: Llama, tokenizer: Tokenizer, init_from: str) -> 
     except InputError as error:
         raise RecipeError(f"train.init_from: {error}") from None
     for name in SHAPE:
-        ours, theirs = getattr(model.config, name), getattr(opened.config, name)
+        ours, theirs = getattr(config, name), getattr(opened.config, name)
         if ours != theirs:
             raise RecipeError(f"model.{name}: {ours}, but train.init_from {init_from} has {theirs}; set it to that")
     _check_vocabulary(tokenizer, opened.tokenizer, init_from)
     for name in MAY_DIFFER:
-        ours, theirs = getattr(model.config, name), getattr(opened.config, name)
+        ours, theirs = getattr(config, name), getattr(opened.config, name)
         if ours != theirs:
             log.warn(f"model.{name}: {ours} from now on; {init_from} was trained with {theirs}")
-    for name, parameter in model.named_parameters():
-        parameter.copy_(opened.model.get_parameter(name))
     log.info(f"pretrain: weights from {init_from}")
+    return {name: parameter.detach() for name, parameter in opened.model.named_parameters()}
 
 
 def _check_vocabulary(ours: Tokenizer, theirs: Tokenizer, init_from: str) -> None:

@@ -56,6 +56,10 @@ class AdamW:
             for name, part in parameter.canonical(packed).items()
         }
 
+    def packed_moments(self, number: int) -> list[Tensor]:
+        """One of MOMENTS of every packed parameter."""
+        return [pair[number] for pair in self._moments]
+
     @torch.no_grad()
     def step(self, gradients: list[Tensor], lr: float, scale: Tensor, is_off: Tensor) -> None:
         """Update every master with its gradient times `scale`, and the copies of it; nothing where `is_off` is 1.

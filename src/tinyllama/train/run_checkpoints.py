@@ -5,11 +5,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from tinyllama import files, log
 from tinyllama.checkpoint import checkpoint_format as form
-from tinyllama.checkpoint import save_load
 from tinyllama.checkpoint.async_save import AsyncSaver, Saved
 from tinyllama.checkpoint.checkpoint_format import RunState
 from tinyllama.checkpoint.retention import Retention
@@ -60,10 +57,7 @@ class RunCheckpoints:
     def prepare(self) -> None:
         """Make ready for the first save, beside the first steps: on a GPU its memory takes time. Only rank 0 saves."""
         if self.state.network.device.type == "cuda" and self.state.ranks.is_first:
-            self._saver.prepare(self._weights(), self.state.optimizer.moments())
-
-    def _weights(self) -> dict[str, Tensor]:
-        return {name: value.detach() for name, value in self.state.model.named_parameters()}
+            self._saver.prepare(*self.state.rooms())
 
     def save(self, step: int, validation: dict[str, float] | None, metrics: MetricsFile) -> None:
         """Begin to save the state after `step`, unless that was done; `metrics` must be on the disk before it counts.
@@ -75,13 +69,12 @@ class RunCheckpoints:
         self.look()
         self._metrics, self._asked_for = metrics, step
         if not self.state.ranks.is_first:
+            self.state.help_to_save()
             return
         names = (MODEL_FILE, JSON_FILE, TOKENIZER_CONFIG)
         tokenizer_files = [file for name in names if (file := self.run_dir / "tokenizer" / name).exists()]
         self.state.ranks.where.saver_at(Place.WRITE, step)
-        self._saver.save(
-            self._weights(), self.state.optimizer.moments(), self._run_state(step, validation), tokenizer_files
-        )
+        self._saver.save(self.state.weights(), self.state.moments(), self._run_state(step, validation), tokenizer_files)
 
     def look(self, *, wait: bool = True) -> None:
         """See whether the last save failed; without `wait`, only if it has ended. Raises as `save` does."""
@@ -165,8 +158,7 @@ class RunCheckpoints:
         found = ranks.by_first(self._take_up)
         if found is None:
             return None
-        ranks.share(self.state.tensors())
-        self.state.network.refresh()
+        self.state.share()
         self._asked_for = found["step"]
         return RunState(**found)
 
@@ -183,9 +175,7 @@ class RunCheckpoints:
         self.state.optimizer.updates.fill_(found.updates)
         if "train.precision" not in changes:  # another format's loss scale would be wrong
             self.state.loss_scale.load(found.loss_scale)
-        weights = save_load.load_tensors(path / form.WEIGHTS)
-        save_load.load_weights(self.state.model, weights, path / form.WEIGHTS)
-        save_load.load_moments(path, self.state.optimizer.moments())
+        self.state.read(path)
         if changes:
             write_event(
                 self.run_dir, "allow_change", step=found.step, reason=difference_lines(changes), changes=changes

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from tinyllama.config_base import Config, setting
-from tinyllama.parallel.layout import Layout
+from tinyllama.parallel.layout import Layout, ParallelConfig
 
 
 class TrainConfig(Config):
@@ -148,3 +148,16 @@ class TrainConfig(Config):
     def micro_batches_per_step(self) -> int:
         """Micro-batches that make one update, over all ranks."""
         return self.tokens_per_step // (self.micro_batch_size * self.seq_len)
+
+
+def refuse_what_needs_whole_networks(train: TrainConfig, parallel: ParallelConfig) -> None:
+    """Raises ValueError, with the key, for what works only where each rank holds the whole network."""
+    mend = f"or parallel.replicate={parallel.world_size} without other axes"
+    if train.deterministic_reduction:
+        raise ValueError(f"train.deterministic_reduction: true works with parallel.replicate alone; false, {mend}")
+    if train.precision == "fp8":
+        raise ValueError(f"train.precision: 'fp8' works with parallel.replicate alone; 'bf16', {mend}")
+    if train.evaluate_tasks:
+        raise ValueError(
+            f"train.evaluate_tasks: works with parallel.replicate alone; [] and `tinyllama evaluate` afterwards, {mend}"
+        )

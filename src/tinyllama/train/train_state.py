@@ -1,19 +1,28 @@
 """What one update changes, and the network that computes with it."""
 
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from tinyllama import log
+from tinyllama.checkpoint import checkpoint_format as form
+from tinyllama.checkpoint.save_load import load_moments, load_tensors, load_weights, sha256_of
+from tinyllama.evaluate.validation import BatchLosses
+from tinyllama.model.attention import fastest_first
+from tinyllama.model.dropout import sample_keys
 from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.model.loss_gradient import loss_and_gradients
 from tinyllama.model.packed_llama import PackedLlama
 from tinyllama.parallel.ranks import Ranks
+from tinyllama.parallel.whereabouts import Place
 from tinyllama.train.deterministic import repeat_kernels
 from tinyllama.train.gradients import Gradients
 from tinyllama.train.loss_scale import LossScale
+from tinyllama.train.micro_batch import DeviceBatch, figures
 from tinyllama.train.optimizer import AdamW, optimizer_kernel
 from tinyllama.train.precision import FORMATS, check_precision, to_fp8
 from tinyllama.train.train_config import TrainConfig
@@ -44,7 +53,7 @@ class TrainState:
         self.network = PackedLlama(self.model, formats.compute, formats.stream, train.recompute)
         if train.precision == "fp8":
             to_fp8(self.network)
-        self.is_compiled = train.compile == "on" or (train.compile == "auto" and device.type == "cuda")
+        self.is_compiled = is_compiled(train, device)
         if self.is_compiled:
             keep_compiled_code()
             self.network.compile()
@@ -54,6 +63,76 @@ class TrainState:
         self.gradients = Gradients(self.network.packed, self.head, layout, self.ranks)
         self.optimizer = AdamW(self.network.packed, train)
         self.loss_scale = LossScale(train.precision == "fp16", train.micro_batch_size * train.seq_len, device)
+
+    def accumulate(self, micro_batches: Iterable[DeviceBatch], train: TrainConfig, step: int) -> Tensor:
+        """Forward and backward passes of a step; gradients are left summed, the figures' sums returned."""
+        network, gradients, loss_scale, ranks = self.network, self.gradients, self.loss_scale, self.ranks
+        has_dropout = network.config.dropout > 0 or network.config.attention_dropout > 0
+        for batch in micro_batches:
+            ranks.where.at(Place.FORWARD, step + 1)
+            keys = sample_keys(train.seed, step, batch.samples) if has_dropout else None
+            with fastest_first():  # the backward pass too: what it computes again must choose the same kernel again
+                hidden = network.hidden(batch.tokens, keys)
+                ranks.where.at(Place.BACKWARD, step + 1)
+                sums, hidden_gradient, gradients[self.head] = loss_and_gradients(
+                    hidden.detach(), network.output_weight.detach(), batch.targets, gradients[self.head],
+                    z_loss=train.z_loss, scale=loss_scale.factor if loss_scale.is_on else None,
+                )  # fmt: skip
+                hidden.backward(hidden_gradient)
+            gradients.end(figures(sums, ranks.requests()))
+            ranks.where.at(Place.DATA, step + 1)
+        ranks.where.at(Place.REDUCTION, step + 1)
+        return gradients.join()
+
+    def judge(self) -> PackedLlama | BatchLosses:
+        """What validation asks: the network, or losses that several ranks compute together."""
+        return self.network
+
+    def rest(self) -> None:
+        """After validation."""
+
+    # -- canonical tensors ---------------------------------------------------------------------------------------------
+
+    def init_weights(self, seed: int) -> None:
+        """Random weights, the same in every layout."""
+        self.model.init_weights(seed)
+        self.network.refresh()
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Whole canonical weights by name, for rank 0; every rank goes through them."""
+        for name, value in self.model.named_parameters():
+            yield name, value.detach()
+
+    def moments(self) -> Iterator[tuple[str, Tensor]]:
+        """Whole moments under `MOMENT.NAME`, for rank 0; every rank goes through them."""
+        yield from self.optimizer.moments().items()
+
+    def help_to_save(self) -> None:
+        """Of the ranks that do not save: give rank 0 what it has not."""
+
+    def rooms(self) -> tuple[Iterable[tuple[str, Tensor]], Iterable[tuple[str, Tensor]]]:
+        """Tensors like those of `weights` and `moments`, for which room is made; without the other ranks."""
+        return list(self.weights()), list(self.moments())
+
+    def read(self, path: Path) -> None:
+        """On rank 0: take up a checkpoint's tensors. Raises InputError when one does not fit."""
+        load_weights(self.model, load_tensors(path / form.WEIGHTS), path / form.WEIGHTS)
+        load_moments(path, self.optimizer.moments())
+
+    def read_weights(self, weights: dict[str, Tensor]) -> None:
+        """On rank 0: the same of weights alone, which do fit."""
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(weights[name])
+
+    def share(self) -> None:
+        """Give what rank 0 has read to all."""
+        self.ranks.share(self.tensors())
+        self.network.refresh()
+
+    def weights_sha256(self) -> str:
+        """Of the canonical weights, on rank 0; empty on the others."""
+        return sha256_of(dict(self.weights())) if self.ranks.is_first else ""
 
     def tensors(self) -> list[Tensor]:
         """All that a checkpoint holds of it, in one order on every rank: to give one rank's state to others."""
@@ -75,9 +154,14 @@ class TrainState:
             f"attention by {'cuDNN where it can' if on_gpu else 'PyTorch'}",
             f"loss and optimizer by {'Triton' if kernels else 'PyTorch'}",
             *(["deterministic"] if train.deterministic_reduction else []),
-            *([f"{self.ranks.size} ranks"] if not self.ranks.is_alone else []),
+            *([f"{self.ranks.size} ranks ({self.ranks.parallel.words()})"] if not self.ranks.is_alone else []),
             *([f"recompute {train.recompute}"] if train.recompute != "none" else []),
         ])  # fmt: skip
+
+
+def is_compiled(train: TrainConfig, device: torch.device) -> bool:
+    """Whether layers are compiled."""
+    return train.compile == "on" or (train.compile == "auto" and device.type == "cuda")
 
 
 def keep_compiled_code() -> None:

@@ -1,7 +1,6 @@
 """Pre-training of one run folder, on one rank or several: from token shards to checkpoints, resumed wherever it stopped."""
 
 import gc
-import statistics
 import time
 from collections.abc import Generator, Iterator, Set
 from contextlib import closing
@@ -13,10 +12,9 @@ import torch
 
 from tinyllama import files, log
 from tinyllama.checkpoint.checkpoint_format import RunState, checkpoint_name
-from tinyllama.checkpoint.save_load import weights_sha256
 from tinyllama.errors import LostRankError, RunStoppedError
 from tinyllama.evaluate.training_tasks import TrainingTasks
-from tinyllama.evaluate.validation import unigram_perplexity, validate
+from tinyllama.evaluate.validation import validate
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.parallel.watch import Verdict
@@ -27,25 +25,21 @@ from tinyllama.shards.quarantine import read_quarantine
 from tinyllama.train.deterministic import choose_threads
 from tinyllama.train.initial_weights import load_initial_weights
 from tinyllama.train.lr_schedule import lr_schedule
-from tinyllama.train.metrics import (
-    MetricsFile,
-    NoMetricsFile,
-    model_flops_utilization,
-    peak_flops,
-    peak_memory_bytes,
-    write_event,
-)
+from tinyllama.train.metrics import MetricsFile, NoMetricsFile, write_event
+from tinyllama.train.micro_batch import DeviceBatch
 from tinyllama.train.precision import choose_device
+from tinyllama.train.rank_state import state_of
 from tinyllama.train.roll_back import RollBack
 from tinyllama.train.run_checkpoints import RunCheckpoints
 from tinyllama.train.run_data import open_run_data, verify_run_data
 from tinyllama.train.run_guards import LossSpikeError, RunGuards
+from tinyllama.train.run_summary import FinishedRun, summarize
 from tinyllama.train.step_clock import Lap, StepClock, garbage_kept
 from tinyllama.train.step_guard import SkippedStepsError
 from tinyllama.train.stop_requests import StopRequest, StopRequests, agreed
 from tinyllama.train.train_config import TrainConfig
-from tinyllama.train.train_state import TrainState, log_start
-from tinyllama.train.train_step import DeviceBatch, StepResult, train_step
+from tinyllama.train.train_state import log_start
+from tinyllama.train.train_step import StepResult, train_step
 
 STEPS_BETWEEN_COLLECTIONS = 100  # of young garbage
 
@@ -82,6 +76,7 @@ def pretrain(
             trainer = Trainer(config, train, run_dir, allowed_changes, ranks, threads)
             trainer.resume()
             trainer.train_to_the_end(stops)
+            finished = trainer.finished()
             ranks.rest()
     except LostRankError as lost:
         if lost.is_first:
@@ -89,7 +84,7 @@ def pretrain(
                 run_dir, "stop", anyway=True, step=ranks.where.mark.step, reason=str(lost), exit_code=lost.exit_code
             )
         raise
-    return trainer.summary() if ranks.is_first else {}
+    return summarize(finished) if ranks.is_first else {}
 
 
 class Trainer:
@@ -115,10 +110,8 @@ class Trainer:
         self.tasks: TrainingTasks | None = None
         self.ranks.together("begin", lambda: self._begin(threads))
         self.ranks.connect(self.device)
-        self.state = TrainState(config, train, self.device, ranks=self.ranks)
-        self.model = self.state.model
-        self.model.init_weights(derive_seed(train.seed, "weights"))
-        self.state.network.refresh()
+        self.state = state_of(config, train, self.device, self.ranks)
+        self.state.init_weights(derive_seed(train.seed, "weights"))
         self.checkpoints = RunCheckpoints(
             run_dir, config, train, self.state, self.guard, self.fingerprints, allowed_changes
         )
@@ -126,7 +119,7 @@ class Trainer:
         self.roll_back = RollBack(run_dir, train, self.checkpoints, self.guard)
         if self.ranks.watch is not None:
             self.ranks.watch.before_exit = self._before_exit
-        self.micro_batches = train.layout(self.ranks.size).of_rank(self.ranks.rank)
+        self.micro_batches = train.layout(self.ranks.data_size).of_rank(self.ranks.data_rank)
         self.step = 0
         self.data_wait_seconds = 0.0
         self.last_validation: dict[str, float] | None = None
@@ -144,6 +137,7 @@ class Trainer:
         return {
             "recipe": files.sha256_json([self.config.to_dict(), self.train.model_dump()]),
             **self.fingerprints,
+            "layout": self.ranks.parallel.words(),
             "device": self.device.type,
             "threads": self.threads,
             "torch": torch.__version__,
@@ -168,11 +162,6 @@ class Trainer:
         sequences_per_step = self.train.tokens_per_step // self.train.seq_len
         seed = derive_seed(self.train.seed, "window order")
         self.batches = Batches(self.train_shards, self.train.seq_len, sequences_per_step, seed, self.guard.quarantine)
-
-    @property
-    def tokens(self) -> int:
-        """Training tokens seen."""
-        return self.step * self.train.tokens_per_step
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
@@ -311,7 +300,7 @@ class Trainer:
             self.last_validation = found
         if self.tasks is not None and step == self.step and self._evaluates():
             self.ranks.where.at(Place.VALIDATION, self.step)
-            row["tasks"] = self.tasks.measure(self.model, self.tokenizer, self.ranks)
+            row["tasks"] = self.tasks.measure(self.state.model, self.tokenizer, self.ranks)
         self.metrics.write(row)
         line.update(step, _note(row, self.last_validation))
         self.guard.check(step)
@@ -321,15 +310,12 @@ class Trainer:
         if self.validation_shards.n_tokens < 2:
             return None
         self.ranks.where.at(Place.VALIDATION, self.step)
-        return validate(
-            self.state.network,
-            self.validation_shards,
-            self.tokenizer,
-            seq_len=self.train.seq_len,
-            batch_size=self.train.micro_batch_size,
-            max_tokens=max_tokens,
-            ranks=self.ranks,
-        )
+        found = validate(
+            self.state.judge(), self.validation_shards, self.tokenizer, seq_len=self.train.seq_len,
+            batch_size=self.train.micro_batch_size, max_tokens=max_tokens, ranks=self.ranks,
+        )  # fmt: skip
+        self.state.rest()
+        return found
 
     def resume(self) -> None:
         """Take up the newest valid checkpoint, or else the weights of `init_from`.
@@ -339,16 +325,24 @@ class Trainer:
         found = self.checkpoints.take_up()
         if found is None:
             if self.train.init_from:
-                self.ranks.by_first(lambda: load_initial_weights(self.model, self.tokenizer, self.train.init_from))
-                self.ranks.share(self.state.tensors())
-                self.state.network.refresh()
+                self.ranks.by_first(self._read_initial_weights)
+                self.state.share()
             write_event(
-                self.run_dir, "start", step=0, reason="no checkpoint", ranks=self.ranks.size, threads=self.threads
+                self.run_dir,
+                "start",
+                step=0,
+                reason="no checkpoint",
+                ranks=self.ranks.size,
+                threads=self.threads,
+                layout=self.ranks.parallel.words(),
             )
         else:
             self.guard.quarantine = read_quarantine(found.quarantine, self.run_dir / "checkpoints")
             self._open_batches()
             self._go_on_from(found, "resume", "started again")
+
+    def _read_initial_weights(self) -> None:
+        self.state.read_weights(load_initial_weights(self.config, self.tokenizer, self.train.init_from))
 
     def _go_on_from(self, found: RunState, event: str, reason: str) -> None:
         self.step, self.last_validation = found.step, found.validation
@@ -356,40 +350,18 @@ class Trainer:
         name = checkpoint_name(self.step)
         write_event(
             self.run_dir, event, step=self.step, reason=reason, checkpoint=name, ranks=self.ranks.size,
-            threads=self.threads,
+            threads=self.threads, layout=self.ranks.parallel.words(),
         )  # fmt: skip
         log.info(f"pretrain: going on after step {self.step}, {self.run_dir / 'checkpoints' / name}")
 
-    # -- the result ----------------------------------------------------------------------------------------------------
-
-    def summary(self) -> dict[str, Any]:
-        """What `pretrain --json` prints."""
-        rows = files.read_jsonl(self.run_dir / "metrics.jsonl")
-        speeds = [row["tokens_per_second"] for row in rows[1:]] or [rows[0]["tokens_per_second"]]  # step 1 warms up
-        tokens_per_second = statistics.harmonic_mean(speeds)
-        peak = peak_flops(self.device, self.train.precision) * self.ranks.size
-        summary: dict[str, Any] = {
-            "parameters": self.config.n_parameters,
-            "device": self.device.type,
-            "ranks": self.ranks.size,
-            "step": self.step,
-            "tokens": self.tokens,
-            "epochs": round(self.tokens / self.train_shards.n_tokens, 3),
-            "loss": rows[-1]["loss"],
-            "validation": self.last_validation,
-            "unigram_perplexity": None,
-            "tokens_per_second": round(tokens_per_second, 1),
-            **model_flops_utilization(self.config, self.train.seq_len, tokens_per_second, peak),
-            "peak_memory_bytes": peak_memory_bytes(self.device),
-            "skipped_steps": self.step - int(self.state.optimizer.updates.item()),
-            "weights_sha256": weights_sha256(self.model),
-        }
-        if self.last_validation is not None:
-            summary["unigram_perplexity"] = unigram_perplexity(
-                self.train_shards, self.validation_shards, self.tokenizer.vocab_size
-            )
-        write_event(self.run_dir, "finish", step=self.step, reason="the last step is done")
-        return summary
+    def finished(self) -> FinishedRun:
+        """What the summary is made of; every rank helps to give rank 0 the weights."""
+        return FinishedRun(
+            self.config, self.train, self.run_dir, self.device, self.ranks.size, self.step, self.train_shards,
+            self.validation_shards, self.tokenizer.vocab_size, self.last_validation,
+            skipped_steps=self.step - int(self.state.optimizer.updates.item()),
+            weights_sha256=self.state.weights_sha256(),
+        )  # fmt: skip
 
 
 def _note(row: dict[str, Any], validation: dict[str, float] | None) -> str:

@@ -1,0 +1,242 @@
+"""Every parallel layout gives the same training: losses and gradients beside those of one process, as a table.
+
+    python benchmarks/layout_equality.py --processes 2 4 8 [--case dropout ...] [--dtype float64] [--json table.json]
+
+Each number of processes is one launch (gloo, CPU), which goes through all layouts of it and all cases. What is compared:
+the losses and gradient norms of 10 steps, relative to the reference's, and every canonical gradient of step 1, relative to
+the reference's largest value of that tensor. The reference is one process without any layout.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from tinyllama.drill.rank_processes import LOADED, free_port
+from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.model.packed_llama import PackedLlama
+from tinyllama.parallel.launch import join
+from tinyllama.parallel.layout import ParallelConfig
+from tinyllama.parallel.rank_mesh import RankMesh
+from tinyllama.parallel.ranks import Ranks
+from tinyllama.train.cut_state import CutState
+from tinyllama.train.micro_batch import DeviceBatch
+from tinyllama.train.rank_state import state_of
+from tinyllama.train.train_config import TrainConfig
+from tinyllama.train.train_step import train_step
+
+STEPS, SEQ_LEN, MICRO_BATCH_SIZE, MICRO_BATCHES = 10, 16, 2, 8
+# The largest relative difference that counts as equal: of losses and gradients, and in float64 of the norms too. Else
+# rounding grows over 10 steps of a rate this high, and a norm shows it first.
+LIMITS = {"float64": 1e-9, "float32": 1e-5, "bf16": 3e-2, "fp16": 1e-2}
+TINY: dict[str, Any] = {
+    "vocab_size": 64, "seq_len": SEQ_LEN, "dim": 32, "n_layers": 4, "n_heads": 8, "n_kv_heads": 4, "ffn_dim": 48,
+}  # fmt: skip
+ARTICLE = {"dim": 48, "n_heads": 8, "n_kv_heads": 4, "ffn_dim": 32, "embedding_dim": 24}  # article-1.1b, scaled down
+UNEVEN = {"dim": 18, "head_dim": 4, "vocab_size": 68, "ffn_dim": 52}  # rows that shards cannot share evenly, if at all
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes of the network, of the training
+    "untied": ({}, {}),
+    "tied": ({"tied_head": True}, {}),
+    "dropout": ({"dropout": 0.2, "attention_dropout": 0.2}, {}),
+    "tied, dropout, z-loss": (UNEVEN | {"tied_head": True, "dropout": 0.2, "attention_dropout": 0.1}, {"z_loss": 1e-3}),
+    "recompute full": ({"dropout": 0.1}, {"recompute": "full"}),
+    "recompute selective": ({"tied_head": True}, {"recompute": "selective"}),
+    "article-1.1b scaled down": (ARTICLE, {"z_loss": 1e-3}),
+    "article-1.1b, dropout": (ARTICLE | {"dropout": 0.1, "attention_dropout": 0.1}, {}),
+}
+COMPILED = {  # layers in one graph each, which PyTorch's own operations then run: no compiler is needed
+    "compiled": ({"dropout": 0.1}, {"compile": "on"}),
+    "compiled, recompute full": ({}, {"compile": "on", "recompute": "full"}),
+}
+
+LAYOUTS: dict[int, list[dict[str, int]]] = {
+    2: [{"replicate": 2}, {"shard": 2}, {"tensor": 2}, {"pipeline": 2}],
+    4: [
+        {"replicate": 4}, {"shard": 4}, {"tensor": 4}, {"pipeline": 4},
+        {"replicate": 2, "shard": 2}, {"replicate": 2, "tensor": 2}, {"replicate": 2, "pipeline": 2},
+        {"shard": 2, "tensor": 2}, {"shard": 2, "pipeline": 2}, {"tensor": 2, "pipeline": 2},
+    ],
+    8: [
+        {"replicate": 8}, {"shard": 8}, {"replicate": 2, "shard": 2, "tensor": 2},
+        {"replicate": 2, "shard": 2, "pipeline": 2}, {"replicate": 2, "tensor": 2, "pipeline": 2},
+        {"shard": 2, "tensor": 2, "pipeline": 2}, {"tensor": 2, "pipeline": 4}, {"tensor": 4, "pipeline": 2},
+    ],
+    16: [{"replicate": 2, "shard": 2, "tensor": 2, "pipeline": 2}],
+}  # fmt: skip
+
+
+class Found(NamedTuple):
+    """What one training gave."""
+
+    losses: list[float]
+    norms: list[float]
+    gradients: dict[str, Tensor]  # of step 1, whole and canonical
+
+
+def batches(step: int, vocab_size: int) -> list[DeviceBatch]:
+    """A step's micro-batches, the same whoever computes them."""
+    generator = torch.Generator().manual_seed(step)
+    found = []
+    for number in range(MICRO_BATCHES):
+        ids = torch.randint(vocab_size, (MICRO_BATCH_SIZE, SEQ_LEN + 1), generator=generator)
+        samples = torch.arange(number * MICRO_BATCH_SIZE, (number + 1) * MICRO_BATCH_SIZE)
+        found.append(DeviceBatch(ids[:, :-1], ids[:, 1:], samples))
+    return found
+
+
+def training(case: str, dtype: str, ranks: Ranks) -> Found:
+    """10 updates; the gradients are rank 0's."""
+    network, changes = (CASES | COMPILED)[case]
+    config = LlamaConfig(**(TINY | network))
+    precision: Any = dtype if dtype in ("bf16", "fp16") else "fp32"
+    train = TrainConfig(
+        seq_len=SEQ_LEN, micro_batch_size=MICRO_BATCH_SIZE, tokens_per_step=SEQ_LEN * MICRO_BATCH_SIZE * MICRO_BATCHES,
+        max_grad_norm=0.3, precision=precision, **changes,
+    )  # fmt: skip
+    masters = torch.float64 if dtype == "float64" else torch.float32
+    state = state_of(config, train, torch.device("cpu"), ranks, masters)
+    state.init_weights(7)
+    gradients: dict[str, Tensor] = {}
+
+    def clear() -> None:
+        if not gradients:
+            gradients.update(canonical_gradients(state))
+        type(state.gradients).clear(state.gradients)
+
+    vars(state.gradients)["clear"] = clear
+    own = train.layout(ranks.data_size).of_rank(ranks.data_rank)
+    losses, norms = [], []
+    for step in range(STEPS):
+        mine = [batch for number, batch in enumerate(batches(step, config.vocab_size)) if number in own]
+        result = train_step(state, mine, train, step=step, lr=1e-2)
+        losses.append(result.loss.item())
+        norms.append(result.grad_norm.item())
+    return Found(losses, norms, gradients)
+
+
+def compile_without_compiler(network: PackedLlama) -> None:
+    """`PackedLlama.compile` as far as the graphs."""
+    for layer in network.layers:
+        layer.compile(fullgraph=True, dynamic=False, backend="aot_eager")
+
+
+def canonical_gradients(state: Any) -> dict[str, Tensor]:
+    """Whole gradients by canonical name, on rank 0."""
+    sums = state.gradients.all()
+    if isinstance(state, CutState):
+        exact = [total.to(state.network.packed[0].master.dtype) for total in sums]
+        return {name: value.clone() for name, value in state.parts.gather(exact)} or {"": torch.zeros(())}
+    packed = zip(state.network.packed, sums, strict=True)
+    return {name: part.clone() for parameter, total in packed for name, part in parameter.canonical(total).items()}
+
+
+def difference(found: Found, wanted: Found) -> dict[str, float]:
+    """Largest relative differences."""
+    assert found.gradients.keys() == wanted.gradients.keys(), found.gradients.keys() ^ wanted.gradients.keys()
+    return {
+        "loss": max(abs(a - b) / abs(b) for a, b in zip(found.losses, wanted.losses, strict=True)),
+        "grad_norm": max(abs(a - b) / abs(b) for a, b in zip(found.norms, wanted.norms, strict=True)),
+        "gradient": max(
+            ((found.gradients[name] - value).abs().max() / value.abs().max()).item()
+            for name, value in wanted.gradients.items()
+        ),
+    }
+
+
+def on_rank(
+    rank: int, size: int, port: int, path: str, cases: list[str], dtypes: list[str], layouts: list[dict[str, int]]
+) -> None:
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    PackedLlama.compile = compile_without_compiler
+    rows = []
+    with join(ParallelConfig(replicate=size, timeout_seconds=120)) as ranks:
+        assert ranks is not None
+        ranks.connect(torch.device("cpu"))
+        for dtype in dtypes:
+            wanted = {case: training(case, dtype, Ranks()) for case in cases} if rank == 0 else {}
+            for sizes in layouts:
+                ranks.parallel = ParallelConfig(**sizes)
+                is_cut = ranks.parallel.cuts_the_network
+                ranks.mesh = RankMesh(ranks.parallel, torch.device("cpu"), rank) if is_cut else None
+                for case in cases:
+                    found = training(case, dtype, ranks)
+                    if rank == 0:
+                        row = {"processes": size, "layout": ranks.parallel.words(), "case": case, "dtype": dtype}
+                        clipped = min(wanted[case].norms) > 0.3
+                        rows.append(row | difference(found, wanted[case]) | {"clipped": clipped})
+        ranks.rest()
+    if rank == 0:
+        Path(path).write_text(json.dumps(rows))
+
+
+def compare(
+    size: int, path: Path, cases: list[str], dtypes: list[str], layouts: list[dict[str, int]] | None = None
+) -> list[dict[str, Any]]:
+    """One launch of `size` processes: a row for each layout (default all of them), case and number format."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(LOADED)
+    port = free_port()
+    given = (size, port, str(path), cases, dtypes, layouts or LAYOUTS[size])
+    processes = [context.Process(target=on_rank, args=(rank, *given)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    codes = [process.exitcode for process in processes]
+    if codes != [0] * size:
+        raise RuntimeError(f"{size} processes ended with {codes}")
+    return json.loads(path.read_text())
+
+
+def is_equal(row: dict[str, Any]) -> bool:
+    """Whether a layout gave the training of one process."""
+    keys = ("loss", "gradient", "grad_norm") if row["dtype"] == "float64" else ("loss", "gradient")
+    return max(row[key] for key in keys) <= LIMITS[row["dtype"]]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: one row for each layout and number format, its largest differences over the cases."""
+    lines = [
+        "| processes | layout | format | cases | loss | grad_norm | gradients | equal within |",
+        "|---:|---|---|---:|---:|---:|---:|---:|",
+    ]
+    groups: dict[tuple[int, str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["processes"], row["layout"], row["dtype"]), []).append(row)
+    for (processes, layout, dtype), group in groups.items():
+        worst = [max(row[key] for row in group) for key in ("loss", "grad_norm", "gradient")]
+        verdict = f"{'' if all(map(is_equal, group)) else 'NOT '}{LIMITS[dtype]:g}"
+        words = " | ".join(f"{value:.1e}" for value in worst)
+        lines.append(f"| {processes} | {layout} | {dtype} | {len(group)} | {words} | {verdict} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--processes", type=int, nargs="+", default=[2, 4, 8], choices=list(LAYOUTS))
+    parser.add_argument("--case", nargs="+", default=list(CASES), choices=list(CASES | COMPILED))
+    parser.add_argument("--dtype", nargs="+", default=["float64", "float32"], choices=list(LIMITS))
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    started = time.perf_counter()
+    for size in options.processes:
+        rows += compare(size, Path(f"/tmp/layout_equality_{os.getpid()}.json"), options.case, options.dtype)
+    print(table(rows))
+    print(f"\n{len(rows)} trainings beside one process, {time.perf_counter() - started:.0f} s", file=sys.stderr)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+    sys.exit(not all(map(is_equal, rows)))
+
+
+if __name__ == "__main__":
+    main()

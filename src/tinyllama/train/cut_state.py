@@ -1,0 +1,143 @@
+"""`TrainState` where ranks hold parts of the network."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+
+from tinyllama.checkpoint import checkpoint_format as form
+from tinyllama.checkpoint.save_load import check_moments, check_weights, load_tensors, sha256_of
+from tinyllama.evaluate.validation import BatchLosses
+from tinyllama.model.llama import initial_values
+from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.model.packed_llama import PackedLlama
+from tinyllama.parallel.apply import give_memory, lay_out
+from tinyllama.parallel.canonical_parts import CanonicalParts
+from tinyllama.parallel.rank_mesh import RankMesh
+from tinyllama.parallel.ranks import Ranks
+from tinyllama.train.cut_gradients import CutGradients
+from tinyllama.train.cut_step import CutStep
+from tinyllama.train.loss_scale import LossScale
+from tinyllama.train.micro_batch import DeviceBatch
+from tinyllama.train.optimizer import MOMENTS, AdamW
+from tinyllama.train.precision import FORMATS, check_precision
+from tinyllama.train.train_config import TrainConfig
+from tinyllama.train.train_state import TrainState, is_compiled, keep_compiled_code
+
+
+class CutState(TrainState):
+    """This rank's part of what an update changes, and how it becomes the canonical state and comes from it.
+
+    Whatever goes between the two is done by all ranks together.
+    """
+
+    def __init__(
+        self, config: LlamaConfig, train: TrainConfig, device: torch.device, dtype: torch.dtype, ranks: Ranks,
+        network: PackedLlama | None = None,
+    ) -> None:  # fmt: skip
+        """`network`: this rank's part, where it was laid out and given memory before."""
+        assert ranks.mesh is not None
+        check_precision(train.precision, device)
+        self.config, self.train, self.ranks = config, train, ranks
+        self.is_compiled = is_compiled(train, device)
+        if self.is_compiled:
+            keep_compiled_code()
+        self.network = network or part_of(config, train, dtype, ranks.mesh, compiled=self.is_compiled)
+        if network is None:
+            give_memory(self.network, device)
+        packed = self.network.packed
+        self.parts = CanonicalParts(config, packed, ranks.mesh)
+        head = packed.index(self.network.output) if ranks.mesh.is_last_stage else None
+        layout = train.layout(ranks.data_size)
+        gradients = CutGradients(packed, head, layout, ranks, self.parts)
+        if config.tied_head and ranks.mesh.size("pipeline") > 1:
+            gradients.tie_over_stages()
+        self.gradients = gradients
+        self.optimizer = AdamW(packed, train)
+        self.loss_scale = LossScale(train.precision == "fp16", train.micro_batch_size * train.seq_len, device)
+        self.step = CutStep(self.network, gradients, head, self.loss_scale, train, ranks)
+        self._read: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
+
+    def accumulate(self, micro_batches: Iterable[DeviceBatch], train: TrainConfig, step: int) -> Tensor:
+        with self.ranks.waiting(with_work=True):
+            self.step.accumulate(micro_batches, step)
+            return self.gradients.join()
+
+    def judge(self) -> BatchLosses:
+        return BatchLosses(self.network.device, self.token_losses)
+
+    def token_losses(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Of a batch that `data_size` ranks have each their own of; None where another rank counts it."""
+        with self.ranks.waiting(with_work=True):
+            return self.step.token_losses(tokens, targets)
+
+    def rest(self) -> None:
+        """After validation: let go of gathered weights, which the next update changes."""
+        for module in self.network.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+    # -- canonical tensors ---------------------------------------------------------------------------------------------
+
+    def init_weights(self, seed: int) -> None:
+        masters = [parameter.master for parameter in self.network.packed]
+        for name, values in initial_values(self.config, self.parts.shapes, seed):
+            self.parts.put(name, values, masters)
+        self.network.refresh()
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        with self.ranks.waiting():
+            yield from self.parts.gather([parameter.master for parameter in self.network.packed])
+
+    def moments(self) -> Iterator[tuple[str, Tensor]]:
+        with self.ranks.waiting():
+            for number, moment in enumerate(MOMENTS):
+                for name, value in self.parts.gather(self.optimizer.packed_moments(number)):
+                    yield f"{moment}.{name}", value
+
+    def help_to_save(self) -> None:
+        for _ in (*self.weights(), *self.moments()):
+            pass
+
+    def rooms(self) -> tuple[Iterable[tuple[str, Tensor]], Iterable[tuple[str, Tensor]]]:
+        return [], []  # to know them takes all ranks: the first save makes its own
+
+    def read(self, path: Path) -> None:
+        weights, moments = load_tensors(path / form.WEIGHTS), load_tensors(path / form.OPTIMIZER)
+        shapes = self.parts.shapes
+        check_weights(shapes, weights, path / form.WEIGHTS)
+        wanted = {f"{moment}.{name}": shape for moment in MOMENTS for name, shape in shapes.items()}
+        check_moments(wanted, moments, path / form.OPTIMIZER)
+        self._read = weights, moments
+
+    def read_weights(self, weights: dict[str, Tensor]) -> None:
+        self._read = weights, {}
+
+    def share(self) -> None:
+        """Give what rank 0 has read to all."""
+        weights, moments = self._read or (None, None)
+        self._read = None
+        has_moments = bool(self.ranks.by_first(lambda: bool(moments)))
+        with self.ranks.waiting("rank 0's state"):
+            self.parts.share(weights, [parameter.master for parameter in self.network.packed])
+            for number, moment in enumerate(MOMENTS if has_moments else ()):
+                own = None if moments is None else {name: moments[f"{moment}.{name}"] for name in self.parts.shapes}
+                self.parts.share(own, self.optimizer.packed_moments(number))
+        self.ranks.share([self.optimizer.updates, self.loss_scale.factor, self.loss_scale.good_updates])
+        self.rest()
+        self.network.refresh()
+
+    def weights_sha256(self) -> str:
+        """Of the canonical weights, on rank 0; empty on the others."""
+        held = {name: value.float().cpu() for name, value in self.weights()}
+        return sha256_of(held) if held else ""
+
+
+def part_of(
+    config: LlamaConfig, train: TrainConfig, dtype: torch.dtype, mesh: RankMesh, *, compiled: bool
+) -> PackedLlama:
+    """This rank's part of the network that `train` wants, without memory."""
+    formats, seq_len = FORMATS[train.precision], train.seq_len
+    return lay_out(config, mesh, dtype, formats, seq_len=seq_len, recompute=train.recompute, compiled=compiled)

@@ -1,0 +1,226 @@
+"""One step of one rank of any layout, without devices, other ranks or memory: what it would hold, byte by byte.
+
+Tensors have shapes only (FakeTensorMode), collectives go nowhere (a fake process group); everything else is the training
+code itself: layout, forward and backward passes, sums, update. Every storage that is made or let go is counted. Layers are
+counted as they are on a GPU: attention, SwiGLU, addition with norm and the loss are stand-ins that keep what the kernels
+keep.
+
+Not counted: what the allocator loses between blocks, workspaces of libraries, NCCL's own buffers.
+"""
+
+import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.distributed.pipelining import Schedule1F1B, schedules
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from tinyllama.model import loss_gradient, packed_llama
+from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.parallel import vocabulary_loss
+from tinyllama.parallel.apply import give_memory
+from tinyllama.parallel.layout import ParallelConfig
+from tinyllama.parallel.rank_sums import is_sharded
+from tinyllama.parallel.ranks import Ranks
+from tinyllama.train import layer_stand_ins
+from tinyllama.train.cut_gradients import CutGradients
+from tinyllama.train.cut_state import CutState, part_of
+from tinyllama.train.micro_batch import DeviceBatch
+from tinyllama.train.train_config import TrainConfig
+from tinyllama.train.train_step import train_step
+
+CPU = torch.device("cpu")
+PARTS: tuple[str, ...] = ("weights", "compute_copy", "gradients", "optimizer", "activations", "buffers")
+
+
+def dry_run(config: LlamaConfig, train: TrainConfig, parallel: ParallelConfig, rank: int = 0) -> dict[str, int]:
+    """Bytes of `rank` at its peak in one step, by part, and their sum `peak`.
+
+    `weights` and `optimizer`: masters and moments; `compute_copy`: 16-bit copies that are kept; `gradients`: their sums;
+    `activations`: what the backward pass needs of the forward pass; `buffers`: all else, such as logits, gathered weights,
+    what is sent and received. Takes seconds. Raises RuntimeError where torch.distributed is in use.
+    """
+    if dist.is_initialized():
+        raise RuntimeError("a dry run needs a process without a process group")
+    train = _few_micro_batches(train, parallel)
+    with _fake_ranks(parallel, rank) as ranks, ExitStack() as stack:
+        assert ranks.mesh is not None
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        network = part_of(config, train, torch.float32, ranks.mesh, compiled=False)
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        ledger = stack.enter_context(Ledger())
+        give_memory(network, CPU)
+        state = CutState(config, train, CPU, torch.float32, ranks, network)
+        _book_state(ledger, state)
+        stack.enter_context(layer_stand_ins.on_layers(packed_llama))
+        if train.precision != "fp32":
+            stack.enter_context(layer_stand_ins.on_loss(loss_gradient, vocabulary_loss))
+        network._first_norm = layer_stand_ins.rms_norm
+        stack.enter_context(_booked_gradients(ledger, state))
+        stack.enter_context(saved_tensors_hooks(ledger.book_activation, lambda value: value))
+        if hasattr(Schedule1F1B, "_warmup_p2p"):  # from torch 2.13 on: stages vote, by values that are not here
+            stack.enter_context(mock.patch.object(Schedule1F1B, "_warmup_p2p", _without_vote))
+        ledger.begin()
+        train_step(state, _batches(train, ranks), train, step=0, lr=1e-3)
+        return {part: ledger.at_peak[part] for part in PARTS} | {"peak": sum(ledger.at_peak.values())}
+
+
+def _few_micro_batches(train: TrainConfig, parallel: ParallelConfig) -> TrainConfig:
+    """The same step with as many micro-batches as it takes to see the peak: more of them hold no more at once."""
+    if train.precision == "fp8" or train.deterministic_reduction:
+        raise ValueError("a dry run knows neither fp8 nor deterministic_reduction")
+    each = min(train.layout(parallel.data_ranks).micro_batches_per_rank, parallel.pipeline + 2)
+    tokens = each * parallel.data_ranks * train.micro_batch_size * train.seq_len
+    return train.model_copy(update={"tokens_per_step": tokens, "compile": "off"})
+
+
+@contextmanager
+def _fake_ranks(parallel: ParallelConfig, rank: int) -> Iterator[Ranks]:
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    from tinyllama.parallel.rank_mesh import RankMesh
+
+    dist.init_process_group("fake", rank=rank, world_size=parallel.world_size, store=FakeStore())
+    try:
+        ranks = Ranks(rank, parallel.world_size, parallel=parallel)
+        ranks.mesh = RankMesh(parallel, CPU, rank)
+        yield ranks
+    finally:
+        dist.destroy_process_group()
+
+
+def _batches(train: TrainConfig, ranks: Ranks) -> list[DeviceBatch]:
+    shape = (train.micro_batch_size, train.seq_len)
+    ids = torch.zeros(shape, dtype=torch.int64)
+    micro_batches = train.layout(ranks.data_size).micro_batches_per_rank
+    return [DeviceBatch(ids, ids, torch.arange(shape[0])) for _ in range(micro_batches)]
+
+
+def _without_vote(self: Any, stages: list[Any], *arguments: Any) -> None:
+    for stage in stages:
+        stage._inference_mode = getattr(schedules, "InferenceMode").STATIC  # noqa: B009 (not there before)
+
+
+class Ledger(TorchDispatchMode):
+    """Bytes of all storages that live, by part; and the same at the moment when they were most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held: dict[int, tuple[str, int]] = {}  # by the storage's place: part and bytes
+        self._alive: dict[int, weakref.ref[Any]] = {}
+        self._bytes = dict.fromkeys(PARTS, 0)
+        self.begin()
+
+    def begin(self) -> None:
+        """The peak counts from now on."""
+        self.at_peak = dict(self._bytes)
+
+    def __enter__(self) -> Any:
+        resize = torch.UntypedStorage.resize_
+
+        def counted(storage: Any, size: int) -> Any:  # FSDP lets go of gathered weights so
+            found = resize(storage, size)
+            self._see(storage)
+            return found
+
+        self._patch = mock.patch.object(torch.UntypedStorage, "resize_", counted)
+        self._patch.start()
+        return super().__enter__()
+
+    def __exit__(self, *arguments: Any) -> None:
+        self._patch.stop()
+        super().__exit__(*arguments)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented  # its parts come by
+        found = func(*args, **(kwargs or {}))
+        for value in tree_leaves(found):
+            if isinstance(value, Tensor) and value.device.type != "meta":
+                self._see(value.untyped_storage())
+        return found
+
+    def book(self, value: Tensor, part: str) -> None:
+        """What holds this tensor is of that part."""
+        storage = value.untyped_storage()
+        self._see(storage)
+        key = storage._cdata
+        if key in self._held:
+            before, size = self._held[key]
+            self._held[key] = part, size
+            self._bytes[before] -= size
+            self._bytes[part] += size
+
+    def book_activation(self, value: Tensor) -> Tensor:
+        """Of autograd: it keeps this tensor."""
+        if not isinstance(value, DTensor) and value.device.type != "meta":
+            part, _ = self._held.get(value.untyped_storage()._cdata, ("buffers", 0))
+            if part == "buffers":
+                self.book(value, "activations")
+        return value
+
+    def _see(self, storage: Any) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        part, before = self._held.get(key, ("buffers", 0))
+        if size == before:
+            return
+        if key not in self._alive:
+            self._alive[key] = weakref.ref(storage, lambda _, key=key: self._gone(key))
+        self._held[key] = part, size
+        self._bytes[part] += size - before
+        if sum(self._bytes.values()) > sum(self.at_peak.values()):
+            self.at_peak = dict(self._bytes)
+
+    def _gone(self, key: int) -> None:
+        self._alive.pop(key, None)
+        part, size = self._held.pop(key, ("buffers", 0))
+        self._bytes[part] -= size
+
+
+def _book_state(ledger: Ledger, state: CutState) -> None:
+    for number, parameter in enumerate(state.network.packed):
+        ledger.book(parameter.master, "weights")
+        if parameter.copy is not None:
+            ledger.book(parameter.copy, "compute_copy")
+        for moment in range(2):
+            ledger.book(state.optimizer.packed_moments(moment)[number], "optimizer")
+
+
+@contextmanager
+def _booked_gradients(ledger: Ledger, state: CutState) -> Iterator[None]:
+    """While it lasts, sums of gradients are booked as such, when they are made and when they are joined."""
+    keep, join = CutGradients._keep, CutGradients.join
+
+    def booked_keep(self: CutGradients, number: int, total: Tensor, **keywords: Any) -> None:
+        ledger.book(total, "gradients")
+        keep(self, number, total, **keywords)
+
+    def book_sharded(*_: Any) -> None:
+        for parameter in state.network.packed:
+            if is_sharded(parameter.leaf) and parameter.leaf.grad is not None:
+                grad: Any = parameter.leaf.grad
+                ledger.book(grad._local_tensor, "gradients")
+
+    def booked_join(self: CutGradients) -> Tensor:
+        totals = join(self)
+        for total in self.all():
+            ledger.book(total, "gradients")
+        return totals
+
+    state.network.register_forward_pre_hook(book_sharded)
+    with (
+        mock.patch.object(CutGradients, "_keep", booked_keep),
+        mock.patch.object(CutGradients, "join", booked_join),
+    ):
+        yield

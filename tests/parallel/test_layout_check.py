@@ -1,0 +1,94 @@
+"""Layouts that a network or a batch cannot have are refused with the arithmetic and with layouts that work."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import overrides
+from tinyllama.errors import RecipeError
+from tinyllama.model.llama_config import PRESETS
+from tinyllama.parallel.layout import ParallelConfig
+from tinyllama.parallel.layout_check import check_layout, find_fault, fitting_layouts
+from tinyllama.recipe import load_recipe
+
+TINYLLAMA = PRESETS["tinyllama-1.1b"]
+BATCH = {"micro_batches": 64, "micro_batch_tokens": 16 * 2048}
+
+
+def test_sizes_by_hand():
+    layout = ParallelConfig(replicate=2, shard=3, tensor=4, pipeline=5)
+    assert (layout.world_size, layout.data_ranks, layout.cuts_the_network) == (120, 6, True)
+    assert layout.words() == "replicate 2 x shard 3 x tensor 4 x pipeline 5"
+    assert (ParallelConfig().words(), ParallelConfig(replicate=4).cuts_the_network) == ("one process", False)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (
+            {"tensor": 8},
+            r"parallel\.tensor: 8 ranks cannot share 4 key and value heads \(model\.n_kv_heads\) evenly, "
+            r"4 / 8 = 0\.5; 1, 2 or 4 could\. 8 processes could be replicate 8; or shard 8; or ",
+        ),
+        ({"tensor": 3}, r"3 ranks cannot share 32 attention heads .*, 32 / 3 = 10\.67; .* No layout of 3 fits"),
+        (
+            {"pipeline": 4},
+            r"4 stages cannot share 22 layers .*, 22 / 4 = 5\.5; 1, 2, 11 or 22 could\. 4 processes could",
+        ),
+        (
+            {"replicate": 64, "pipeline": 2},
+            r"2 stages need as many micro-batches a step, each data rank has 64 / 64 = 1; a smaller",
+        ),
+        (
+            {"replicate": 8, "shard": 16},
+            r"parallel\.shard: replicate x shard = 8 x 16 = 128 ranks cannot share the step's 64 micro-batches .*; 1, 2, 4,",
+        ),
+    ],
+)
+def test_refusals_show_the_arithmetic(sizes: dict[str, int], message: str):
+    with pytest.raises(ValueError, match=message):
+        check_layout(TINYLLAMA, ParallelConfig(**sizes), **BATCH)
+
+
+def test_a_recipe_is_checked_when_it_is_loaded():
+    with pytest.raises(
+        RecipeError, match=r"recipe quickstart: parallel\.tensor: 8 ranks cannot share 4 attention heads"
+    ):
+        load_recipe("quickstart", overrides(parallel__tensor=8))
+    loaded = load_recipe(
+        "tinyllama-1b",
+        overrides(parallel__tensor=2, parallel__pipeline=2, parallel__shard=2, train__micro_batch_size=1),
+    )
+    assert loaded.layout().ranks == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"train__precision": "fp8"}, r"train\.precision: 'fp8'"),
+        ({"train__evaluate_tasks": ["piqa"]}, r"train\.evaluate_tasks"),
+        ({"train__deterministic_reduction": True}, r"train\.deterministic_reduction"),
+    ],
+)
+def test_what_needs_whole_networks_is_refused(changes: dict, key: str):
+    with pytest.raises(
+        RecipeError, match=rf"{key}.* works with parallel\.replicate alone; .*parallel\.replicate=4 with"
+    ):
+        load_recipe(
+            "tinyllama-1b", overrides(**changes, parallel__tensor=2, parallel__shard=2, train__micro_batch_size=1)
+        )
+
+
+@given(world=st.sampled_from([2, 4, 8, 12, 16]), micro_batches=st.integers(1, 64))
+def test_named_layouts_work_and_none_is_left_out(world: int, micro_batches: int):
+    found = list(fitting_layouts(TINYLLAMA, world, micro_batches, 2048))
+    assert len(found) == len({layout.words() for layout in found})
+    every = [
+        ParallelConfig(replicate=r, shard=s, tensor=t, pipeline=p)
+        for r, s, t, p in itertools.product(range(1, world + 1), repeat=4)
+        if r * s * t * p == world
+    ]
+    for layout in every:
+        assert (find_fault(TINYLLAMA, layout, micro_batches, 2048) is None) == (layout in found)

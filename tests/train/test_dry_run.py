@@ -1,0 +1,98 @@
+"""The dry run counts what is there: by hand where that is known, and against tensors that are real."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from tinyllama.model.llama_config import LlamaConfig, preset
+from tinyllama.parallel.layout import ParallelConfig
+from tinyllama.train.dry_run import PARTS, Ledger, dry_run
+from tinyllama.train.train_config import TrainConfig
+
+TINYLLAMA = preset("tinyllama-1.1b", n_layers=4)
+TRAIN = TrainConfig(tokens_per_step=8 * 2048 * 64, micro_batch_size=8)
+NORMS = TINYLLAMA.parameter_counts()["norms"]
+
+
+def found(config: LlamaConfig = TINYLLAMA, train: TrainConfig = TRAIN, rank: int = 0, **sizes: int) -> dict[str, int]:
+    return dry_run(config, train, ParallelConfig(**sizes), rank)
+
+
+@pytest.fixture(scope="module")
+def replicated() -> dict[str, int]:
+    return found(replicate=16)
+
+
+def test_one_copy_by_hand(replicated: dict[str, int]):
+    N = TINYLLAMA.n_parameters
+    assert replicated["weights"] == replicated["gradients"] == 4 * N
+    assert replicated["optimizer"] == 8 * N
+    assert replicated["compute_copy"] == 2 * (N - TINYLLAMA.vocab_size * TINYLLAMA.dim - NORMS)
+    assert replicated["peak"] == sum(replicated[part] for part in PARTS)
+    # For a token and a layer, in 16 bits: stream and norm twice each, qkv with keys and values apart from it, out, gate
+    # and up and their product; in fp32: log-sum-exp of each head, two 1 / rms.
+    each = 2 * (4 * 2048 + 2 * 2048 + 2 * 256 + 3 * 5632) + 4 * 32 + 8
+    tokens = 8 * 2048
+    assert replicated["activations"] == pytest.approx(tokens * 4 * each, rel=0.02)
+
+
+def test_shards_and_slices_divide(replicated: dict[str, int]):
+    sharded, sliced = found(shard=16), found(replicate=8, tensor=2)
+    N = TINYLLAMA.n_parameters
+    assert sharded["weights"] == 4 * ((N - NORMS) // 16 + NORMS)
+    assert sharded["optimizer"] == 2 * sharded["weights"]
+    assert sharded["compute_copy"] == 0
+    assert sharded["activations"] == replicated["activations"]
+    assert sliced["weights"] == 4 * ((N - NORMS) // 2 + NORMS)
+    assert replicated["activations"] / 2 < sliced["activations"] < 0.6 * replicated["activations"]
+
+
+def test_the_first_stage_holds_as_many_micro_batches_as_there_are_stages(replicated: dict[str, int]):
+    first, last = found(replicate=8, pipeline=2), found(replicate=8, pipeline=2, rank=15)
+    assert first["weights"] + last["weights"] == replicated["weights"]
+    assert first["activations"] == pytest.approx(replicated["activations"], rel=0.1)
+    assert last["activations"] == pytest.approx(replicated["activations"] / 2, rel=0.1)
+    more = found(train=TRAIN.model_copy(update={"tokens_per_step": 2 * TRAIN.tokens_per_step}), replicate=8, pipeline=2)
+    assert more == first, "room does not grow with the micro-batches of a step"
+
+
+def test_tied_stages_and_uneven_shards():
+    tied = preset("tiny-2m", tied_head=True)
+    train = TrainConfig(tokens_per_step=256 * 24, micro_batch_size=2, seq_len=256, precision="fp32")
+    stages = [found(tied, train, rank, pipeline=2)["weights"] for rank in range(2)]
+    assert sum(stages) == 4 * (tied.n_parameters + tied.vocab_size * tied.dim), "both ends hold the tied matrix"
+    # Thirds of each matrix's rows, rounded up, times its columns: embedding; of a layer qkv, o, gate and up, down.
+    third = 1366 * 192 + 4 * (128 * 192 + 64 * 192 + 342 * 192 + 64 * 512)
+    norms = tied.parameter_counts()["norms"]
+    assert [found(tied, train, rank, shard=3)["weights"] for rank in (0, 2)] == [4 * (third + norms)] * 2
+
+
+def test_the_ledger_sees_what_is_made_and_let_go():
+    with Ledger() as ledger:
+        first = torch.zeros(1000)
+        ledger.book(first, "weights")
+        second = first * 2
+        ledger.begin()
+        del second
+        third = torch.zeros(500, dtype=torch.float64)
+        view = third[10:]
+        assert sum(ledger.at_peak.values()) == 8000
+        more = torch.cat([third, view])
+        assert sum(ledger.at_peak.values()) == 4000 + 4000 + more.nbytes
+        assert ledger.at_peak["weights"] == 4000
+
+
+def test_the_page_s_example_runs(capsys: pytest.CaptureFixture[str]):
+    page = (Path(__file__).parents[2] / "docs" / "parallel.md").read_text()
+    block = re.search(r"```python\n(.*?)```", page, re.S)
+    assert block
+    exec(block[1], {})
+    weights, activations, peak = map(int, capsys.readouterr().out.split())
+    assert 0 < weights < activations < peak
+
+
+def test_what_it_does_not_know_is_refused():
+    with pytest.raises(ValueError, match="neither fp8 nor deterministic_reduction"):
+        found(train=TRAIN.model_copy(update={"precision": "fp8"}))
