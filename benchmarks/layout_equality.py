@@ -67,7 +67,8 @@ LAYOUTS: dict[int, list[dict[str, int]]] = {
     8: [
         {"replicate": 8}, {"shard": 8}, {"replicate": 2, "shard": 2, "tensor": 2},
         {"replicate": 2, "shard": 2, "pipeline": 2}, {"replicate": 2, "tensor": 2, "pipeline": 2},
-        {"shard": 2, "tensor": 2, "pipeline": 2}, {"tensor": 2, "pipeline": 4}, {"tensor": 4, "pipeline": 2},
+        {"shard": 2, "tensor": 2, "pipeline": 2}, {"tensor": 2, "pipeline": 4},
+        {"shard": 2, "pipeline": 4}, {"tensor": 4, "pipeline": 2},
     ],
     16: [{"replicate": 2, "shard": 2, "tensor": 2, "pipeline": 2}],
 }  # fmt: skip

@@ -56,7 +56,8 @@ def validate(
     ranks = ranks or Ranks()
     kinds = SourceKinds(shards, n_targets)
     starts = range(0, n_targets, seq_len)
-    batch_size = min(batch_size, len(starts))
+    if not isinstance(model, BatchLosses):  # whose ranks share a whole batch's rows evenly
+        batch_size = min(batch_size, len(starts))
     firsts = starts[::batch_size]
     # A batch's loss and hits by source kind, of one rank each.
     rows = torch.zeros(len(firsts), 2, kinds.n, dtype=torch.float64, device=device)

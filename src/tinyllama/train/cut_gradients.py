@@ -19,11 +19,14 @@ class CutGradients(Gradients):
     """`Gradients` of one rank's part. The global norm counts each parameter once."""
 
     def __init__(
-        self, packed: list[PackedParameter], head: int | None, layout: Layout, ranks: Ranks, parts: CanonicalParts
-    ) -> None:
+        self, packed: list[PackedParameter], head: int | None, layout: Layout, ranks: Ranks, parts: CanonicalParts,
+        *, ties_stages: bool,
+    ) -> None:  # fmt: skip
+        """`ties_stages`: the head is the embedding's matrix, and they are on different ranks."""
         assert ranks.mesh is not None
         self._packed, self._mesh, self._parts = packed, ranks.mesh, parts
         self._counted = [number for number, parameter in enumerate(packed) if parts.is_counted(parameter)]
+        self._ties_stages = ties_stages
         self._is_whole = [not parts.is_sliced(parameter) for parameter in packed]
         super().__init__(packed, -1 if head is None else head, layout, ranks)
 
@@ -48,18 +51,12 @@ class CutGradients(Gradients):
                 self._sum(plain, axis)
         self._sum([number for number, is_whole in enumerate(self._is_whole) if is_whole], "tensor")
         for number, parameter in enumerate(self._packed):
-            if parameter.names == ("embedding.weight",) and self._is_tied_over_stages:
+            if self._ties_stages and parameter.names == ("embedding.weight",):
                 total = self._sums[number] = exact(self._of(number))
                 self._mesh.sum_over_ends(total)
         assert self._totals is not None
         dist.all_reduce(self._totals)
         return self._totals
-
-    _is_tied_over_stages = False
-
-    def tie_over_stages(self) -> None:
-        """The head is the embedding's matrix, and they are on different ranks."""
-        self._is_tied_over_stages = True
 
     def norm(self) -> Tensor:
         """Norm over all parameters of the network, the same on every rank."""

@@ -17,6 +17,7 @@ from tinyllama.parallel.apply import give_memory, lay_out
 from tinyllama.parallel.canonical_parts import CanonicalParts
 from tinyllama.parallel.rank_mesh import RankMesh
 from tinyllama.parallel.ranks import Ranks
+from tinyllama.parallel.whereabouts import Place
 from tinyllama.train.cut_gradients import CutGradients
 from tinyllama.train.cut_step import CutStep
 from tinyllama.train.loss_scale import LossScale
@@ -51,18 +52,17 @@ class CutState(TrainState):
         self.parts = CanonicalParts(config, packed, ranks.mesh)
         head = packed.index(self.network.output) if ranks.mesh.is_last_stage else None
         layout = train.layout(ranks.data_size)
-        gradients = CutGradients(packed, head, layout, ranks, self.parts)
-        if config.tied_head and ranks.mesh.size("pipeline") > 1:
-            gradients.tie_over_stages()
-        self.gradients = gradients
+        ties_stages = config.tied_head and ranks.mesh.size("pipeline") > 1
+        self.gradients = gradients = CutGradients(packed, head, layout, ranks, self.parts, ties_stages=ties_stages)
         self.optimizer = AdamW(packed, train)
         self.loss_scale = LossScale(train.precision == "fp16", train.micro_batch_size * train.seq_len, device)
-        self.step = CutStep(self.network, gradients, head, self.loss_scale, train, ranks)
+        self.cut_step = CutStep(self.network, gradients, head, self.loss_scale, train, ranks)
         self._read: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
 
     def accumulate(self, micro_batches: Iterable[DeviceBatch], train: TrainConfig, step: int) -> Tensor:
         with self.ranks.waiting(with_work=True):
-            self.step.accumulate(micro_batches, step)
+            self.cut_step.accumulate(micro_batches, step)
+            self.ranks.where.at(Place.REDUCTION, step + 1)
             return self.gradients.join()
 
     def judge(self) -> BatchLosses:
@@ -71,7 +71,7 @@ class CutState(TrainState):
     def token_losses(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor] | None:
         """Of a batch that `data_size` ranks have each their own of; None where another rank counts it."""
         with self.ranks.waiting(with_work=True):
-            return self.step.token_losses(tokens, targets)
+            return self.cut_step.token_losses(tokens, targets)
 
     def rest(self) -> None:
         """After validation: let go of gathered weights, which the next update changes."""

@@ -97,11 +97,7 @@ class CutStep:
 
     def token_losses(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor] | None:
         """`loss.token_losses` of a batch (B, T), on the rank that counts it; None on those that work with it."""
-        hidden = (
-            self._network(tokens)
-            if self._mesh.size("pipeline") == 1
-            else pass_through(self._network, self._mesh, tokens)
-        )
+        hidden = pass_through(self._network, self._mesh, tokens)
         if hidden is None:
             return None
         product = self._network.output_weight.detach().to(hidden.dtype)
