@@ -25,7 +25,7 @@ from tinyllama.evaluate.task_list import TaskEntry
 
 FEW_SHOT_SEED = 1234  # of the choice of few-shot examples; lm-eval's default
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are about its own defaults
-# lm-eval compiles a task's templates for every example anew, which is most of the host's work.
+# Else its templates are compiled for every example: most of the host's time.
 env.from_string = cache(env.from_string)  # pyright: ignore[reportAttributeAccessIssue]
 
 
