@@ -96,6 +96,7 @@ def batches(step: int, vocab_size: int) -> list[DeviceBatch]:
 def training(case: str, dtype: str, ranks: Ranks) -> Found:
     """10 updates; the gradients are rank 0's."""
     network, changes = (CASES | COMPILED)[case]
+    torch.compiler.reset()  # a process compiles for one network, not for one after another
     config = LlamaConfig(**(TINY | network))
     precision: Any = dtype if dtype in ("bf16", "fp16") else "fp32"
     train = TrainConfig(
