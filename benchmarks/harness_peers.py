@@ -2,6 +2,7 @@
 
     python benchmarks/harness_peers.py --model SmolLM2.gguf --data-dir eval --tasks all --limit 100 --out agreement.json
     python benchmarks/harness_peers.py --model SmolLM2.gguf --data-dir eval --speed --out speed.json --minutes 7
+    python benchmarks/harness_peers.py --table agreement.json another.json
 
 Answers agree when the prediction is the same: the likeliest choice, whether a single continuation is greedy, the text
 that is made (white space around it apart); of a whole text, when its log-probability is within 1e-4 of itself. `--speed`
@@ -37,6 +38,9 @@ RELATIVE_TOLERANCE = 1e-4  # of the log-probability of a whole text
 
 def main() -> None:
     options = arguments()
+    if options.table:
+        print(table(options.table))
+        return
     if options.threads:
         torch.set_num_threads(options.threads)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[options.dtype]
@@ -229,10 +233,37 @@ def write(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=1) + "\n")
 
 
+def table(paths: list[Path]) -> str:
+    """What files of `--out` say of agreement, a line of Markdown a task; of one in two files the later."""
+    found: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        tasks = json.loads(path.read_text())["tasks"].items()
+        found |= {name: row for name, row in tasks if "identical" in row}
+    lines = [
+        "| task | n of | identical | largest gap of a score, of a log-probability | scores | seconds ours / HFLM |",
+        "|---|---:|---:|---:|---|---:|",
+    ]
+    for name, row in found.items():
+        metrics = [key for key in row["scores"] if not key.endswith("_stderr")]
+        errors = {key: row["scores"].get(f"{key}_stderr") for key in metrics}
+        shown = ", ".join(
+            f"{key} {row['scores'][key]:.3g}" + (f" ± {errors[key]:.2g}" if errors[key] is not None else "")
+            for key in metrics
+        )
+        gaps = f"{row['largest_gap']:.2g}, {row['largest_logprob_gap']:.2g}"
+        seconds = f"{row['seconds']:.0f} / {row['hflm_seconds']:.0f}"
+        lines.append(
+            f"| `{name}` | {row['n']:,} of {row['n_official']:,} | {row['identical']} | {gaps} | {shown} | {seconds} |"
+        )
+    ours, theirs = (sum(row[key] for row in found.values()) for key in ("seconds", "hflm_seconds"))
+    n, same = (sum(row[key] for row in found.values()) for key in ("n", "identical"))
+    return "\n".join([*lines, f"| all | {n:,} | {same:,} | | | {ours:.0f} / {theirs:.0f} |"])
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="any MODEL")
-    parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--model", type=Path, help="any MODEL")
+    parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--tasks", type=lambda text: text.split(","), default=[], help="tasks and groups to compare on")
     parser.add_argument("--limit", type=int, help="examples a task")
     parser.add_argument("--cap", action="append", default=[], metavar="TASK=N", help="another limit for one task")
@@ -248,8 +279,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--part", type=int, default=1000, help="examples of HellaSwag on which batch sizes are tried")
     parser.add_argument("--decode-alike", action="store_true", help="compare tokens that are made, not their text")
     parser.add_argument("--minutes", type=float, default=1e9)
-    parser.add_argument("--out", type=Path, required=True)
-    return parser.parse_args()
+    parser.add_argument("--out", type=Path)
+    parser.add_argument(
+        "--table", type=Path, nargs="+", help="print what these files of --out say, and do nothing else"
+    )
+    options = parser.parse_args()
+    if not options.table and not (options.model and options.data_dir and options.out):
+        parser.error("--model, --data-dir and --out are needed, or --table")
+    return options
 
 
 if __name__ == "__main__":

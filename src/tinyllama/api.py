@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tinyllama import phases
 from tinyllama.phase_runner import run_phase
 from tinyllama.plan import cost
+from tinyllama.plan.device_file import read_devices
 from tinyllama.recipe import load_recipe
 
 if TYPE_CHECKING:
@@ -70,8 +71,17 @@ def plan(
     tokens: str | None = None,
     price_per_gpu_hour: float | None = None,
     overrides: Sequence[str] = (),
+    *,
+    gpus_per_node: int | None = None,
+    devices: PathLike | None = None,
 ) -> dict[str, Any]:
-    """Time, memory, disk and cost of a run on `gpus` (such as 16xA100-40G) before it starts."""
+    """Time, memory, disk and cost of a run on `gpus` (such as 16xA100-40G) before it starts.
+
+    `gpus_per_node`: default 8. `devices`: a TOML file of kinds beside the known ones (plan/device_file.py).
+    """
     resolved = load_recipe(recipe, list(overrides))
     budget = cost.parse_tokens(tokens) if tokens else None
-    return cost.plan(resolved.llama_config(), resolved.train, gpus, budget, price_per_gpu_hour)
+    return cost.plan(
+        resolved.llama_config(), resolved.train, gpus, budget, price_per_gpu_hour, gpus_per_node=gpus_per_node,
+        devices=read_devices(Path(devices)) if devices else None, parallel=resolved.parallel,
+    )  # fmt: skip

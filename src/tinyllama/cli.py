@@ -37,6 +37,7 @@ from tinyllama.cli_options import (
     split_overrides,
     split_paths,
 )
+from tinyllama.cli_plan import plan
 from tinyllama.errors import InputError
 from tinyllama.phase_runner import cpu_seconds, run_phase
 
@@ -57,6 +58,7 @@ app.command("explain")(explain)
 app.command()(evaluate)
 app.command()(scorecard)
 app.command("drill")(drill)
+app.command()(plan)
 
 # -- every phase -------------------------------------------------------------------------------------------------------
 
@@ -341,33 +343,7 @@ def export(
     show(run_phase(export_phase((weights_of(model),), model, out, form, gguf_type)), as_json)
 
 
-# -- plan and report ---------------------------------------------------------------------------------------------------
-
-
-@app.command()
-def plan(
-    recipe: RecipeName,
-    gpus: Annotated[str, typer.Option("--gpus", help="COUNTxKIND, such as 16xA100-40G.")],
-    overrides: Overrides = None,
-    tokens: Annotated[str | None, typer.Option("--tokens", help="Such as 3T; default: the recipe's.")] = None,
-    price: Annotated[float | None, typer.Option("--price", help="Price of one GPU for one hour.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Time, memory, disk and cost of a run before it starts.
-
-    Example: tinyllama plan tinyllama-1b --gpus 16xA100-40G --tokens 3T
-    """
-    from tinyllama.plan.cost import parse_tokens
-    from tinyllama.plan.cost import plan as make_plan
-    from tinyllama.plan.plan_table import render
-    from tinyllama.recipe import load_recipe
-
-    resolved = load_recipe(recipe, overrides)
-    planned = make_plan(resolved.llama_config(), resolved.train, gpus, parse_tokens(tokens) if tokens else None, price)
-    if as_json:
-        print_json(planned)
-    else:
-        typer.echo(render(planned))
+# -- report ------------------------------------------------------------------------------------------------------------
 
 
 @app.command()

@@ -36,6 +36,14 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 BatchTokens = Annotated[
     int | None, typer.Option(help="Tokens computed together; default 2,048 on a CPU, 65,536 on a GPU.", min=1)
 ]
+Compiled = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile",
+        help="Compile the layers, which takes half a minute first; default: on a GPU once there is enough to do.",
+        show_default=False,
+    ),
+]
 Context = Annotated[int | None, typer.Option(help="Context, at most the network's own.", min=2)]
 
 
@@ -51,6 +59,7 @@ def evaluate(
     device: Device = "auto",
     tokens_per_batch: BatchTokens = None,
     max_tokens: Context = None,
+    compiled: Compiled = None,
     as_json: Json = False,
 ) -> None:
     """Standard tasks with their standard errors; without --tasks, a run's own held-out documents.
@@ -66,7 +75,7 @@ def evaluate(
 
     names = [word for word in (tasks or "").split(",") if word]
     asked: dict[str, Any] = {"data_dir": data_dir, "limit": limit, "num_fewshot": num_fewshot}
-    asked |= {"tokens_per_batch": tokens_per_batch, "max_tokens": max_tokens}
+    asked |= {"tokens_per_batch": tokens_per_batch, "max_tokens": max_tokens, "compiled": compiled}
     if compare is not None:
         if model is not None:
             raise InputError(f"{model}: with --compare give the two models there alone")

@@ -2,12 +2,12 @@
 
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tinyllama.errors import RecipeError
 
 MIB = 2**20
-GPUS_PER_HOST = 8
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,9 @@ class GpuKind:
     `memory_bytes` is what its driver reports. `peak_flops` are dense, without sparsity, by the products' precision;
     fp8 is there where the chip has it (`peak` says so in words).
     Bandwidths are in bytes a second, one way, for one device: `memory_bandwidth` of its memory, `link_bandwidth` to its
-    neighbours in one host, `network_bandwidth` to other hosts. `matmul_efficiency` is the share of the peak that large
-    products reach, `attention_efficiency` that of attention, of the 16-bit (or fp32) peak; `efficiency_source` says
-    whether they were measured or are assumed.
+    neighbours in one node (of `gpus_per_node`), `network_bandwidth` to other nodes. `matmul_efficiency` is the share of
+    the peak that large products reach, `attention_efficiency` that of attention, of the 16-bit (or fp32) peak;
+    `efficiency_source` says whether they were measured or are assumed.
     """
 
     name: str
@@ -31,6 +31,7 @@ class GpuKind:
     matmul_efficiency: float
     attention_efficiency: float
     efficiency_source: str
+    gpus_per_node: int = 8
 
     @property
     def is_cpu(self) -> bool:
@@ -73,9 +74,9 @@ def _gpu(
     )
 
 
-_MEASURED_A100 = "fitted: TinyLlama trains at 24,000 tokens/s on each A100-40G, mfu_palm 56%"
 _MEASURED_H100 = "measured: tinyllama-1.1b trained by this network on one H100, 80,200 tokens/s"
 _MEASURED_SAME_CHIP = "assumed: the same chip as the measured one, with more memory"
+_AS_ON_H100 = "assumed: the shares measured on an H100"
 _ASSUMED = "assumed: not measured"
 
 # Links: NVLink at about 80% of its data-sheet rate, PCIe 4.0 x16 for cards without it. Network: one 200 Gb/s adapter a
@@ -85,8 +86,8 @@ KINDS: dict[str, GpuKind] = {
     kind.name: kind
     for kind in (
         #    name         MiB     bf16  fp32  fp8  memory link network products attention
-        _gpu("A100-40G", 40_960, 312, 19.5, None, 1555, 240, 25, 0.605, 0.4, _MEASURED_A100),
-        _gpu("A100-80G", 81_920, 312, 19.5, None, 2039, 240, 25, 0.605, 0.4, _MEASURED_SAME_CHIP),
+        _gpu("A100-40G", 40_960, 312, 19.5, None, 1555, 240, 25, 0.74, 0.25, _AS_ON_H100),
+        _gpu("A100-80G", 81_920, 312, 19.5, None, 2039, 240, 25, 0.74, 0.25, _AS_ON_H100),
         _gpu("H100", 81_559, 989, 67, 1979, 3350, 360, 50, 0.74, 0.25, _MEASURED_H100),
         _gpu("H200", 143_771, 989, 67, 1979, 4800, 360, 50, 0.74, 0.25, _MEASURED_SAME_CHIP),
         _gpu("B200", 183_359, 2250, 75, 4500, 8000, 720, 50, 0.6, 0.25, _ASSUMED),
@@ -107,10 +108,11 @@ def _plain(name: str) -> str:
 _BY_PLAIN_NAME = {_plain(name): name for name in KINDS} | _ALIASES
 
 
-def parse_gpus(text: str) -> tuple[int, GpuKind]:
+def parse_gpus(text: str, more: Mapping[str, GpuKind] | None = None) -> tuple[int, GpuKind]:
     """`16xA100-40G` to (16, its kind); without a count: 1. Case, blanks and hyphens do not matter.
 
-    Raises RecipeError for an unknown kind, with the nearest name, and for a count below 1.
+    `more`: kinds beside the known ones, before which they count. Raises RecipeError for an unknown kind, with the nearest
+    name, and for a count below 1.
     """
     match = re.fullmatch(r"\s*(?:(\d{1,6})\s*[xX×*]\s*)?(\S.*?)\s*", text)
     if not match:
@@ -118,12 +120,14 @@ def parse_gpus(text: str) -> tuple[int, GpuKind]:
     count = int(match[1] or 1)
     if count < 1:
         raise RecipeError(f"gpus: {text!r} has a count of 0; give at least 1, such as '1x{match[2]}'")
-    name = _BY_PLAIN_NAME.get(_plain(match[2]))
+    kinds = KINDS | dict(more or {})
+    by_plain_name = _BY_PLAIN_NAME | {_plain(name): name for name in more or {}}
+    name = by_plain_name.get(_plain(match[2]))
     if name is None:
-        near = difflib.get_close_matches(_plain(match[2]), _BY_PLAIN_NAME, n=1, cutoff=0.4)
-        meant = f"did you mean {_BY_PLAIN_NAME[near[0]]}? " if near else ""
-        raise RecipeError(f"gpus: unknown kind {match[2]!r}; {meant}known: {', '.join(KINDS)}")
-    return count, KINDS[name]
+        near = difflib.get_close_matches(_plain(match[2]), by_plain_name, n=1, cutoff=0.4)
+        meant = f"did you mean {by_plain_name[near[0]]}? " if near else ""
+        raise RecipeError(f"gpus: unknown kind {match[2]!r}; {meant}known: {', '.join(kinds)}")
+    return count, kinds[name]
 
 
 # Words of a driver's device name (`NVIDIA A100-SXM4-40GB`) that all occur in it, to the kind. PCIe and NVL variants have

@@ -14,11 +14,13 @@ from lm_eval.api.instance import Instance
 
 from tests.tiny_model import tiny_llama
 from tinyllama.errors import InputError
+from tinyllama.evaluate import harness
 from tinyllama.evaluate.harness import HarnessModel
 from tinyllama.evaluate.text_score import score, token_logprobs
 from tinyllama.exchange.open_model import OpenedModel
-from tinyllama.generate.decode import generate
+from tinyllama.generate.decode import generate, generate_ids
 from tinyllama.generate.generate_config import GenerateConfig
+from tinyllama.model.llama import Llama
 from tinyllama.tokenizer.bpe import Tokenizer
 
 PAIRS = [
@@ -127,6 +129,53 @@ def test_text_that_is_made_is_that_of_generate(opened: OpenedModel):
         model.generate_until(asked("generate_until", [("A", {"until": [], "do_sample": True, "temperature": 1.0})]))
     with pytest.raises(InputError, match="leave no room"):
         model.generate_until(asked("generate_until", [("A", {"until": [], "max_gen_toks": 48})]))
+
+
+def test_batches_that_memory_cannot_hold_are_made_smaller(
+    opened: OpenedModel, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    requests = asked("loglikelihood", PAIRS, [0, 0, 0, 1, 2, 3])
+    wanted = HarnessModel(opened, tokens_per_batch=4000).loglikelihood(requests)
+    model, most, signs = HarnessModel(opened, tokens_per_batch=4000), 40, []
+    model.on_progress = lambda: signs.append(1)
+    whole = Llama.hidden
+
+    def small(self: Llama, tokens: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
+        if tokens.numel() > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, tokens, *given, **named)
+
+    monkeypatch.setattr(Llama, "hidden", small)
+    assert model.loglikelihood(requests) == [(pytest.approx(logprob, rel=1e-5), greedy) for logprob, greedy in wanted]
+    assert "going on with batches of" in " ".join(capfd.readouterr().err.split())
+    assert len(signs) == 3  # too large, then in two
+    most = 3  # not even one row
+    with pytest.raises(torch.OutOfMemoryError):
+        model.loglikelihood(requests)
+
+
+def test_fewer_texts_together_when_memory_does_not_hold_them(
+    opened: OpenedModel, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    setting: dict[str, Any] = {"until": ["e"], "max_gen_toks": 6}
+    requests = asked("generate_until", [(p, setting) for p in ("The value", "A list is a list", "Return", "x", "y")])
+    wanted = HarnessModel(opened).generate_until(requests)
+    tried: list[int] = []
+
+    def small(opened: OpenedModel, prompts: list[list[int]], *given: Any, **named: Any) -> list[dict[str, Any]]:
+        tried.append(len(prompts))
+        if len(prompts) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return generate_ids(opened, prompts, *given, **named)
+
+    monkeypatch.setattr(harness, "generate_ids", small)
+    heard: dict[int, Any] = {}
+    model = HarnessModel(opened)
+    model.on_answers = heard.update
+    assert model.generate_until(requests) == wanted
+    assert heard == dict(enumerate(wanted))
+    assert tried == [5, 2, 2, 1]
+    assert "going on with 2 texts together" in " ".join(capfd.readouterr().err.split())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

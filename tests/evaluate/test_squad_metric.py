@@ -1,7 +1,7 @@
 import pytest
 
 from tinyllama.evaluate.squad_metric import answer_f1, exact_match, normalize_answer
-from tinyllama.evaluate.task_functions import rouge, squad_v2
+from tinyllama.evaluate.task_functions import first_paragraph, rouge, squad_v2
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,15 @@ def test_rouge_by_hand():
     assert found["rouge1"] == pytest.approx(2 * 4 / 11)
     assert found["rouge2"] == pytest.approx(2 * 1 / (4 + 5))  # "the cat" alone
     assert found["rougeL"] == pytest.approx(2 * 4 / 11)  # the cat on mat
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("A cat sat.", "A cat sat."),
+        ("\n\nA cat\nsat.\n \nA dog.\n\nA cow.", "A cat\nsat."),
+        (" \n", ""),
+    ],
+)
+def test_of_a_summary_the_first_paragraph_counts(text: str, wanted: str):
+    assert first_paragraph(text) == wanted

@@ -116,3 +116,54 @@ def test_a_model_does_not_differ_from_itself():
         assert (found.value, found.low, found.high) == (0, 0, 0)
     same = difference("mean", [1, 0, 1], [1, 0, 1])
     assert (same.wins, same.losses, same.sign_p, same.is_shown) == (0, 0, 1.0, False)
+
+
+def test_scores_of_groups_by_hand():
+    groups = ["a", "a", "b", "b", "b", "c", "d", "d"]
+    right = [1, 1, 1, 0, 1, 1, 0, 0]  # all right: a and c of four
+    found = estimate("all_right", right, groups)
+    assert (found.value, found.n) == (0.5, 4)
+    assert found.stderr == pytest.approx(math.sqrt((1 / 3) / 4))  # sample variance of 1, 0, 1, 0: 1/3
+    predictions = [0, 0, 1, 1, 0, 1, 0, 0]  # the same: a and d of three; c alone is no pair
+    found = estimate("all_same", predictions, groups)
+    assert (found.value, found.n) == (pytest.approx(2 / 3), 3)
+    assert found.stderr == pytest.approx(math.sqrt((1 / 3) / 3))
+    with pytest.raises(ValueError, match="no example"):
+        estimate("all_same", [1, 0], ["a", "b"])
+    with pytest.raises(ValueError, match="examples have none"):
+        estimate("all_right", [1, 0])
+
+
+def test_errors_are_of_groups_where_examples_come_in_groups():
+    values, groups = [1, 1, 1, 0, 0, 0], ["x", "x", "x", "y", "y", "y"]
+    # residuals of 1/2 sum to 3/2 and -3/2: sqrt(2 / 1 * (9/4 + 9/4)) / 6
+    assert estimate("mean", values, groups).stderr == pytest.approx(0.5)
+    assert estimate("mean", values).stderr == pytest.approx(math.sqrt(0.3 / 6))
+    assert estimate("mean", values, list("abcdef")).stderr == estimate("mean", values).stderr
+    assert estimate("mean", values, ["x"] * 6).stderr is None
+    pairs = [(0, -math.log(2)), (1, -math.log(2))]
+    assert estimate("perplexity", [logprob for _, logprob in pairs] * 3, ["x", "y"] * 3).stderr == pytest.approx(0)
+
+
+def test_a_bootstrap_draws_whole_groups():
+    """Each answer written down three times is no more to know: the error stays, and that of single ones shrinks."""
+    draw = np.random.default_rng(3)
+    gold = draw.integers(0, 2, 150)
+    values = list(zip(gold.tolist(), np.where(draw.random(150) < 0.8, gold, 1 - gold).tolist(), strict=True))
+    once = estimate("f1", values).stderr
+    grouped = estimate("f1", values * 3, list(range(150)) * 3)
+    assert grouped.stderr == pytest.approx(once)
+    assert estimate("f1", values * 3).stderr == pytest.approx(once / math.sqrt(3), rel=0.15)  # pyright: ignore[reportOptionalOperand]
+
+
+def test_differences_of_groups_by_hand():
+    groups = [0, 0, 1, 1, 2, 2]
+    a, b = [1, 0, 0, 0, 1, 1], [1, 1, 1, 1, 1, 0]
+    found = difference("mean", a, b, groups)  # sums of gaps: 1, 2, -1; mean gap 1/3
+    assert (found.value, found.n, found.wins, found.losses) == (pytest.approx(1 / 3), 6, 2, 1)
+    error = math.sqrt(3 / 2 * ((1 / 3) ** 2 + (4 / 3) ** 2 + (5 / 3) ** 2)) / 6
+    assert found.high - found.value == pytest.approx(scipy_stats.t.ppf(0.975, 2) * error)
+    found = difference("all_right", a, b, groups)  # 0, 0, 1 and 1, 1, 0
+    assert (found.value, found.n, found.wins, found.losses) == (pytest.approx(1 / 3), 3, 2, 1)
+    with pytest.raises(ValueError, match="two examples at least"):
+        difference("mean", a, b, ["x"] * 6)

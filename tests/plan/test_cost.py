@@ -1,32 +1,39 @@
 import json
+import re
 import subprocess
 import sys
-from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyllama.errors import RecipeError
-from tinyllama.gpu_kinds import KINDS
 from tinyllama.model.llama_config import PRESETS, preset
-from tinyllama.plan.cost import find_layouts, parse_tokens, plan
+from tinyllama.parallel.layout import ParallelConfig
+from tinyllama.plan.cost import parse_tokens, plan
 from tinyllama.train.train_config import TrainConfig
 
 TINYLLAMA, TINY = PRESETS["tinyllama-1.1b"], PRESETS["tiny-2m"]
 
 
 def test_tinyllamas_own_case():
+    """What TinyLlama's authors report for 16 A100-40G: 24,000 tokens/s on each, 56% `mfu_palm`, 90 days for 3T tokens.
+
+    The plan says 8% more, by the shares of the peak that this program reaches on an H100: nothing here is fitted to them.
+    """
     planned = plan(TINYLLAMA, TrainConfig(), "16xA100-40G", parse_tokens("3T"), price_per_gpu_hour=2.0)
     assert planned["fits"]
     assert planned["tokens_per_second"] / 16 == pytest.approx(24_000, rel=0.1)
+    assert planned["tokens_per_second"] / 16 == pytest.approx(25_870, rel=0.01)
     assert planned["days"] == pytest.approx(90, rel=0.1)
+    assert planned["days"] == pytest.approx(83.9, rel=0.01)
     assert planned["mfu_palm"] == pytest.approx(0.56, rel=0.1)
     assert planned["parameters"] == 1_100_048_384
     assert planned["flops_per_token"] == {"causal": 6_760_722_432, "palm": 7_314_370_560}
     assert planned["steps"] == 1_430_512
-    assert planned["parallel"] == "shard"
-    assert planned["micro_batch_size"] == 8  # TinyLlama's own: 16k tokens on a 40 GB device
+    assert planned["parallel"] == {"replicate": 1, "shard": 16, "tensor": 1, "pipeline": 1}
+    assert planned["micro_batch_size"] == 8  # TinyLlama's own: sharded, 16k tokens on a 40 GB device
     assert planned["gpu_hours"] == pytest.approx(planned["days"] * 24 * 16)
     assert planned["cost"] == pytest.approx(planned["gpu_hours"] * 2, abs=0.01)
     assert planned["disk_parts"]["tokens"] == 2 * planned["tokens"]
@@ -50,20 +57,29 @@ def test_totals_are_the_sums_of_their_parts():
     assert planned["cost"] is None
 
 
-def test_layouts_fit_divide_the_step_and_are_sorted():
-    planned = plan(TINYLLAMA, TrainConfig(), "16xA100-40G")
-    layouts = planned["layouts"]
-    assert {layout["parallel"] for layout in layouts} == {"replicate", "shard"}
-    assert all(layout["replicate"] * layout["shard"] == 16 for layout in layouts)
-    assert all(64 % layout["micro_batch_size"] == 0 for layout in layouts)
-    assert all(layout["memory_bytes_per_gpu"] <= planned["usable_memory_bytes_per_gpu"] for layout in layouts)
-    speeds = [float(f"{layout['tokens_per_second']:.3g}") for layout in layouts]
-    assert speeds == sorted(speeds, reverse=True)
-    assert any("micro_batch_size 16 does not fit" in note for note in planned["notes"])
+def test_the_recipes_own_layout_is_compared():
+    def note(parallel: ParallelConfig, **values: Any) -> str:
+        notes = plan(TINYLLAMA, TrainConfig(**values), "16xA100-40G", parallel=parallel)["notes"]
+        return next((line for line in notes if "own layout" in line), "")
+
+    assert note(ParallelConfig()) == ""
+    sliced = note(ParallelConfig(replicate=8, tensor=2))
+    assert re.fullmatch(
+        r"the recipe's own layout, replicate 8 x tensor 2, micro-batch 16: 9\d\.\d% of the best.*", sliced
+    )
+    assert "needs" in note(ParallelConfig(replicate=16))
+    assert "and does not fit" in note(ParallelConfig(replicate=16))
+    assert "is for 8 devices" in note(ParallelConfig(shard=8))
 
 
-def test_one_device_is_never_sharded():
-    assert {layout["parallel"] for layout in plan(TINYLLAMA, TrainConfig(), "1xH100")["layouts"]} == {"replicate"}
+def test_nodes():
+    in_eights, in_ones = (plan(TINYLLAMA, TrainConfig(), "16xA100-40G", gpus_per_node=size) for size in (None, 1))
+    assert (in_eights["gpus_per_node"], in_ones["gpus_per_node"]) == (8, 1)
+    assert in_ones["step_seconds_parts"]["data_communication"] > in_eights["step_seconds_parts"]["data_communication"]
+    with pytest.raises(RecipeError, match=r"12 devices are no whole nodes of 8; 8 or 16 would be"):
+        plan(TINYLLAMA, TrainConfig(), "12xA100-40G")
+    with pytest.raises(RecipeError, match="gpus_per_node: 0 must be at least 1"):
+        plan(TINYLLAMA, TrainConfig(), "8xH100", gpus_per_node=0)
 
 
 def test_what_does_not_fit_says_what_would():
@@ -78,17 +94,7 @@ def test_what_does_not_fit_says_what_would():
     assert "2xRTX4090 would fit" in text
     assert "1xA100-40G would fit" in text
     assert plan(TINYLLAMA, TrainConfig(), "1xRTX4090")["fits"]
-
-
-def test_a_16_gb_card_needs_recompute_and_short_moments():
-    card = replace(KINDS["RTX4090"], memory_bytes=16_376 * 2**20)
-    train = TrainConfig(tokens_per_step=8192, micro_batch_size=4)
-
-    def fits(**changes: str) -> bool:
-        return any(layout["fits"] for layout in find_layouts(TINYLLAMA, train.model_copy(update=changes), 1, card))
-
-    assert not fits(recompute="full")
-    assert fits(recompute="full", optimizer_state="bf16")  # as measured: benchmarks/memory_by_setting.py
+    assert plan(preset("tinyllama-1.1b", n_layers=26), TrainConfig(), "2xRTX4090")["fits"]
 
 
 def test_a_step_that_devices_cannot_share():
@@ -96,7 +102,9 @@ def test_a_step_that_devices_cannot_share():
     assert not planned["fits"]
     assert planned["memory_bytes_per_gpu"] is None
     (change,) = planned["changes"]
-    assert "7 x 2048 = 14,336; 2,093,056 would be" in change
+    assert "7 x 2048 = 14,336, " in change
+    assert "no tensor or pipeline layout divides 4 key heads or 22 layers" in change
+    assert "2,093,056 would be" in change
     assert plan(TINYLLAMA, TrainConfig(tokens_per_step=2_093_056, micro_batch_size=1), "7xH100")["fits"]
 
 

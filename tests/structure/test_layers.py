@@ -21,6 +21,7 @@ TOP = {
     "cli_options",
     "cli_content",
     "cli_drill",
+    "cli_plan",
     "cli_evaluate",
     "__main__",
 }
@@ -38,7 +39,7 @@ MAY_IMPORT = {
     "evaluate": {"generate", "exchange", "checkpoint", "parallel", "model", "shards", "tokenizer"},
     "train": {"evaluate", "exchange", "checkpoint", "parallel", "model", "shards", "tokenizer"},
     "bench": {"train", "generate", "model"},
-    "plan": {"model", "train"},
+    "plan": {"model", "parallel", "train"},
     "report": set(),
     "drill": {"parallel"},
 }
@@ -153,7 +154,7 @@ HEAVY = {
     "command",
     [
         [],
-        *([word] for word in ("quickstart", "pretrain", "crawl", "clean", "train-safety", "generate", "bench")),
+        *([word] for word in ("quickstart", "pretrain", "crawl", "clean", "train-safety", "generate", "bench", "plan")),
         *([word] for word in ("evaluate", "scorecard")),
         ["tokenizer", "train"],
     ],

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyllama.errors import InputError
-from tinyllama.evaluate.task_results import read_examples, read_scores
+from tinyllama.evaluate.task_results import groups_of, read_examples, read_scores
 from tinyllama.evaluate.task_scores import HIGHER_IS_BETTER, Difference, difference
 
 
@@ -32,11 +32,12 @@ def _of_task(
     shared = [key for key in rows_a if key in rows_b]
     if len(shared) < 2:
         raise InputError(f"{folder_a / name} and {folder_b / name}: {len(shared)} examples in common, two are needed")
+    groups = groups_of([rows_a[key] for key in shared])
     found: dict[str, dict[str, Any]] = {}
     for metric, kind in a["kinds"].items():
         values = [[rows[key]["values"][metric] for key in shared] for rows in (rows_a, rows_b)]
         try:
-            gap = difference(kind, *values)
+            gap = difference(kind, values[0], values[1], groups)
         except ValueError:  # a metric that concerns fewer than two of these examples
             continue
         found[metric] = {

@@ -8,7 +8,6 @@ Texts longer than the network's context lose tokens from the left, counted in `n
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from copy import copy
 from itertools import groupby
 from typing import Any
 
@@ -18,9 +17,11 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from torch import Tensor, nn
+from torch import Tensor
 
+from tinyllama import log
 from tinyllama.errors import InputError
+from tinyllama.evaluate.compiled_layers import CompiledLayers
 from tinyllama.evaluate.token_rows import (
     Row,
     RowBatch,
@@ -34,7 +35,6 @@ from tinyllama.exchange.open_model import OpenedModel
 from tinyllama.generate.decode import generate_ids
 from tinyllama.generate.decoder import Decoder
 from tinyllama.generate.generate_config import GenerateConfig
-from tinyllama.model.llama import Llama
 
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65_536}
 TEXTS_TOGETHER = {"cpu": 8, "cuda": 64}  # that are gone on with at once
@@ -50,7 +50,9 @@ class HarnessModel(LM):
     """An opened model behind lm-eval's three methods. `tokens_per_batch`: filler included; default by device.
 
     `max_tokens`: the context, default and at most the network's. `compiled`: layers by torch.compile, which takes half a
-    minute first. `on_answers` hears of answers batch by batch.
+    minute first; None: on a GPU, once so much was computed that it is likely to pay. Where compiling fails, or a batch is
+    too large for the device's memory, it goes on without, or with smaller ones. `on_answers` hears of answers batch by
+    batch, `on_progress` that there is some.
     """
 
     def __init__(
@@ -59,7 +61,7 @@ class HarnessModel(LM):
         *,
         tokens_per_batch: int | None = None,
         max_tokens: int | None = None,
-        compiled: bool = False,
+        compiled: bool | None = False,
     ) -> None:
         super().__init__()
         self._opened = opened
@@ -67,10 +69,11 @@ class HarnessModel(LM):
         self._tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH.get(kind, TOKENS_PER_BATCH["cpu"])
         self._texts_together = TEXTS_TOGETHER.get(kind, TEXTS_TOGETHER["cpu"])
         self.max_tokens = min(max_tokens or opened.config.seq_len, opened.config.seq_len)
-        self._network = _with_compiled_layers(opened.model) if compiled else opened.model
+        self._network = CompiledLayers(opened.model, compiled)
         self._decoder = Decoder(opened.model, opened.tokenizer.vocab_size)
         self.n_truncated = 0
         self.on_answers: OnAnswers = lambda answers: None
+        self.on_progress: Callable[[], None] = lambda: None
 
     @property
     def prefix_id(self) -> int:
@@ -146,8 +149,22 @@ class HarnessModel(LM):
     def _judged(self, groups: Sequence[Sequence[ScoredTokens]]) -> Iterator[dict[int, tuple[float, bool]]]:
         """Batch by batch: log-probability and greediness by number. The host prepares a batch while a GPU works."""
         under_way: tuple[list[Row], Tensor, Tensor] | None = None
-        for rows in batches_by_length(make_rows(groups, self.max_tokens), self._tokens_per_batch):
-            judged = (rows, *self._judge(rows))
+        waiting = list(batches_by_length(make_rows(groups, self.max_tokens), self._tokens_per_batch))
+        while waiting:
+            rows = waiting[0]
+            self.on_progress()
+            try:
+                judged = (rows, *self._judge(rows))
+            except torch.OutOfMemoryError:
+                if len(rows) == 1:
+                    raise
+                judged = None
+            if judged is None:
+                self._tokens_per_batch = len(rows[0].tokens) * len(rows) // 2
+                self._tell_of_memory(f"batches of {self._tokens_per_batch:,} tokens")
+                waiting = list(batches_by_length([row for batch in waiting for row in batch], self._tokens_per_batch))
+                continue
+            del waiting[0]
             if under_way is not None:
                 yield _by_number(*under_way)
             under_way = judged
@@ -184,13 +201,37 @@ class HarnessModel(LM):
                 )
             ids = {number: self._prompt(requests[number].args[0], room) for number in numbers}
             by_length = sorted(numbers, key=lambda number: -len(ids[number]))
-            for first in range(0, len(by_length), self._texts_together):
-                chosen = by_length[first : first + self._texts_together]
-                made = generate_ids(self._opened, [ids[number] for number in chosen], config, decoder=self._decoder)
-                found = {number: sequence["text"] for number, sequence in zip(chosen, made, strict=True)}
+            while by_length:
+                chosen = by_length[: self._texts_together]
+                made = self._made([ids[number] for number in chosen], config)
+                if made is None:
+                    continue
+                del by_length[: len(chosen)]
+                found = dict(zip(chosen, made, strict=True))
                 self.on_answers(list(found.items()))
                 answers |= found
         return [answers[number] for number in range(len(requests))]
+
+    def _made(self, prompts: list[list[int]], config: GenerateConfig) -> list[str] | None:
+        """What follows each prompt; None, and fewer texts together from now on, when memory did not suffice."""
+        self.on_progress()
+        try:
+            made = generate_ids(self._opened, prompts, config, decoder=self._decoder)
+        except torch.OutOfMemoryError:
+            if len(prompts) == 1:
+                raise
+        else:
+            return [sequence["text"] for sequence in made]
+        self._decoder = Decoder(self._opened.model, self._opened.tokenizer.vocab_size)  # the other's buffers are free
+        self._texts_together = len(prompts) // 2
+        self._tell_of_memory(f"{self._texts_together} texts together")
+        return None
+
+    def _tell_of_memory(self, words: str) -> None:
+        """What could not be held is given back, so that smaller pieces of it may be had."""
+        if self._opened.device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.warn(f"evaluate: the device's memory does not suffice; going on with {words}")
 
     def _prompt(self, text: str, room: int) -> list[int]:
         ids = self._opened.with_bos(self._opened.tokenizer.encode(text)) or [self.prefix_id]
@@ -209,14 +250,6 @@ class HarnessModel(LM):
         for max_new_tokens, stop in dict.fromkeys(settings):
             config = GenerateConfig(max_new_tokens=max_new_tokens, stop=[s for s in stop if s], temperature=0.0)
             yield config, [n for n, found in enumerate(settings) if found == (max_new_tokens, stop)]
-
-
-def _with_compiled_layers(model: Llama) -> Llama:
-    """The same network with the same parameters, its layers compiled for any shape; `model` stays as it is."""
-    network = copy(model)
-    network._modules = dict(model._modules)
-    network.layers = nn.ModuleList(torch.compile(layer, dynamic=True) for layer in model.layers)  # type: ignore[misc]
-    return network
 
 
 def _example_of(request: Instance) -> tuple[str | None, int | None, int]:

@@ -3,7 +3,9 @@
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from lm_eval import tasks as lm_eval_tasks
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
+from lm_eval.utils import env
 
 from tinyllama.errors import InputError
 from tinyllama.evaluate.task_data import read_rows
@@ -22,6 +25,7 @@ from tinyllama.evaluate.task_list import TaskEntry
 
 FEW_SHOT_SEED = 1234  # of the choice of few-shot examples; lm-eval's default
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are about its own defaults
+env.from_string = cache(env.from_string)  # else its templates are compiled for every example: most of the host's time
 
 
 class ExamplesTask(ConfigurableTask):
@@ -58,25 +62,33 @@ class LoadedTask:
     task: ConfigurableTask
     doc_ids: list[int]  # numbers of the chosen examples in their file
     requests: list[Instance]
+    groups: list[str] | None = None  # of every example of the file, which others it belongs to
 
     @property
     def n(self) -> int:
         """Examples that are measured."""
         return len(self.doc_ids)
 
+    def part(self, number: int, n_parts: int) -> "LoadedTask":
+        """Every `n_parts`-th example, from example `number` on."""
+        doc_ids = self.doc_ids[number::n_parts]
+        chosen = set(doc_ids)
+        return replace(self, doc_ids=doc_ids, requests=[r for r in self.requests if r.doc_id in chosen])
+
 
 def load_task(entry: TaskEntry, data_dir: Path | None, *, limit: int | None = None, num_fewshot: int = 0) -> LoadedTask:
     """Make the requests of a task's examples: all, or `limit` of them, evenly spread over the file.
 
+    Of examples in groups, whole groups of at most `limit` examples together, but one group at least.
     Few-shot examples are drawn from the training part; where there is none, from the measured examples but the one asked.
     Raises InputError that names the file when data are missing or unfit.
     """
     config = _config(entry, data_dir is not None, num_fewshot)
     rows = None
     if data_dir is not None:
-        rows = {"test": read_rows(data_dir, entry.test, entry.fields, entry.test_rows)}
+        rows = {"test": read_rows(data_dir, entry.test, entry.fields, entry.test_rows, entry.allowed)}
         if num_fewshot and entry.train:
-            rows["train"] = read_rows(data_dir, entry.train, entry.fields, entry.train_rows)
+            rows["train"] = read_rows(data_dir, entry.train, entry.fields, entry.train_rows, entry.allowed)
     made = AbstainingTask if entry.scores_no_answer else ExamplesTask
     try:
         task = made(config, rows)
@@ -85,12 +97,13 @@ def load_task(entry: TaskEntry, data_dir: Path | None, *, limit: int | None = No
     except Exception as error:  # lm-eval tries the first example; what it raises is about the data
         raise _unfit(entry, data_dir, 0, error) from None
     task.set_fewshot_seed(FEW_SHOT_SEED)
-    doc_ids = spread(len(task.task_docs), limit)
+    groups = _groups(entry, task, data_dir)
+    doc_ids = spread(len(task.task_docs), limit) if groups is None else spread_groups(groups, limit)
     requests: list[Instance] = []
     for doc_id in doc_ids:
         requests += _requests_of(entry, task, data_dir, doc_id, num_fewshot)
     task._instances = requests
-    return LoadedTask(entry, task, doc_ids, requests)
+    return LoadedTask(entry, task, doc_ids, requests, groups)
 
 
 def spread(n: int, limit: int | None) -> list[int]:
@@ -98,6 +111,35 @@ def spread(n: int, limit: int | None) -> list[int]:
     if limit is None or limit >= n:
         return list(range(n))
     return [i * n // limit for i in range(limit)]
+
+
+def spread_groups(groups: Sequence[str], limit: int | None) -> list[int]:
+    """Numbers of the examples of whole groups, evenly spread: at most `limit` of them, but one group at least."""
+    members: dict[str, list[int]] = {}
+    for number, group in enumerate(groups):
+        members.setdefault(group, []).append(number)
+    sizes = [len(group) for group in members.values()]
+    n_groups = next(
+        n
+        for n in range(len(sizes), 0, -1)
+        if n == 1 or limit is None or sum(sizes[g] for g in spread(len(sizes), n)) <= limit
+    )
+    chosen = list(members.values())
+    return sorted(number for group in spread(len(sizes), n_groups) for number in chosen[group])
+
+
+def _groups(entry: TaskEntry, task: ConfigurableTask, data_dir: Path | None) -> list[str] | None:
+    """Of every example the hash of what it shares with those of its group; None where the task has no groups."""
+    if entry.group is None:
+        return None
+    template, docs, found = env.from_string(entry.group), task.task_docs, []
+    for number in range(len(docs)):
+        doc: Any = docs[number]
+        try:
+            found.append(sha256(template.render(**doc).encode()).hexdigest()[:16])
+        except Exception as error:
+            raise _unfit(entry, data_dir, number, error) from None
+    return found
 
 
 def _requests_of(

@@ -23,20 +23,24 @@ from tinyllama.evaluate.harness import HarnessModel
 from tinyllama.evaluate.load_task import LoadedTask, load_task
 from tinyllama.evaluate.task_data import read_rows
 from tinyllama.evaluate.task_list import TaskEntry, choose_tasks
-from tinyllama.evaluate.task_results import AnswerLog, finished, result_name, write_result
+from tinyllama.evaluate.task_results import AnswerLog, finished, groups_of, result_name, write_result
 from tinyllama.evaluate.task_scores import estimate
 from tinyllama.exchange.open_model import OpenedModel
 
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """How tasks are measured. `limit`: examples of each, evenly spread; None: all. `max_tokens`: None: the network's."""
+    """How tasks are measured. `limit`: examples of each, evenly spread; None: all. `max_tokens`: None: the network's.
+
+    `compiled`: whether layers are compiled; None: on a GPU, when there is enough to do.
+    """
 
     data_dir: Path | None
     limit: int | None = None
     num_fewshot: int = 0
     tokens_per_batch: int | None = None
     max_tokens: int | None = None
+    compiled: bool | None = None
 
 
 def evaluate_tasks(opened: OpenedModel, names: Sequence[str], settings: TaskSettings, out: Path) -> dict[str, Any]:
@@ -50,7 +54,12 @@ def evaluate_tasks(opened: OpenedModel, names: Sequence[str], settings: TaskSett
     for name, reason in left_out.items():
         log.warn(f"{name}: left out; {reason}")
     about = about_model(opened)
-    model = HarnessModel(opened, tokens_per_batch=settings.tokens_per_batch, max_tokens=settings.max_tokens)
+    model = HarnessModel(
+        opened,
+        tokens_per_batch=settings.tokens_per_batch,
+        max_tokens=settings.max_tokens,
+        compiled=settings.compiled,
+    )
     about["max_tokens"] = model.max_tokens
     found: dict[str, Any] = {}
     for number, entry in enumerate(entries, 1):
@@ -94,13 +103,7 @@ def measure(
     finally:
         answers.close()
     examples = judge(loaded, answers)
-    metrics: dict[str, float | None] = {}
-    # A metric that concerns none of these examples, such as answerable_f1, has no score.
-    concerned = [name for name in entry.metrics if any(row["values"][name] is not None for row in examples)]
-    kinds = {name: entry.metrics[name] for name in concerned}
-    for metric, kind in kinds.items():
-        score = estimate(kind, [example["values"][metric] for example in examples])
-        metrics |= {metric: score.value, f"{metric}_stderr": score.stderr}
+    metrics, kinds = score_examples(entry, examples)
     scores = {
         "task": entry.name,
         "metrics": metrics,
@@ -118,6 +121,23 @@ def measure(
     write_result(out, name, scores, examples)
     _say(title, line_of(scores))
     return scores
+
+
+def score_examples(
+    entry: TaskEntry, examples: Sequence[dict[str, Any]]
+) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Each metric and `<metric>_stderr`; and the kind of each that there is: `answerable_f1` may concern no example."""
+    metrics: dict[str, float | None] = {}
+    kinds: dict[str, str] = {}
+    groups = groups_of(examples)
+    for metric, kind in entry.metrics.items():
+        try:
+            score = estimate(kind, [example["values"][metric] for example in examples], groups)
+        except ValueError:
+            continue
+        kinds[metric] = kind
+        metrics |= {metric: score.value, f"{metric}_stderr": score.stderr}
+    return metrics, kinds
 
 
 def ask(model: LM, loaded: LoadedTask, log_file: AnswerLog, title: str) -> None:
@@ -178,16 +198,18 @@ def judge(loaded: LoadedTask, log_file: AnswerLog) -> list[dict[str, Any]]:
     found = []
     for doc_id in loaded.doc_ids:
         doc, answers = loaded.task.task_docs[doc_id], by_example[doc_id]
+        answered = prediction(answers)
         values = loaded.task.process_results(doc, answers)
-        found.append(
-            {
-                "doc_id": doc_id,
-                "doc_sha256": sha256(json.dumps(doc, sort_keys=True, default=str).encode()).hexdigest()[:16],
-                "prediction": prediction(answers),
-                "answers": answers,
-                "values": {metric: _plain(values[metric]) for metric in loaded.entry.metrics},
-            }
-        )
+        of_groups = {"all_right": values.get("acc"), "all_same": answered}  # what their scores are made of
+        metrics = loaded.entry.metrics.items()
+        row = {
+            "doc_id": doc_id,
+            "doc_sha256": sha256(json.dumps(doc, sort_keys=True, default=str).encode()).hexdigest()[:16],
+            "prediction": answered,
+            "answers": answers,
+            "values": {m: _plain(of_groups[kind] if kind in of_groups else values[m]) for m, kind in metrics},
+        }
+        found.append(row if loaded.groups is None else row | {"group": loaded.groups[doc_id]})
     return found
 
 
@@ -234,7 +256,7 @@ def with_data(
         needed = [(entry.test, entry.test_rows), *([(entry.train, entry.train_rows)] if settings.num_fewshot else [])]
         try:
             for paths, rows in needed:
-                read_rows(settings.data_dir, paths, entry.fields, rows)
+                read_rows(settings.data_dir, paths, entry.fields, rows, entry.allowed)
         except InputError as error:
             if entry.name in names or "no such file" not in str(error) or str(error).startswith("--data-dir"):
                 raise

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyllama import files
-from tinyllama.evaluate.references import LM_EVAL, REFERENCES, Reference
-from tinyllama.evaluate.task_list import SEVEN
+from tinyllama.evaluate.references import LM_EVAL, REFERENCES, SEVEN_METRICS, Reference
 from tinyllama.evaluate.task_results import RUN_FOLDER, read_scores
 
 RUN_CARD = "scorecard.json"  # in a run folder; the report draws it
@@ -35,7 +34,7 @@ def card(folders: dict[str, Path]) -> dict[str, Any]:
         "models": list(folders),
         "rows": rows,
         "averages": _averages(by_model),
-        "sources": [_source(r) for r in REFERENCES if r.model in used],
+        "sources": [_source(r) for r in REFERENCES if used & {r.model, r.title}],
     }
 
 
@@ -59,7 +58,7 @@ def _row(key: tuple[str, str, int], cells: dict[str, Any]) -> Row:
         "ours": cells,
         "published": {r.model: r.scores[task, metric] for r in found if r.is_like_ours and r.shots == shots},
         "other_settings": {
-            r.model: {"value": r.scores[task, metric], "setting": r.setting, "shots": r.shots}
+            r.title: {"value": r.scores[task, metric], "setting": r.setting, "shots": r.shots}
             for r in found
             if not (r.is_like_ours and r.shots == shots)
         },
@@ -76,8 +75,8 @@ def _averages(by_model: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[
             about = next(iter(scores.values()))["model"]
             found[model] = {**average, "tokens": about.get("tokens"), "is_ours": True}
     for reference in REFERENCES:
-        if reference.setting == LM_EVAL and reference.shots == 0 and len(reference.scores) == len(SEVEN):
-            values = {task: value for (task, _), value in reference.scores.items()}
+        if reference.setting == LM_EVAL and reference.shots == 0 and set(SEVEN_METRICS) <= reference.scores.keys():
+            values = {task: reference.scores[task, metric] for task, metric in SEVEN_METRICS}
             six = [value for task, value in values.items() if task != "boolq"]
             found[reference.model] = {
                 "zero_shot": {"value": sum(values.values()) / len(values), "stderr": None},
@@ -118,13 +117,17 @@ def write_run_card(run_dir: Path, results: Path) -> None:
 def render(found: dict[str, Any]) -> str:
     """The card as text: scores in percent (perplexities and bits as they are), then other settings, then sources."""
     models = found["models"]
-    published = list(dict.fromkeys(name for row in found["rows"] for name in row["published"]))
+    beside_ours = {name for row in found["rows"] for name in row["published"]}
+    published = list(dict.fromkeys(r.model for r in REFERENCES if r.model in beside_ours))
     width = max([14, *(len(name) + 2 for name in models)])
+    heads = {name: name.replace("TinyLlama", "TL") for name in published}
     lines = [f"{'task':<15}{'metric':<17}{'shots':>5} " + "".join(f"{_short(name):>{width}}" for name in models)]
-    lines[0] += "".join(f"{name.replace('TinyLlama', 'TL'):>13}" for name in published)
+    lines[0] += "".join(f"{head:>{len(head) + 2}}" for head in heads.values())
     for row in found["rows"]:
         cells = "".join(f"{_cell(row['ours'].get(name), row['metric']):>{width}}" for name in models)
-        beside = "".join(f"{_number(row['published'].get(name), row['metric']):>13}" for name in published)
+        beside = "".join(
+            f"{_number(row['published'].get(name), row['metric']):>{len(head) + 2}}" for name, head in heads.items()
+        )
         lines.append(f"{row['task']:<15}{row['metric']:<17}{row['shots']:>5} {cells}{beside}")
     lines += ["", *_average_lines(found["averages"])]
     parts = [
@@ -136,17 +139,17 @@ def render(found: dict[str, Any]) -> str:
     ]
     lines += ["", *dict.fromkeys(parts)]
     others = [
-        f"{row['task']} {row['metric']}: {name} {_number(cell['value'], row['metric'])} "
-        f"({cell['setting']}, {cell['shots']} shots)"
+        f"{row['task']} {row['metric']}: {name} {_number(cell['value'], row['metric'])} ({cell['setting']})"
         for row in found["rows"]
         for name, cell in row["other_settings"].items()
     ]
     if others:
         lines += ["", "Published in other settings, not to be compared with the table:", *others]
-    sources = dict.fromkeys(
-        f"{s['model']} ({s['setting']}, {s['shots']} shots): {s['source']}" for s in found["sources"]
-    )
-    return "\n".join([*lines, "", "Sources:", *sources])
+    sources: dict[str, dict[str, None]] = {}  # models by where their scores stand
+    for source in found["sources"]:
+        sources.setdefault(source["source"], {})[source["model"]] = None
+    lines += ["", "Sources:", *(f"{', '.join(names)}: {source}" for source, names in sources.items())]
+    return "\n".join(lines)
 
 
 def _average_lines(averages: dict[str, dict[str, Any]]) -> list[str]:

@@ -16,17 +16,28 @@ MAX_LINE_BYTES = 50_000_000
 Row = dict[str, Any]
 
 
-def read_rows(folder: Path, names: list[str], fields: list[str], rows: tuple[int, int] | None = None) -> list[Row]:
+def read_rows(
+    folder: Path,
+    names: list[str],
+    fields: list[str],
+    rows: tuple[int, int] | None = None,
+    allowed: dict[str, list[Any]] | None = None,
+) -> list[Row]:
     """Rows of the files `names` under `folder`, one after another, with `fields` alone; `rows`: [first, last + 1].
 
-    A row that occurs in an earlier file is left out. Raises InputError that names the file, and the line, when a file is
-    missing, empty, no JSON Lines, or a row lacks a field.
+    `a.b` in `fields` is the field b of an object a. `allowed`: the values that some fields may have. A row that occurs in
+    an earlier file is left out. Raises InputError that names the file, and the line, when a file is missing, empty, no JSON
+    Lines, or a row lacks a field, has null there or a value that is not allowed.
     """
     found: list[Row] = []
     for name in names:
         path = _present(folder, name)
         before = {json.dumps(row, sort_keys=True) for row in found}
-        new = [row for row in _rows_of(path, fields) if not before or json.dumps(row, sort_keys=True) not in before]
+        new = [
+            row
+            for row in _rows_of(path, fields, allowed or {})
+            if not before or json.dumps(row, sort_keys=True) not in before
+        ]
         if not new and not found:
             raise InputError(f"{path}: no example in it")
         found += new
@@ -51,7 +62,7 @@ def _present(folder: Path, name: str) -> Path:
     raise InputError(f"{folder / name}: no such file ({has})")
 
 
-def _rows_of(path: Path, fields: list[str]) -> Iterator[Row]:
+def _rows_of(path: Path, fields: list[str], allowed: dict[str, list[Any]]) -> Iterator[Row]:
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
@@ -62,9 +73,22 @@ def _rows_of(path: Path, fields: list[str]) -> Iterator[Row]:
         if not isinstance(row, dict):
             raise InputError(f"{path}, line {number}: {type(row).__name__}; an object is wanted")
         for name in fields:
-            if name not in row:
-                raise InputError(f"{path}, line {number}: no field {name!r}; it has {', '.join(map(repr, row))}")
-        yield {name: row[name] for name in fields}
+            _check_field(row, name, f"{path}, line {number}")
+        for name, values in allowed.items():
+            if row[name] not in values:
+                raise InputError(f"{path}, line {number}: {name!r} is {row[name]!r}; {values} are possible")
+        yield {name: row[name] for name in (field.partition(".")[0] for field in fields)}
+
+
+def _check_field(row: Row, name: str, where: str) -> None:
+    value: Any = row
+    for part in name.split("."):
+        if not isinstance(value, dict) or part not in value:
+            has = f"it has {', '.join(map(repr, value))}" if isinstance(value, dict) else f"{value!r} is no object"
+            raise InputError(f"{where}: no field {name!r}; {has}")
+        value = value[part]
+    if value is None:
+        raise InputError(f"{where}: field {name!r} is null")
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -100,9 +100,14 @@ def squad_v2(example: Example, results: list[Any]) -> dict[str, Any]:
 
 
 def rouge(example: Example, results: list[str]) -> dict[str, float]:
-    """F measure of ROUGE-1, -2 and -L (Lin 2004), words stemmed, white space as one blank."""
-    found = _scorer().score(_one_line(example["highlights"]), _one_line(results[0]))
+    """F measure of ROUGE-1, -2 and -L (Lin 2004) of a text's first paragraph, words stemmed, white space as one blank."""
+    found = _scorer().score(_one_line(example["highlights"]), _one_line(first_paragraph(results[0])))
     return {name: found[name].fmeasure for name in ("rouge1", "rouge2", "rougeL")}
+
+
+def first_paragraph(text: str) -> str:
+    """Up to the first empty line after its first word: models often begin with one."""
+    return re.split(r"\n\s*\n", text.strip(), maxsplit=1)[0]
 
 
 def _one_line(text: str) -> str:

@@ -6,9 +6,11 @@ A file in `tasks/` has one entry a task:
     config        lm-eval's keys that are set beside it, or a whole task where there is no base
     test, train   files under the data folder: what is measured, and what few-shot examples are drawn from
     test_rows, train_rows   [first, last + 1] of them, where one file serves as both
-    fields        what every row must have
+    fields        what every row must have; `a.b` is the field b of a
+    allowed       by field, the only values that it may have, where lm-eval would take any
     n_official    rows of the official set, so that a part is known as a part
     note          what else is said beside the score
+    group         a template whose value the examples that belong together share; such groups are measured whole
     metrics       name: how one score is made of all examples' values (see task_scores.py); the first is the main one
     scores_no_answer   also ask for the log-probability of "unanswerable" (SQuAD 2.0)
 """
@@ -46,6 +48,8 @@ class TaskEntry:
     train: list[str] = field(default_factory=list)
     test_rows: tuple[int, int] | None = None
     train_rows: tuple[int, int] | None = None
+    group: str | None = None
+    allowed: dict[str, list[Any]] = field(default_factory=dict)
     note: str | None = None
     scores_no_answer: bool = False
 

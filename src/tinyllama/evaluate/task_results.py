@@ -1,7 +1,7 @@
 """What evaluation leaves on disk: a folder with two files a task, and while a task is under way a third.
 
     NAME.json                  the scores, what they are of, and how they were made
-    NAME.examples.jsonl.zst    one row an example: number, hash of the example, prediction, answers, its value by metric
+    NAME.examples.jsonl.zst    one row an example: number, hash, prediction, answers, its value by metric, maybe its group
     .NAME.answers.jsonl        answers so far, so that a killed evaluation goes on within the task
 
 NAME is the task's, with `-5shot` and `-first100` style endings where the setting is not the plain one.
@@ -9,7 +9,7 @@ NAME is the task's, with `-5shot` and `-first100` style endings where the settin
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,12 @@ def read_examples(folder: Path, name: str) -> list[dict[str, Any]]:
         raise InputError(f"{path}: damaged ({error}); remove {name}{SCORES} and evaluate the task again") from None
 
 
+def groups_of(examples: Sequence[dict[str, Any]]) -> list[str] | None:
+    """Which of the examples belong together, by hash; None where they are single."""
+    groups = [example.get("group") for example in examples]
+    return None if None in groups else [str(group) for group in groups]
+
+
 class AnswerLog:
     """A task's answers while it is under way: a line a batch, appended, so that a kill loses one batch at most."""
 
@@ -99,17 +105,16 @@ class AnswerLog:
         for row in rows[1:] if is_ours else []:
             self._take(row)
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("w", encoding="utf-8")  # anew: a last line that was cut off is gone
-        self._write({"fingerprint": fingerprint})
-        for row in rows[1:] if is_ours else []:
-            self._write(row)
-        self._file.flush()
+        kept = [{"fingerprint": fingerprint}, *(rows[1:] if is_ours else [])]
+        with files.atomic_file(self._path) as file:  # anew: a last line that was cut off is gone
+            file.write("".join(_line(row) for row in kept).encode())
+        self._file = self._path.open("a", encoding="utf-8")
 
     def add(self, kind: str, answers: list[tuple[int, Any]], seconds: float, n_truncated: int) -> None:
         """Take more answers, and write them down."""
         row = {"kind": kind, "answers": answers, "seconds": seconds, "n_truncated": n_truncated}
         self._take(row)
-        self._write(row)
+        self._file.write(_line(row))
         self._file.flush()
 
     def close(self) -> None:
@@ -120,5 +125,6 @@ class AnswerLog:
         self.answers.setdefault(row["kind"], {}).update((int(number), answer) for number, answer in row["answers"])
         self.seconds, self.n_truncated = row["seconds"], row["n_truncated"]
 
-    def _write(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"

@@ -11,6 +11,11 @@ bootstrap sample (Efron 1979) counts them by chance. Values of an example, by ki
     f1, macro_f1, mcc     (gold class, predicted class): of class 1; mean over classes 0 to 2; Matthews' correlation
     pearson, spearman     (predicted, gold)
     best                  (log-probability of no answer, score when answered, score when silent), at the best threshold
+    all_right             0 or 1                           share of groups whose examples are all right
+    all_same              a prediction                     share of groups of two or more whose predictions are the same
+
+Examples may come in groups (the answers to one question, a sentence with "his" and with "her"), which are no independent
+samples: then the groups are what errors are of, and what a bootstrap draws.
 """
 
 import math
@@ -28,7 +33,7 @@ Counts = np.ndarray  # (n,), how often each example counts
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score, its standard error (None where one cannot be had) and the examples that it is of."""
+    """A score, its standard error (None where one cannot be had) and the examples, or groups of `all_...`, that it is of."""
 
     value: float
     stderr: float | None
@@ -39,8 +44,9 @@ class Estimate:
 class Difference:
     """How much higher B is than A on the same examples, with a confidence interval of 95%.
 
-    `wins`, `losses`: examples where B's value is higher, lower; `sign_p` the two-sided probability of so uneven a split by
-    chance (an exact McNemar test for right and wrong answers). All None where an example has no value of its own.
+    `wins`, `losses`: examples (groups, where they come in groups) on which B's values sum to more, to less; `sign_p` the
+    two-sided probability of so uneven a split by chance (an exact McNemar test for right and wrong answers). All None
+    where an example has no value of its own.
     """
 
     value: float
@@ -57,44 +63,77 @@ class Difference:
         return not self.low <= 0 <= self.high
 
 
-def as_values(kind: str, values: Sequence[Any]) -> tuple[Values, np.ndarray]:
-    """Examples' values as (n, k), and which examples they are of (`optional_mean` leaves some out)."""
+@dataclass(frozen=True)
+class Sample:
+    """Values (n, k) with the number of the example or group that each is of, and the units that are drawn together."""
+
+    rows: Values
+    keys: np.ndarray  # (n,)
+    units: np.ndarray  # (n,), 0 to their number - 1
+
+    @property
+    def n_units(self) -> int:
+        """How many independent samples there are."""
+        return int(self.units.max()) + 1 if len(self.units) else 0
+
+    def only(self, places: np.ndarray) -> "Sample":
+        """The part of it at some places."""
+        return Sample(self.rows[places], self.keys[places], np.unique(self.units[places], return_inverse=True)[1])
+
+
+def as_sample(kind: str, values: Sequence[Any], groups: Sequence[Any] | None = None) -> Sample:
+    """Examples' values, or those of their groups. `optional_mean` leaves examples out, `all_same` groups of one.
+
+    Raises ValueError for a kind of groups without them.
+    """
+    if kind in _GROUP_VALUES:
+        if groups is None:
+            raise ValueError(f"{kind} is a score of groups, and the examples have none")
+        members: dict[Any, list[Any]] = {}
+        for group, value in zip(groups, values, strict=True):
+            members.setdefault(group, []).append(value)
+        found = {n: _GROUP_VALUES[kind](group) for n, group in enumerate(members.values())}
+        return as_sample("optional_mean", list(found.values()))
     kept = [number for number, value in enumerate(values) if value is not None or kind != "optional_mean"]
     rows = [np.atleast_1d(np.asarray(values[number], np.float64)) for number in kept]
-    return (np.stack(rows) if rows else np.empty((0, 1))), np.array(kept, np.int64)
+    names = kept if groups is None else [groups[number] for number in kept]
+    units = np.unique(np.array(names), return_inverse=True)[1] if kept else np.empty(0, np.int64)
+    return Sample(np.stack(rows) if rows else np.empty((0, 1)), np.array(kept, np.int64), units)
 
 
-def estimate(kind: str, values: Sequence[Any]) -> Estimate:
-    """The score of all examples. Raises KeyError for an unknown kind, ValueError without an example."""
-    rows, _ = as_values(kind, values)
-    n = len(rows)
+def estimate(kind: str, values: Sequence[Any], groups: Sequence[Any] | None = None) -> Estimate:
+    """The score of all examples; `groups`: which of them belong together. Raises KeyError for an unknown kind.
+
+    Raises ValueError without an example, or a group, to make a score of.
+    """
+    sample = as_sample(kind, values, groups)
+    rows, n = sample.rows, len(sample.rows)
     if not n:
         raise ValueError("no example to make a score of")
     value = float(SCORES[kind](rows, np.ones(n)))
-    if n == 1:
-        return Estimate(value, None, 1)
+    if sample.n_units == 1:
+        return Estimate(value, None, n)
     if kind in _MEANS:
-        return Estimate(value, _mean_stderr(rows[:, 0]), n)
+        return Estimate(value, _mean_stderr(rows[:, 0], sample), n)
     if kind == "perplexity":  # by the delta method
-        return Estimate(value, value * _mean_stderr(rows[:, 0]), n)
-    if kind in ("weighted_perplexity", "bits_per_unit"):  # a ratio of sums (Cochran 1977, equation 6.13), delta method
+        return Estimate(value, value * _mean_stderr(rows[:, 0], sample), n)
+    if kind in ("weighted_perplexity", "bits_per_unit"):  # a ratio of sums, and the delta method
         ratio = rows[:, 0].sum() / rows[:, 1].sum()
-        residual = rows[:, 0] - ratio * rows[:, 1]
-        stderr = math.sqrt(n / (n - 1) * float(residual @ residual)) / rows[:, 1].sum()
+        stderr = _ratio_stderr(rows[:, 0] - ratio * rows[:, 1], rows[:, 1].sum(), sample)
         return Estimate(value, float(stderr * (value if kind == "weighted_perplexity" else 1 / math.log(2))), n)
-    return Estimate(value, float(np.nanstd([SCORES[kind](rows, c) for c in _resamples(n)], ddof=1)), n)
+    return Estimate(value, float(np.nanstd([SCORES[kind](rows, c) for c in _resamples(sample)], ddof=1)), n)
 
 
-def difference(kind: str, a: Sequence[Any], b: Sequence[Any]) -> Difference:
+def difference(kind: str, a: Sequence[Any], b: Sequence[Any], groups: Sequence[Any] | None = None) -> Difference:
     """B less A on the same examples, in the same order. Means: a paired t interval; others: a paired bootstrap.
 
-    Raises ValueError with fewer than two examples.
+    Raises ValueError with fewer than two examples, or groups.
     """
-    (rows_a, kept_a), (rows_b, kept_b) = as_values(kind, a), as_values(kind, b)
-    _, in_a, in_b = np.intersect1d(kept_a, kept_b, return_indices=True)
-    rows_a, rows_b = rows_a[in_a], rows_b[in_b]
-    n = len(rows_a)
-    if n < 2:
+    whole_a, whole_b = as_sample(kind, a, groups), as_sample(kind, b, groups)
+    _, in_a, in_b = np.intersect1d(whole_a.keys, whole_b.keys, return_indices=True)
+    sample, rows_b = whole_a.only(in_a), whole_b.rows[in_b]
+    rows_a, n = sample.rows, len(sample.rows)
+    if sample.n_units < 2:
         raise ValueError("two examples at least are needed for a difference")
     score = SCORES[kind]
     value = float(score(rows_b, np.ones(n)) - score(rows_a, np.ones(n)))
@@ -102,24 +141,31 @@ def difference(kind: str, a: Sequence[Any], b: Sequence[Any]) -> Difference:
         from scipy import stats
 
         gaps = rows_b[:, 0] - rows_a[:, 0]
-        reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * _mean_stderr(gaps)
-        wins, losses = int((gaps > 0).sum()), int((gaps < 0).sum())
+        reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, sample.n_units - 1)) * _mean_stderr(gaps, sample)
+        sums = np.bincount(sample.units, gaps)
+        wins, losses = int((sums > 0).sum()), int((sums < 0).sum())
         p = float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
         return Difference(value, value - reach, value + reach, n, wins, losses, p)
-    gaps = np.array([score(rows_b, counts) - score(rows_a, counts) for counts in _resamples(n)])
+    gaps = np.array([score(rows_b, counts) - score(rows_a, counts) for counts in _resamples(sample)])
     low, high = np.nanquantile(gaps, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Difference(value, float(low), float(high), n)
 
 
-def _mean_stderr(values: np.ndarray) -> float:
-    return float(values.std(ddof=1) / math.sqrt(len(values)))
+def _mean_stderr(values: np.ndarray, sample: Sample) -> float:
+    return _ratio_stderr(values - values.mean(), float(len(values)), sample)
 
 
-def _resamples(n: int) -> Iterator[Counts]:
-    """How often each of n examples occurs in each bootstrap sample: always the same, so that errors can be repeated."""
-    draw = np.random.default_rng(0)
+def _ratio_stderr(residuals: np.ndarray, size: float, sample: Sample) -> float:
+    """Of a ratio of sums over units (Cochran 1977, equation 6.13); of a mean of single examples it is sqrt(s^2 / n)."""
+    sums, m = np.bincount(sample.units, residuals), sample.n_units
+    return math.sqrt(m / (m - 1) * float(sums @ sums)) / size
+
+
+def _resamples(sample: Sample) -> Iterator[Counts]:
+    """How often each example occurs in each bootstrap sample of units: always the same, so that errors can be repeated."""
+    draw, m = np.random.default_rng(0), sample.n_units
     for _ in range(RESAMPLES):
-        yield np.bincount(draw.integers(0, n, n), minlength=n).astype(np.float64)
+        yield np.bincount(draw.integers(0, m, m), minlength=m).astype(np.float64)[sample.units]
 
 
 # -- kinds of scores ---------------------------------------------------------------------------------------------------
@@ -202,6 +248,12 @@ SCORES: dict[str, Callable[[Values, Counts], float]] = {
     "pearson": _pearson,
     "spearman": _spearman,
     "best": _best,
+    "all_right": _mean,
+    "all_same": _mean,
 }
-_MEANS = {"mean", "optional_mean"}
+_GROUP_VALUES: dict[str, Callable[[list[Any]], float | None]] = {
+    "all_right": lambda right: float(all(right)),
+    "all_same": lambda predictions: float(len(set(predictions)) == 1) if len(predictions) > 1 else None,
+}
+_MEANS = {"mean", "optional_mean", *_GROUP_VALUES}
 HIGHER_IS_BETTER = {kind: "perplexity" not in kind and kind != "bits_per_unit" for kind in SCORES}

@@ -32,8 +32,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         # With a mask the fused kernels of a GPU want a key head for each query head; else the scores are written out.
         groups = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
+    is_causal = False
+    if mask is None and T == S:  # a branch: compiled for any shape, the comparison itself is no bool that SDPA takes
+        is_causal = True
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=mask is None and T == S, enable_gqa=q.shape[1] != k.shape[1]
+        q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=q.shape[1] != k.shape[1]
     )
 
 

@@ -84,6 +84,14 @@ class Ranks:
         self._put(key, {"value": value})
         return value
 
+    def gather(self, value: Any) -> list[Any]:
+        """What every rank says, JSON values, by rank; for small things and few of them, all stay in the store."""
+        if self.is_alone:
+            return [value]
+        self._said += 1
+        self._put(f"told/{self._said}/{self.rank}", value)
+        return [json.loads(self._wait_for(f"told/{self._said}/{rank}")) for rank in range(self.size)]
+
     def call(self, words: list[str]) -> None:
         """Of rank 0: call the others to work, with some words."""
         self._put("call", words)

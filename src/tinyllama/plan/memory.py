@@ -1,146 +1,178 @@
-"""Bytes that one device needs, by part, under data parallelism.
+"""Bytes that one device needs, by part, in any layout of the four axes.
 
-Letters as in the network: D dim, H heads, G key and value heads, K head_dim, F ffn_dim, V vocab_size, T seq_len; c bytes
-of a value in the products, s in the residual stream. Weights are fp32, and copied once in the products' format.
-
-`replicate`: every device holds all of it. `shard`: weights, gradients and moments are divided by the devices (FSDP,
-Zhao et al. 2023), and the layer at work and the next one are gathered.
+Weights are fp32 and copied once in the products' format. `replicate`: every device holds all of it. `shard`: weights,
+gradients and moments are divided, and the layer at work and the next one are gathered (FSDP, Zhao et al. 2023). `tensor`:
+matrices are sliced, and so is the stream between them (Korthikanti et al. 2022). `pipeline`: each device has some of the
+layers, and under 1F1B (Narayanan et al. 2021) the first stage keeps the activations of as many micro-batches as there
+are stages.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from tinyllama.model.llama_config import LlamaConfig
-
-Parallel = Literal["replicate", "shard"]
+from tinyllama.parallel.layout import ParallelConfig
+from tinyllama.plan.activations import LOSS_CHUNK_TOKENS, VALUE_BYTES, Activations, chunk_bytes
+from tinyllama.plan.stage_sizes import ONE_DEVICE, Stage, stages
+from tinyllama.train.train_config import TrainConfig
 
 FP32_BYTES = 4
-CONTEXT_BYTES = 1_500_000_000  # assumed: driver context, library workspaces, communication buffers
-LOSS_CHUNK_TOKENS = 8192  # logits are made in chunks of so many tokens
-USABLE_SHARE = 0.95  # assumed: the rest is lost between blocks of the allocator
-
-
-class ValueBytes(NamedTuple):
-    """Bytes of one value by where it is: in the products, the residual stream, and what a product keeps of its input."""
-
-    product: int
-    stream: int
-    kept_input: int
-
-
-VALUE_BYTES = {
-    "fp32": ValueBytes(4, 4, 4),
-    "bf16": ValueBytes(2, 2, 2),
-    "fp16": ValueBytes(2, 4, 2),
-    "fp8": ValueBytes(2, 2, 1),
-}
-
-
-def layer_bytes_per_token(model: LlamaConfig, seq_len: int, precision: str) -> dict[str, int]:
-    """Bytes of activations that one compiled layer keeps for the backward pass, for one token, by where they arise.
-
-    After Korthikanti et al. 2022 (section 4.1), for this network's layer (model/packed_llama.py):
-
-        begin          residual stream and its norm, as they enter     s D + kept D
-        attention      queries and attention's output                  2 c H K
-                       keys and values                                 2 c G K
-                       attention's log-sum-exp, fp32                   4 H
-        middle         residual stream, its norm, both 1 / rms         s D + kept D + 8
-        feed_forward   gate and up                                     2 c F
-                       their product (fp8: computed again)             c F
-
-    The score matrix is never stored, unless attention weights are dropped: then their softmax (fp32), mask and product
-    are, (4 + 4 + c) H T. Residual dropout keeps two masks, 2 c D.
-    """
-    (c, s, kept), D, F = VALUE_BYTES[precision], model.dim, model.ffn_dim
-    queries, keys = model.n_heads * model.head_dim, model.n_kv_heads * model.head_dim
-    attention = 2 * c * queries + 2 * c * keys + 4 * model.n_heads
-    if model.attention_dropout > 0:
-        attention += (4 + 4 + c) * model.n_heads * seq_len
-    return {
-        "begin": (s + kept) * D,
-        "attention": attention,
-        "middle": (s + kept) * D + 8 + (2 * c * D if model.dropout > 0 else 0),
-        "feed_forward": (2 if precision == "fp8" else 3) * c * F,
-    }
-
-
-def activation_bytes_per_token(model: LlamaConfig, seq_len: int, precision: str, recompute: str = "none") -> int:
-    """Bytes of activations for one token at the peak, where the backward pass begins: what all layers keep, and what the
-    last one makes anew: its gradients of gate and up and of their product, and what it computes again."""
-    parts = layer_bytes_per_token(model, seq_len, precision)
-    kept = {
-        "none": sum(parts.values()),
-        "selective": sum(parts.values()) - parts["feed_forward"],
-        "full": parts["begin"],
-    }[recompute]
-    c = VALUE_BYTES[precision].product
-    at_work = 3 * c * model.ffn_dim + 2 * c * model.dim + sum(parts.values()) - kept
-    return model.n_layers * kept + at_work
-
-
-def uncompiled_activation_bytes(n_bytes: int, precision: str) -> int:
-    """Activations of layers that are not compiled, from those of compiled ones: chains keep what lies between their parts.
-
-    Measured by counting what autograd keeps of this network: 1.33 times in fp32, 1.60 in bf16, 1.41 in fp16.
-    """
-    return n_bytes * {"fp32": 133, "bf16": 160, "fp16": 141, "fp8": 160}[precision] // 100
-
-
-def logits_bytes(model: LlamaConfig, n_tokens: int, precision: str) -> int:
-    """Bytes of the loss over `n_tokens`: one chunk's logits, which become their gradient, and the hidden states'."""
-    c = VALUE_BYTES[precision].product
-    return c * (min(n_tokens, LOSS_CHUNK_TOKENS) * model.vocab_size + n_tokens * model.embedding_dim)
+CONTEXT_BYTES = 820_000_000  # of the driver; measured on an H100
+NCCL_BYTES = 700_000_000  # assumed: buffers of the ranks' connections
+WORKSPACE_BYTES = 2**26  # of matrix products; measured on an H100
+ALLOCATOR_SHARE = 0.03  # lost between blocks; measured on an H100: 1% to 8%
+USABLE_SHARE = 0.97  # of the memory; it may be more that is lost
 
 
 def memory_parts(
-    model: LlamaConfig,
-    *,
-    micro_batch_size: int,
-    seq_len: int,
-    precision: str,
-    parallel: Parallel,
-    n_gpus: int,
-    compiled: bool = True,
-    recompute: str = "none",
-    optimizer_state: str = "fp32",
-    micro_batches: int = 3,
+    model: LlamaConfig, train: TrainConfig, parallel: ParallelConfig = ONE_DEVICE, *, on_gpu: bool = True
 ) -> dict[str, int]:
-    """Bytes of one device by part; their sum is the peak.
+    """Bytes of the device that needs most, by part; their sum is what it has in use at its peak.
 
-    Until the second of an update's `micro_batches` has made them fp32, gradients are in the products' format. Those of a
-    single micro-batch take the place of activations: they count as far as they are larger. The optimizer updates in place.
+    `train` says the micro-batch, the number formats and what is recomputed; a step's micro-batches are shared by
+    `parallel`'s data ranks. What PyTorch counts as allocated is the sum without `allocator` and `context`.
     """
-    N = model.n_parameters
-    held = -(-N // n_gpus) if parallel == "shard" else N
-    n_tokens = micro_batch_size * seq_len
-    activations = n_tokens * activation_bytes_per_token(model, seq_len, precision, recompute)
-    if not compiled:
-        activations = uncompiled_activation_bytes(activations, precision)
-    gradients = (VALUE_BYTES[precision].product if micro_batches < 3 else FP32_BYTES) * held
-    if micro_batches == 1:
-        head = FP32_BYTES * model.vocab_size * model.embedding_dim  # made before all others
-        gradients = max(head, gradients - activations)
-    return {
+    every = [_stage_parts(stage, train, parallel, on_gpu=on_gpu) for stage in stages(model, parallel)]
+    parts = max(every, key=lambda parts: sum(parts.values()))
+    if not on_gpu:
+        return parts | {"allocator": 0, "context": 0}
+    context = CONTEXT_BYTES + (NCCL_BYTES if parallel.world_size > 1 else 0)
+    return parts | {"allocator": int(ALLOCATOR_SHARE * sum(parts.values())), "context": context}
+
+
+def allocated_bytes(parts: dict[str, int]) -> int:
+    """What PyTorch's `max_memory_allocated` should say of a device with these parts."""
+    return sum(parts.values()) - parts["allocator"] - parts["context"]
+
+
+def micro_batches_of_a_rank(train: TrainConfig, parallel: ParallelConfig) -> int:
+    """Micro-batches of one update that one data rank computes, one after another."""
+    return max(1, train.tokens_per_step // (parallel.data_ranks * train.micro_batch_size * train.seq_len))
+
+
+def micro_batches_in_flight(stage: Stage, train: TrainConfig, parallel: ParallelConfig) -> int:
+    """Micro-batches whose activations a stage holds at once under 1F1B: as many as there are stages from it on."""
+    return min(micro_batches_of_a_rank(train, parallel), parallel.pipeline - stage.number)
+
+
+def _stage_parts(stage: Stage, train: TrainConfig, parallel: ParallelConfig, *, on_gpu: bool) -> dict[str, int]:
+    held = stage.held(parallel.shard)
+    is_copied = train.precision != "fp32" and parallel.shard == 1
+    parts = {
         "weights": FP32_BYTES * held,
-        "compute_copy": _compute_copy_bytes(model, precision, parallel),
-        "gradients": gradients,
-        "optimizer": 2 * (2 if optimizer_state == "bf16" else FP32_BYTES) * held,
-        "activations": activations,
-        "logits": logits_bytes(model, n_tokens, precision),
-        "context": CONTEXT_BYTES,
+        "compute_copy": VALUE_BYTES[train.precision].product * stage.products if is_copied else 0,
+        "optimizer": 2 * (2 if train.optimizer_state == "bf16" else FP32_BYTES) * held,
+        **_peak(stage, train, parallel, on_gpu=on_gpu),
     }
+    parts["buffers"] += _stream_bytes(stage, train, parallel) + (WORKSPACE_BYTES if on_gpu else 0)
+    return parts
 
 
-def _compute_copy_bytes(model: LlamaConfig, precision: str, parallel: Parallel) -> int:
-    """Weights in the products' format: all when replicated, the gathered ones and their gradients when sharded."""
-    c = VALUE_BYTES[precision].product
-    if parallel == "replicate":
-        return c * model.n_matmul_parameters if precision != "fp32" else 0
-    counts = model.parameter_counts()
-    layer = (counts["attention"] + counts["feed_forward"]) // model.n_layers + 2 * model.dim
-    outside = (
-        model.n_parameters - layer * model.n_layers
-    )  # embedding, head, projections, last norm: gathered throughout
-    gathered = c * (outside + 2 * layer)
-    unreduced_gradients = (c + FP32_BYTES) * max(outside, layer)
-    return gathered + unreduced_gradients
+def _peak(stage: Stage, train: TrainConfig, parallel: ParallelConfig, *, on_gpu: bool) -> dict[str, int]:
+    """Gradients, activations, the loss's own and gathered weights at whichever moment of a step's last micro-batch they are
+    most: in the loss, where the backward pass begins, in its last layer, or at its end, when all gradients are there."""
+    is_compiled = train.compile == "on" or (train.compile == "auto" and on_gpu)
+    of_token = Activations(stage.model, train, parallel.tensor, is_compiled, on_gpu)
+    n_tokens = train.micro_batch_size * train.seq_len
+    in_flight = micro_batches_in_flight(stage, train, parallel)
+    kept = n_tokens * (in_flight * stage.n_layers * of_token.kept() + (of_token.after_layers() if stage.is_last else 0))
+    before, after = _gradient_bytes(stage, train, parallel)
+    at_work = n_tokens * of_token.at_work()
+    # The embedding's gradient is made last; added to the former ones it is there twice.
+    embedding = FP32_BYTES * stage.table if stage.is_first and parallel.shard == 1 else 0
+    is_added = micro_batches_of_a_rank(train, parallel) > 1
+    whole = _gathered_bytes(stage, train, parallel)
+    moments = [
+        (before, kept + at_work, 0, whole.backward),
+        (after - (0 if is_added else embedding), at_work + n_tokens * of_token.kept(), 0, whole.end),
+        (after + (embedding if is_added else 0), 0, 0, whole.end),
+    ]
+    if stage.is_last:
+        loss, left = _loss_bytes(stage.model, train, parallel)
+        if parallel.shard == 1 and before == 0:
+            before = FP32_BYTES * stage.table  # the head's gradient is made by the loss
+        moments[0] = (before, kept + at_work, left, whole.backward)
+        moments.append((before, kept, loss, whole.loss))
+    names = ("gradients", "activations", "loss", "buffers")
+    return dict(zip(names, max(moments, key=sum), strict=True))
+
+
+def _loss_bytes(model: LlamaConfig, train: TrainConfig, parallel: ParallelConfig) -> tuple[int, int]:
+    """What is there in the loss, and after it: logits, and gradients of the hidden states (N, E).
+
+    The gradients of the micro-batch before are let go of only when new ones are made. With a tensor axis hidden states
+    and gradients are whole on each rank while the loss is made, and then sliced.
+    """
+    n_tokens, t = train.micro_batch_size * train.seq_len, parallel.tensor
+    hidden = VALUE_BYTES[train.precision].product * n_tokens * model.embedding_dim
+    chunks = chunk_bytes(model, n_tokens, train.precision, t)
+    if t > 1:
+        return chunks + 2 * hidden, hidden // t
+    is_first = micro_batches_of_a_rank(train, parallel) == 1
+    return chunks + hidden * (1 if is_first else 2), hidden
+
+
+def _gradient_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig) -> tuple[int, int]:
+    """Sums of gradients before and after the step's last micro-batch.
+
+    The first micro-batch's are in their weights' formats: 16 bits where products read copies; from the second on all are
+    fp32, and so are those that the ranks sum. Sharded ones are fp32 throughout; embedding's and head's, and with a pipeline
+    all, are summed over a step's micro-batches before they are shared out.
+    """
+    exact = FP32_BYTES * stage.parameters
+    if parallel.shard > 1:
+        layers = stage.parameters - stage.tables - stage.norms
+        held = exact - FP32_BYTES * (layers - layers // parallel.shard)
+        sums = exact if parallel.pipeline > 1 else held
+        return (sums if micro_batches_of_a_rank(train, parallel) > 1 else 0), sums
+    micro_batches = micro_batches_of_a_rank(train, parallel)
+    c = VALUE_BYTES[train.precision].product
+    head = stage.table if stage.is_last else 0
+    first = exact - (FP32_BYTES - c) * (stage.products - head)  # the loss makes the head's in fp32
+    if micro_batches == 1:
+        return 0, exact if parallel.replicate > 1 else first
+    return (first if micro_batches == 2 else exact), exact
+
+
+def _stream_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig) -> int:
+    """The stream between the stages of a pipeline, on its way."""
+    if parallel.pipeline == 1:
+        return 0
+    stream_bytes = train.micro_batch_size * train.seq_len * VALUE_BYTES[train.precision].stream
+    stream = stream_bytes * stage.model.dim // parallel.tensor
+    n_streams = 0 if stage.is_first else 1  # the gradient that goes back
+    if not stage.is_last:  # what was sent waits for its backward pass; two gradients may be on their way
+        n_streams += micro_batches_in_flight(stage, train, parallel) + 2
+    return n_streams * stream
+
+
+class Gathered(NamedTuple):
+    """Bytes of sharded weights that are whole for a while and of gradients on their way, at three moments."""
+
+    loss: int
+    backward: int
+    end: int
+
+
+def _gathered_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig) -> Gathered:
+    """Embedding and head are gathered in fp32 for a whole step; the loss makes a 16-bit copy of the head and its fp32
+    gradient anew. Of the layers two are there at a time in the products' format, one with its gradient, which is made
+    fp32 to be summed; those that copies of the network sum wait for the end of the backward pass. In a pipeline all layers
+    stay. At the end embedding's and head's gradients go in one piece.
+    """
+    if parallel.shard == 1:
+        return Gathered(0, 0, 0)
+    c, layer = VALUE_BYTES[train.precision].product, stage.layer_matrices
+    tables = FP32_BYTES * stage.tables
+    head_copy = c * stage.table if c < FP32_BYTES else 0
+    head_gradient = FP32_BYTES * stage.table if stage.is_last else 0
+    if parallel.pipeline > 1:
+        tables += c * (stage.n_layers * layer + stage.projections)
+        return Gathered(tables + head_copy, tables, tables)
+    # Of slices the fp32 logits are let go of before the first chunk makes the head's gradient.
+    has_gradient = parallel.tensor == 1 or train.micro_batch_size * train.seq_len > LOSS_CHUNK_TOKENS
+    in_loss = tables + head_copy + (head_gradient if has_gradient else 0)
+    summed = FP32_BYTES * stage.n_layers * layer // parallel.shard if parallel.replicate > 1 else 0  # until the end
+    at_layer = (3 * c + FP32_BYTES) * layer
+    if micro_batches_of_a_rank(train, parallel) > 1:
+        head_gradient = 0  # the backward pass begins with adding it to the former ones
+    return Gathered(in_loss, tables + head_gradient + 2 * c * layer, summed + tables + max(at_layer, tables))

@@ -1,11 +1,16 @@
 """A plan as people read it: figures, the parts of memory and of a step, the layouts that fit."""
 
 import io
+import shlex
 from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from tinyllama.parallel.layout import AXES, ParallelConfig
+
+MAX_LAYOUTS = 12  # that the table shows
 
 
 def render(planned: dict[str, Any]) -> str:
@@ -17,7 +22,7 @@ def render(planned: dict[str, Any]) -> str:
     if planned["step_seconds_parts"]:
         console.print(_parts("One step", planned["step_seconds_parts"], lambda seconds: f"{seconds * 1e3:,.1f} ms"))
     if planned["layouts"]:
-        console.print(_layouts(planned["layouts"]))
+        console.print(_layouts(planned["layouts"], planned["gpus"]))
     for line in planned["changes"]:
         console.print(f"does not fit: {line}", markup=False, highlight=False)
     for line in planned["notes"]:
@@ -54,7 +59,7 @@ def _figures(planned: dict[str, Any]) -> Table:
         have = size(planned["usable_memory_bytes_per_gpu"])
         rows["memory a device"] = f"{size(planned['memory_bytes_per_gpu'])} of {have} usable"
     if planned["fits"]:
-        rows["layout"] = f"{planned['parallel']}, micro-batch {planned['micro_batch_size']}"
+        rows["layout"] = f"{layout_words(planned['parallel'])}, micro-batch {planned['micro_batch_size']}"
         rows["tokens a second"] = f"{planned['tokens_per_second']:,.0f}"
         rows["MFU"] = f"{planned['mfu_causal']:.1%} causal, {planned['mfu_palm']:.1%} palm"
         rows["time"] = f"{duration(planned['days'])}, {planned['gpu_hours']:,.1f} device hours"
@@ -73,16 +78,39 @@ def _parts(title: str, parts: dict[str, float], show: Callable[[float], str]) ->
     return table
 
 
-def _layouts(layouts: list[dict[str, Any]]) -> Table:
-    table = _table("Layouts that fit, best first", "parallel", "micro-batch", "memory a device", "tokens a second")
+def _layouts(layouts: list[dict[str, Any]], n_gpus: int) -> Table:
+    """The best of them; of several devices only the best micro-batch of each layout."""
+    shown: dict[Any, dict[str, Any]] = {}
     for layout in layouts:
+        shown.setdefault(layout_words(layout) if n_gpus > 1 else layout["micro_batch_size"], layout)
+    table = _table("Layouts that fit, best first", "layout", "micro-batch", "memory a device", "tokens a second")
+    for layout in list(shown.values())[:MAX_LAYOUTS]:
         table.add_row(
-            layout["parallel"],
+            layout_words(layout),
             str(layout["micro_batch_size"]),
             size(layout["memory_bytes_per_gpu"]),
             f"{layout['tokens_per_second']:,.0f}",
         )
+    if len(shown) > MAX_LAYOUTS:
+        table.caption = f"and {len(shown) - MAX_LAYOUTS} more; --json has all"
     return table
+
+
+def layout_words(sizes: dict[str, Any]) -> str:
+    """`replicate 2 x shard 8`: the axes of more than one rank."""
+    return ParallelConfig(**{axis: sizes[axis] for axis in AXES}).words()
+
+
+def launch_command(planned: dict[str, Any], words: list[str]) -> str:
+    """What starts the planned run: `pretrain` with the layout's overrides, under torchrun where it has several ranks."""
+    pretrain = shlex.join(["pretrain", *words, *planned["overrides"]])
+    per_node = planned["gpus_per_node"]
+    if planned["gpus"] == 1:
+        return f"start it with: tinyllama {pretrain}"
+    n_nodes = planned["gpus"] // per_node
+    nodes = f"--nnodes {n_nodes} --rdzv-backend c10d --rdzv-endpoint HOST:29500 " if n_nodes > 1 else ""
+    where = " on each node" if n_nodes > 1 else ""
+    return f"start it{where} with: torchrun {nodes}--nproc-per-node {per_node} -m tinyllama {pretrain}"
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -1,4 +1,4 @@
-"""Seconds of one optimizer update, by part, under data parallelism.
+"""Seconds of one optimizer update, by part, in any layout of the four parallel.
 
 A roofline in its simplest form: products at a share of the peak, everything between them at the speed of memory, and
 the communication that the computation does not hide. What is a formula and what an assumption: docs/plan.md.
@@ -6,15 +6,33 @@ the communication that the computation does not hide. What is a formula and what
 
 from dataclasses import dataclass
 
-from tinyllama.gpu_kinds import GPUS_PER_HOST, GpuKind
+from tinyllama.gpu_kinds import GpuKind
 from tinyllama.model.llama_config import LlamaConfig
-from tinyllama.plan.memory import FP32_BYTES, VALUE_BYTES, Parallel, activation_bytes_per_token
+from tinyllama.parallel.layout import ParallelConfig
+from tinyllama.plan.activations import VALUE_BYTES, Activations
+from tinyllama.plan.communication import (
+    FP32_BYTES,
+    pipeline_seconds,
+    replicate_seconds,
+    shard_seconds,
+    tensor_seconds,
+)
+from tinyllama.plan.memory import micro_batches_of_a_rank
+from tinyllama.plan.stage_sizes import ONE_DEVICE, Stage, stages
+from tinyllama.train.train_config import TrainConfig
 
 TRAFFIC_PASSES = 3  # of element-wise kernels over what is kept; fitted to their time on an H100
 FP8_CAST_BYTES = 10  # moved for each input and output gradient of a product, to scale and cast it; fitted alike
 MEMORY_EFFICIENCY = 0.8  # assumed: share of the memory's bandwidth that element-wise kernels reach
-LAUNCHES_PER_LAYER = 60  # assumed: kernels of one compiled layer, forward and backward
-LAUNCH_SECONDS = 5e-6  # assumed: a kernel cannot take less
+GAP_SECONDS_PER_LAYER = 120e-6  # between the kernels of one layer, forward and backward; measured on an H100
+# What the host needs to start a layer's kernels, and an update's; it runs ahead of the device where that takes longer.
+# Fitted to three small settings beside an H100; another host may be faster.
+HOST_SECONDS_PER_LAYER = 2.8e-3
+HOST_SECONDS_PER_STEP = 11e-3
+HOST_SHARE = {"none": 1.0, "selective": 1.1, "full": 4 / 3}
+ATTENTION_HALF_TOKENS = 950  # sequences so long reach half of what attention reaches at most; measured on an H100
+EFFICIENCY_TOKENS = 2048  # the length that a device's attention_efficiency is for
+FP16_SHARE = 0.95  # of the speed of bf16 products: more power for longer significands; measured on an H100
 BACKWARD_SHARE = 2 / 3  # of the computation; communication hides behind it
 ADAMW_VALUES_MOVED = 8  # read w g m v, write w m v, and read g once more for its norm; fp32 all
 
@@ -26,8 +44,11 @@ class StepTime:
     matmul: float
     activation_traffic: float
     weight_traffic: float
-    launches: float
-    communication: float  # only what the computation does not hide
+    gaps: float  # between kernels, and where the device waits for the host
+    tensor_communication: float
+    pipeline_communication: float
+    bubble: float  # the slowest stage waits for the others to fill and to drain
+    data_communication: float  # of replicate and shard: only what the computation does not hide
     optimizer: float
 
     @property
@@ -36,62 +57,113 @@ class StepTime:
         return sum(vars(self).values())
 
 
-def step_time(
-    model: LlamaConfig,
-    gpu: GpuKind,
-    *,
-    n_gpus: int,
-    tokens_per_step: int,
-    micro_batch_size: int,
-    seq_len: int,
-    precision: str,
-    parallel: Parallel,
-    recompute: str = "none",
-) -> StepTime:
-    """The step's parts. `tokens_per_step` is over all devices and is divided evenly among them."""
-    tokens = tokens_per_step / n_gpus  # of one device
-    micro_batches = tokens / (micro_batch_size * seq_len)
-    matmul = tokens * matmul_seconds_per_token(model, gpu, seq_len, precision, recompute)
-    bytes_per_second = gpu.memory_bandwidth * MEMORY_EFFICIENCY
-    moved = TRAFFIC_PASSES * activation_bytes_per_token(model, seq_len, precision)
-    moved += TRAFFIC_PASSES * VALUE_BYTES[precision].product * model.vocab_size
-    moved += fp8_cast_bytes_per_token(model) if precision == "fp8" else 0
-    activation_traffic = tokens * moved / bytes_per_second
-    weights = model.n_parameters * weight_bytes_per_micro_batch(precision, parallel)
-    weight_traffic = micro_batches * weights / bytes_per_second
-    compute = matmul + activation_traffic + weight_traffic
-    shortest = 0.0 if gpu.is_cpu else micro_batches * model.n_layers * LAUNCHES_PER_LAYER * LAUNCH_SECONDS
-    held = model.n_parameters / (n_gpus if parallel == "shard" else 1)
-    copy_bytes = 0 if precision == "fp32" else VALUE_BYTES[precision].product
+@dataclass(frozen=True)
+class MicroBatchTime:
+    """Seconds of one micro-batch's forward and backward pass on one stage."""
+
+    matmul: float
+    activation_traffic: float
+    weight_traffic: float
+    gaps: float  # between kernels, and where the device waits for the host
+    tensor_communication: float
+    pipeline_communication: float
+
+    @property
+    def compute(self) -> float:
+        """Seconds without communication."""
+        return self.matmul + self.activation_traffic + self.weight_traffic + self.gaps
+
+    @property
+    def total(self) -> float:
+        """Seconds with it."""
+        return sum(vars(self).values())
+
+
+def step_time(model: LlamaConfig, gpu: GpuKind, train: TrainConfig, parallel: ParallelConfig = ONE_DEVICE) -> StepTime:
+    """The step's parts on the slowest stage.
+
+    Of m micro-batches on p stages of equal speed 1F1B takes m + p - 1 times one's passes: the bubble is
+    (p - 1) / (m + p - 1) of the step (Narayanan et al. 2021). Of unequal stages it is the sum of all others' passes.
+    """
+    micro_batches = micro_batches_of_a_rank(train, parallel)
+    held = max(stage.held(parallel.shard) for stage in stages(model, parallel))
+    copy_bytes = 0 if train.precision == "fp32" else VALUE_BYTES[train.precision].product
+    optimizer = held * (ADAMW_VALUES_MOVED * FP32_BYTES + copy_bytes) / (gpu.memory_bandwidth * MEMORY_EFFICIENCY)
+    every = [
+        (stage, _micro_batch_time(stage, gpu, train, parallel, optimizer / micro_batches))
+        for stage in stages(model, parallel)
+    ]
+    slowest = max((time for _, time in every), key=lambda time: time.total)
     return StepTime(
-        matmul=matmul,
-        activation_traffic=activation_traffic,
-        weight_traffic=weight_traffic,
-        launches=max(0.0, shortest - compute),
-        communication=_exposed_communication(
-            model, gpu, n_gpus, micro_batches, max(compute, shortest), precision, parallel
-        ),
-        optimizer=held * (ADAMW_VALUES_MOVED * FP32_BYTES + copy_bytes) / bytes_per_second,
+        **{name: micro_batches * seconds for name, seconds in vars(slowest).items()},
+        bubble=sum(time.total for _, time in every) - slowest.total,
+        data_communication=max(_exposed(stage, time, gpu, train, parallel) for stage, time in every),
+        optimizer=optimizer,
     )
 
 
-def matmul_seconds_per_token(
-    model: LlamaConfig, gpu: GpuKind, seq_len: int, precision: str, recompute: str = "none"
-) -> float:
-    """Seconds of all products and of attention, forward and backward, for one token. fp8: only the layers' products."""
-    counts = model.parameter_counts()
-    in_layers = counts["attention"] + counts["feed_forward"]
-    attention = model.flops_per_token("causal", seq_len) - 6 * model.n_matmul_parameters
-    outside = 6 * (model.n_matmul_parameters - in_layers)  # head, projections
-    again = {  # a third of what is computed again is forward's
-        "none": (0, 0),
-        "selective": (2 * counts["feed_forward"] * 2 // 3, 0),  # gate and up
-        "full": (2 * in_layers, attention / 3),
-    }[recompute]
-    short = "bf16" if precision == "fp8" else precision
-    products = (6 * in_layers + again[0]) / gpu.peak(precision) + outside / gpu.peak(short)
-    attending = (attention + again[1]) / gpu.peak(short)
-    return products / gpu.matmul_efficiency + attending / gpu.attention_efficiency
+def _micro_batch_time(
+    stage: Stage, gpu: GpuKind, train: TrainConfig, parallel: ParallelConfig, optimizer: float
+) -> MicroBatchTime:
+    """`optimizer`: this micro-batch's share of the update's seconds, in which the host runs ahead too."""
+    n_tokens = train.micro_batch_size * train.seq_len
+    bytes_per_second = gpu.memory_bandwidth * MEMORY_EFFICIENCY
+    is_compiled = train.compile == "on" or (train.compile == "auto" and not gpu.is_cpu)
+    of_token = Activations(stage.model, train, stage.tensor, is_compiled, not gpu.is_cpu)
+    matmul = n_tokens * matmul_seconds_per_token(stage, gpu, of_token)
+    activation_traffic = n_tokens * traffic_bytes_per_token(stage, of_token) / bytes_per_second
+    weight_traffic = stage.parameters * weight_bytes_per_micro_batch(train.precision, parallel) / bytes_per_second
+    gaps = 0.0 if gpu.is_cpu else stage.n_layers * GAP_SECONDS_PER_LAYER
+    host = stage.n_layers * HOST_SECONDS_PER_LAYER * HOST_SHARE[train.recompute]
+    host += HOST_SECONDS_PER_STEP / micro_batches_of_a_rank(train, parallel)
+    busy = matmul + activation_traffic + weight_traffic
+    return MicroBatchTime(
+        matmul=matmul,
+        activation_traffic=activation_traffic,
+        weight_traffic=weight_traffic,
+        gaps=gaps if gpu.is_cpu else max(gaps, host - busy - optimizer),
+        tensor_communication=tensor_seconds(stage, parallel, gpu, train),
+        pipeline_communication=pipeline_seconds(stage.model, parallel, gpu, train),
+    )
+
+
+def matmul_seconds_per_token(stage: Stage, gpu: GpuKind, of_token: Activations) -> float:
+    """Seconds of a stage's products and attention on one rank, forward and backward, for one token. fp8: only the layers'
+    products. Where scores are written, attention is made of products, of the whole score matrix."""
+    model, train = stage.model, of_token.train
+    share = stage.n_layers / model.n_layers / stage.tensor
+    in_layers = stage.n_layers * stage.layer_matrices
+    outside = 6 * ((stage.table if stage.is_last else 0) + stage.projections)
+    convention = "palm" if of_token.writes_scores else "causal"
+    attention = (model.flops_per_token(convention, train.seq_len) - 6 * model.n_matmul_parameters) * share
+    gate_up = model.parameter_counts()["feed_forward"] * share * 2 / 3
+    again = {"none": (0, 0), "selective": (2 * gate_up, 0), "full": (2 * in_layers, attention / 3)}[train.recompute]
+    short = "bf16" if train.precision == "fp8" else train.precision
+    reached = gpu.matmul_efficiency * (FP16_SHARE if train.precision == "fp16" else 1)
+    products = (6 * in_layers + again[0]) / gpu.peak(train.precision) + outside / gpu.peak(short)
+    attended = (attention + again[1]) / gpu.peak(short)
+    return products / reached + attended / (
+        reached if of_token.writes_scores else attention_efficiency(gpu, train.seq_len)
+    )
+
+
+def attention_efficiency(gpu: GpuKind, seq_len: int) -> float:
+    """Share of the peak that fused attention reaches, which grows with the sequence: T / (T + 950) of the most."""
+    T, T0 = seq_len, EFFICIENCY_TOKENS
+    return gpu.attention_efficiency * T / (T + ATTENTION_HALF_TOKENS) * (T0 + ATTENTION_HALF_TOKENS) / T0
+
+
+def traffic_bytes_per_token(stage: Stage, of_token: Activations) -> float:
+    """Bytes that element-wise kernels move for one token on one rank: passes over what the layers keep, one more over what
+    they compute again, and over the logits."""
+    whole = sum(of_token.layer_parts().values())
+    moved = stage.n_layers * (TRAFFIC_PASSES * whole + (whole - of_token.kept()))
+    if stage.is_last:
+        logits = of_token.value_bytes.product * stage.model.vocab_size / stage.tensor
+        moved += TRAFFIC_PASSES * (of_token.after_layers() + logits)
+    if of_token.train.precision == "fp8":
+        moved += fp8_cast_bytes_per_token(stage.model) * stage.n_layers / stage.model.n_layers / stage.tensor
+    return moved
 
 
 def fp8_cast_bytes_per_token(model: LlamaConfig) -> int:
@@ -102,50 +174,29 @@ def fp8_cast_bytes_per_token(model: LlamaConfig) -> int:
     return FP8_CAST_BYTES * model.n_layers * (inputs + gradients)
 
 
-def weight_bytes_per_micro_batch(precision: str, parallel: Parallel) -> int:
+def weight_bytes_per_micro_batch(precision: str, parallel: ParallelConfig) -> int:
     """Bytes moved for one parameter in each micro-batch, beside the products themselves, c bytes a value in these.
 
     Replicated: the gradient is written (c), read (c) and added to the fp32 sum (8). Sharded: the weight is gathered twice
     (2 c), its gradient written, read (2 c) and reduced in fp32 (8).
     """
     c = VALUE_BYTES[precision].product
-    return 4 * c + 8 if parallel == "shard" else 2 * c + 8
+    return 4 * c + 8 if parallel.shard > 1 else 2 * c + 8
 
 
-def communication_seconds(
-    model: LlamaConfig, gpu: GpuKind, *, n_gpus: int, micro_batches: float, precision: str, parallel: Parallel
-) -> float:
-    """Seconds of one step's transfers, by rings over the slowest link.
+def _exposed(stage: Stage, time: MicroBatchTime, gpu: GpuKind, train: TrainConfig, parallel: ParallelConfig) -> float:
+    """What is left of the transfers of weights and gradients beyond the computation that they run beside.
 
-    A ring sends (n - 1) / n of the bytes from each device.
-    `replicate`: one all-reduce of fp32 gradients a step, twice the bytes. `shard`: for each micro-batch the weights are
-    gathered before the forward and the backward pass in the products' format, and fp32 gradients reduced and scattered.
+    Replicated gradients are only sent in the last micro-batch's backward pass. Sharded layers move in each micro-batch,
+    their gradients' sums over copies with them; embedding and head once a step, beside nothing. In a pipeline all of it
+    comes before the first micro-batch and after the last one.
     """
-    if n_gpus == 1:
-        return 0.0
-    if parallel == "replicate":
-        sent = 2 * FP32_BYTES * model.n_parameters
-    else:
-        sent = micro_batches * (2 * VALUE_BYTES[precision].product + FP32_BYTES) * model.n_parameters
-    bandwidth = gpu.link_bandwidth if n_gpus <= GPUS_PER_HOST else gpu.network_bandwidth
-    return sent * (n_gpus - 1) / n_gpus / bandwidth
-
-
-def _exposed_communication(
-    model: LlamaConfig,
-    gpu: GpuKind,
-    n_gpus: int,
-    micro_batches: float,
-    compute: float,
-    precision: str,
-    parallel: Parallel,
-) -> float:
-    """What is left of the transfers beyond the computation that they run beside.
-
-    Replicated gradients are only sent in the last micro-batch's backward pass; sharded weights move throughout.
-    """
-    beside = compute if parallel == "shard" else compute / micro_batches * BACKWARD_SHARE
-    seconds = communication_seconds(
-        model, gpu, n_gpus=n_gpus, micro_batches=micro_batches, precision=precision, parallel=parallel
-    )
-    return max(0.0, seconds - beside)
+    copies = replicate_seconds(stage, parallel, gpu)
+    if parallel.shard == 1:
+        return max(copies.alone, copies.total - time.compute * BACKWARD_SHARE)
+    shards = shard_seconds(stage, parallel, gpu, train.precision)
+    if parallel.pipeline > 1:
+        return shards.layers + shards.tables + copies.total
+    copied_tables = copies.total * stage.tables / stage.parameters
+    of_layers = max(0.0, shards.layers + copies.total - copied_tables - time.compute)
+    return micro_batches_of_a_rank(train, parallel) * of_layers + shards.tables + copied_tables

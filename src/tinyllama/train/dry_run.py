@@ -2,7 +2,8 @@
 
 Tensors have shapes only (FakeTensorMode), collectives go nowhere (a fake process group); everything else is the training
 code itself: layout, forward and backward passes, sums, update. Every storage that is made or let go is counted. Layers are
-counted as they are on a GPU: attention, SwiGLU and addition with norm are stand-ins that keep what the kernels keep.
+counted as they are on a GPU: attention, SwiGLU, addition with norm and the loss are stand-ins that keep what the kernels
+keep.
 
 Not counted: what the allocator loses between blocks, workspaces of libraries, NCCL's own buffers.
 """
@@ -24,8 +25,9 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tinyllama.model import packed_llama
+from tinyllama.model import loss_gradient, packed_llama
 from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.parallel import vocabulary_loss
 from tinyllama.parallel.apply import give_memory
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.parallel.rank_sums import is_sharded
@@ -62,6 +64,8 @@ def dry_run(config: LlamaConfig, train: TrainConfig, parallel: ParallelConfig, r
         state = CutState(config, train, CPU, torch.float32, ranks, network)
         _book_state(ledger, state)
         stack.enter_context(layer_stand_ins.on_layers(packed_llama))
+        if train.precision != "fp32":
+            stack.enter_context(layer_stand_ins.on_loss(loss_gradient, vocabulary_loss))
         network._first_norm = layer_stand_ins.rms_norm
         stack.enter_context(_booked_gradients(ledger, state))
         stack.enter_context(saved_tensors_hooks(ledger.book_activation, lambda value: value))

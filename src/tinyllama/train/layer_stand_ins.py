@@ -1,11 +1,11 @@
-"""Stand-ins for a GPU's kernels inside a layer: they compute nothing, and make and keep tensors of the same shapes.
+"""Stand-ins for a GPU's kernels in a layer and in the loss: they compute nothing, and make and keep tensors of like shapes.
 
 What the kernels keep for the backward pass: attention its queries, keys, values, output and log-sum-exp; SwiGLU its input;
 addition with norm the sum and 1 / rms of each row. Letters as in packed_llama.py; N tokens.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -25,6 +25,25 @@ def on_layers(packed_llama: ModuleType) -> Iterator[None]:
         mock.patch.object(packed_llama.PackedLayer, "_uses_kernels", _always),
     ):
         yield
+
+
+@contextmanager
+def on_loss(loss_gradient: ModuleType, *users: ModuleType) -> Iterator[None]:
+    """The loss makes its gradient in the logits' place, and adds the head's in fp32; `users` of the latter by its name."""
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(loss_gradient, "_loss_in_place", _loss_in_place))
+        for module in (loss_gradient, *users):
+            stack.enter_context(mock.patch.object(module, "add_product", _add_product))
+        yield
+
+
+def _loss_in_place(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    row = logits.new_empty(len(logits), dtype=torch.float32)
+    return row, torch.empty_like(row), torch.empty_like(row, dtype=torch.bool)
+
+
+def _add_product(total: Tensor | None, logits: Tensor, hidden: Tensor) -> Tensor:
+    return logits.new_empty(logits.shape[1], hidden.shape[1], dtype=torch.float32) if total is None else total
 
 
 def _always(layer: Any, x: Tensor) -> bool:

@@ -132,8 +132,8 @@ class Trainer:
         self.guard = RunGuards(self.run_dir, self.train)
         self._open_batches()
         if self.train.evaluate_tasks:
-            chosen = self.train.evaluate_tasks
-            self.tasks = TrainingTasks(chosen, self.train.evaluate_data_dir, self.train.evaluate_limit)
+            asked = (self.train.evaluate_tasks, self.train.evaluate_data_dir, self.train.evaluate_limit)
+            self.tasks = TrainingTasks(*asked, self.config.seq_len)
         return {
             "recipe": files.sha256_json([self.config.to_dict(), self.train.model_dump()]),
             **self.fingerprints,
@@ -300,7 +300,7 @@ class Trainer:
             self.last_validation = found
         if self.tasks is not None and step == self.step and self._evaluates():
             self.ranks.where.at(Place.VALIDATION, self.step)
-            row["tasks"] = self.tasks.measure(self.state.model, self.tokenizer)
+            row["tasks"] = self.tasks.measure(self.state.model, self.tokenizer, self.ranks)
         self.metrics.write(row)
         line.update(step, _note(row, self.last_validation))
         self.guard.check(step)

@@ -1,0 +1,100 @@
+"""Bytes and seconds of what the ranks send each other, axis by axis.
+
+Collectives are rings: an all-gather or a reduce-scatter of b bytes over n ranks sends b (n - 1) / n from each device, an
+all-reduce twice that (Thakur et al. 2005). A transfer takes its bytes over the slowest link of the ring, and a start.
+"""
+
+from typing import NamedTuple
+
+from tinyllama.gpu_kinds import GpuKind
+from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.parallel.layout import ParallelConfig
+from tinyllama.plan.activations import VALUE_BYTES
+from tinyllama.plan.links import bandwidth
+from tinyllama.plan.stage_sizes import Stage
+from tinyllama.train.train_config import TrainConfig
+
+FP32_BYTES = 4
+COLLECTIVE_SECONDS = 20e-6  # assumed: a collective or a message cannot take less
+
+# Collectives of one layer and micro-batch along the tensor axis, each of the stream: gathered before q k v and before
+# gate and up, scattered after o and after down; mirrored in the backward pass; and those of what is computed again.
+TENSOR_COLLECTIVES = {"none": 8, "selective": 9, "full": 12}
+
+
+class Transfer(NamedTuple):
+    """Seconds of a transfer, and of the part of it that no computation can hide."""
+
+    total: float
+    alone: float
+
+
+class ShardTransfers(NamedTuple):
+    """Seconds of a micro-batch's transfers of layers, and of a step's of embedding and head."""
+
+    layers: float
+    tables: float
+
+
+def ring_seconds(n_bytes: float, ranks: int, bytes_per_second: float) -> float:
+    """Seconds of an all-gather or reduce-scatter over `ranks` of `n_bytes`, the whole of what is gathered or scattered."""
+    if ranks == 1:
+        return 0.0
+    return n_bytes * (ranks - 1) / ranks / bytes_per_second + COLLECTIVE_SECONDS
+
+
+def replicate_seconds(stage: Stage, parallel: ParallelConfig, gpu: GpuKind) -> Transfer:
+    """Sums over the copies of the network: an all-reduce of fp32 gradients, of a shard's where they are sharded.
+
+    The backward pass makes the embedding's last, so nothing hides that.
+    """
+    speed = bandwidth(parallel, "replicate", gpu)
+
+    def all_reduce(parameters: int) -> float:
+        return 2 * ring_seconds(FP32_BYTES * parameters / parallel.shard, parallel.replicate, speed)
+
+    return Transfer(all_reduce(stage.parameters), all_reduce(stage.table if stage.is_first else stage.layer_matrices))
+
+
+def shard_seconds(stage: Stage, parallel: ParallelConfig, gpu: GpuKind, precision: str) -> ShardTransfers:
+    """Sharded weights: those of layers are gathered in the products' format before their forward and before their backward
+    pass (in a pipeline once a step), embedding and head in fp32; fp32 gradients are reduced and scattered."""
+    speed = bandwidth(parallel, "shard", gpu)
+
+    def seconds(value_bytes: int, parameters: int) -> float:
+        return ring_seconds(value_bytes * parameters, parallel.shard, speed) if parameters else 0.0
+
+    gathers = 1 if parallel.pipeline > 1 else 2
+    c, layer = VALUE_BYTES[precision].product, stage.layer_matrices
+    layers = stage.n_layers * (gathers * seconds(c, layer) + seconds(FP32_BYTES, layer))
+    projections = gathers * seconds(c, stage.projections) + seconds(FP32_BYTES, stage.projections)
+    return ShardTransfers(layers + projections, 2 * seconds(FP32_BYTES, stage.tables))
+
+
+def tensor_seconds(stage: Stage, parallel: ParallelConfig, gpu: GpuKind, train: TrainConfig) -> float:
+    """Seconds of one micro-batch's transfers along the tensor axis; products wait for all of them.
+
+    Beside the layers': the embedding's sum is scattered, its gradient gathered, the head's input gathered and its gradient
+    scattered; the loss over slices of the vocabulary is summed as three fp32 numbers a token.
+    """
+    if parallel.tensor == 1:
+        return 0.0
+    model, speed = stage.model, bandwidth(parallel, "tensor", gpu)
+    n_tokens = train.micro_batch_size * train.seq_len
+    c = VALUE_BYTES[train.precision].product
+    stream = ring_seconds(c * n_tokens * model.dim, parallel.tensor, speed)
+    embedded = ring_seconds(c * n_tokens * model.embedding_dim, parallel.tensor, speed)
+    seconds = stage.n_layers * TENSOR_COLLECTIVES[train.recompute] * stream
+    seconds += 2 * embedded * (stage.is_first + stage.is_last)
+    if stage.is_last:
+        seconds += 2 * ring_seconds(3 * FP32_BYTES * n_tokens, parallel.tensor, speed)
+    return seconds
+
+
+def pipeline_seconds(model: LlamaConfig, parallel: ParallelConfig, gpu: GpuKind, train: TrainConfig) -> float:
+    """Seconds in which one micro-batch's stream goes to the next stage and its gradient comes back; not hidden."""
+    if parallel.pipeline == 1:
+        return 0.0
+    n_values = train.micro_batch_size * train.seq_len * model.dim // parallel.tensor
+    n_bytes = VALUE_BYTES[train.precision].stream * n_values
+    return 2 * (n_bytes / bandwidth(parallel, "pipeline", gpu) + COLLECTIVE_SECONDS)

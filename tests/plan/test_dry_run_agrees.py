@@ -1,0 +1,45 @@
+"""The plan's memory beside a dry run of the training code: one step of one rank of 16, storage by storage."""
+
+import pytest
+
+from tinyllama.model.llama_config import PRESETS
+from tinyllama.parallel.layout import ParallelConfig
+from tinyllama.plan.memory import WORKSPACE_BYTES, allocated_bytes, memory_parts
+from tinyllama.train.train_config import TrainConfig
+
+# replicate, shard, tensor, pipeline
+SIXTEEN = [
+    (16, 1, 1, 1), (8, 2, 1, 1), (1, 16, 1, 1), (8, 1, 2, 1), (4, 1, 4, 1), (8, 1, 1, 2), (4, 2, 2, 1), (2, 4, 2, 1),
+    (1, 4, 4, 1), (4, 2, 1, 2), (4, 1, 2, 2), (2, 2, 2, 2), (1, 4, 2, 2),
+]  # fmt: skip
+
+
+def agrees(name: str, sizes: tuple[int, int, int, int], micro_batch_size: int, recompute: str) -> None:
+    from tinyllama.train.dry_run import dry_run
+
+    replicate, shard, tensor, pipeline = sizes
+    parallel = ParallelConfig(replicate=replicate, shard=shard, tensor=tensor, pipeline=pipeline)
+    model = PRESETS[name]
+    tokens = 4 * parallel.data_ranks * micro_batch_size * model.seq_len
+    train = TrainConfig.model_validate({
+        "micro_batch_size": micro_batch_size, "seq_len": model.seq_len, "tokens_per_step": tokens, "recompute": recompute,
+    })  # fmt: skip
+    of_a_stage = replicate * shard * tensor
+    ranks = range(0, parallel.world_size, of_a_stage)
+    counted = max((dry_run(model, train, parallel, rank) for rank in ranks), key=lambda parts: parts["peak"])
+    planned = memory_parts(model, train, parallel)
+    assert allocated_bytes(planned) - WORKSPACE_BYTES == pytest.approx(counted["peak"], rel=0.03)
+    for part in ("weights", "compute_copy", "optimizer"):
+        assert planned[part] == pytest.approx(counted[part], rel=0.001)
+
+
+@pytest.mark.parametrize("sizes", [(16, 1, 1, 1), (8, 2, 1, 1), (4, 2, 2, 1), (2, 2, 2, 2)], ids=str)
+def test_a_small_network_on_sixteen_devices(sizes: tuple[int, int, int, int]):
+    agrees("small-120m", sizes, micro_batch_size=4, recompute="none")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("sizes", SIXTEEN, ids=str)
+@pytest.mark.parametrize(("micro_batch_size", "recompute"), [(4, "none"), (8, "full"), (2, "selective")])
+def test_tinyllama_on_sixteen_devices(sizes: tuple[int, int, int, int], micro_batch_size: int, recompute: str):
+    agrees("tinyllama-1.1b", sizes, micro_batch_size, recompute)
