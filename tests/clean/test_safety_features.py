@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tinyllama.clean import safety_features as features
@@ -49,6 +49,7 @@ def reference_slots(passage: bytes) -> Counter[int]:
 
 
 @given(st.lists(TEXTS, min_size=1, max_size=4))
+@example(["a nan", "man"])
 @settings(max_examples=60, deadline=None)
 def test_all_at_once_equals_one_by_one(texts: list[str]) -> None:
     passages = [passage for text in texts for passage in passages_of(text)]

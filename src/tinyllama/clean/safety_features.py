@@ -36,7 +36,10 @@ _CHAR_BASE, _CHAR_MIX = 0x01000193, 0x9E3779B1
 _WORD_MIX, _NEXT = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
 
 _PARAGRAPH_END = re.compile(r"\n\s*\n")
-_group_hashes = np.sort(np.array([hash_of(name) for name in GROUP_NAMES], np.uint64))
+_group_names = sorted(GROUP_NAMES, key=hash_of)
+_group_hashes = np.array([hash_of(name) for name in _group_names], np.uint64)
+# Odd hashes do not always tell words apart whose first bytes are neighbours, such as `man` and `nan`.
+_group_first_bytes = np.array([name[0] for name in _group_names], np.uint8)
 
 
 def paragraphs_in(text: str) -> list[str]:
@@ -82,7 +85,7 @@ def features_of(passages: list[bytes]) -> tuple[NDArray[np.float64], Iterator[Fa
     word_starts, word_ends = word_bounds(data)
     hashes = hash_words(data, word_starts, word_ends)
     places = np.minimum(np.searchsorted(_group_hashes, hashes), _group_hashes.size - 1)
-    named = np.flatnonzero(_group_hashes[places] == hashes)
+    named = np.flatnonzero((_group_hashes[places] == hashes) & (_group_first_bytes[places] == data[word_starts]))
     hashes[named] = GROUP
     first_words = np.searchsorted(word_starts, starts)
     if named.size:
