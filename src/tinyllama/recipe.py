@@ -77,6 +77,8 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _ranks_share_evenly(self) -> Self:
         train, parallel = self.train, self.parallel
+        if train.deterministic_reduction and not parallel.cuts_the_network:
+            self.layout()  # its lanes say more than what other layouts could do
         check_layout(
             self.llama_config(), parallel, micro_batches=train.micro_batches_per_step,
             micro_batch_tokens=train.micro_batch_size * train.seq_len,
