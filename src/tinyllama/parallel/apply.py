@@ -125,15 +125,15 @@ def shard(network: PackedLlama, mesh: RankMesh) -> None:
             module.set_gradient_divide_factor(1.0)  # sums, as everywhere here: an update divides once
 
 
-def hold_outer_shards(network: PackedLlama, *, until_last: bool) -> None:
-    """Whether embedding and head stay gathered after the next backward pass, their gradients not yet summed over ranks.
+def hold_until_last(network: PackedLlama, *, is_last: bool) -> None:
+    """What waits for a step's last micro-batch: embedding and head stay gathered, and copies do not sum their shards yet.
 
-    Nothing runs beside their gathering and their sums, as layers run beside each other's: so they wait for a step's last
-    micro-batch.
+    Nothing runs beside the gathering of embedding and head, or beside their sums, as layers run beside each other's.
     """
     if isinstance(network, FSDPModule):
-        network.set_reshard_after_backward(not until_last, recurse=False)
-        network.set_requires_gradient_sync(not until_last, recurse=False)
+        network.set_reshard_after_backward(is_last, recurse=False)
+        network.set_requires_gradient_sync(is_last, recurse=False)
+        network.set_requires_all_reduce(is_last)
 
 
 def _with_memory(parameter: PackedParameter, network: PackedLlama, dtype: torch.dtype) -> PackedParameter:

@@ -187,9 +187,9 @@ def weight_bytes_per_micro_batch(precision: str, parallel: ParallelConfig) -> in
 def _exposed(stage: Stage, time: MicroBatchTime, gpu: GpuKind, train: TrainConfig, parallel: ParallelConfig) -> float:
     """What is left of the transfers of weights and gradients beyond the computation that they run beside.
 
-    Replicated gradients are only sent in the last micro-batch's backward pass. Sharded layers move in each micro-batch,
-    their gradients' sums over copies with them; embedding and head once a step, beside nothing. In a pipeline all of it
-    comes before the first micro-batch and after the last one.
+    Gradients are only summed over copies in the last micro-batch's backward pass. Sharded layers move in each micro-batch;
+    embedding and head once a step, beside nothing. In a pipeline all of it comes before the first micro-batch and after
+    the last one.
     """
     copies = replicate_seconds(stage, parallel, gpu)
     if parallel.shard == 1:
@@ -198,5 +198,6 @@ def _exposed(stage: Stage, time: MicroBatchTime, gpu: GpuKind, train: TrainConfi
     if parallel.pipeline > 1:
         return shards.layers + shards.tables + copies.total
     copied_tables = copies.total * stage.tables / stage.parameters
-    of_layers = max(0.0, shards.layers + copies.total - copied_tables - time.compute)
-    return micro_batches_of_a_rank(train, parallel) * of_layers + shards.tables + copied_tables
+    of_layers = max(0.0, shards.layers - time.compute)
+    of_the_last = max(0.0, shards.layers + copies.total - copied_tables - time.compute)
+    return (micro_batches_of_a_rank(train, parallel) - 1) * of_layers + of_the_last + shards.tables + copied_tables

@@ -11,7 +11,7 @@ from tinyllama.model.dropout import sample_keys
 from tinyllama.model.loss import LossSums, token_losses
 from tinyllama.model.loss_gradient import loss_and_gradients
 from tinyllama.model.packed_llama import PackedLlama
-from tinyllama.parallel.apply import hold_outer_shards
+from tinyllama.parallel.apply import hold_until_last
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.parallel.stages import Pipeline, pass_through
 from tinyllama.parallel.tensor_slices import TensorSlices
@@ -47,7 +47,7 @@ class CutStep:
                 self._through_stages(list(micro_batches), step)
                 return
             for number, batch in enumerate(micro_batches, 1):
-                hold_outer_shards(self._network, until_last=number < self._micro_batches)
+                hold_until_last(self._network, is_last=number == self._micro_batches)
                 self._ranks.where.at(Place.FORWARD, step + 1)
                 hidden = self._network(batch.tokens, self._keys(batch, step))
                 self._ranks.where.at(Place.BACKWARD, step + 1)
