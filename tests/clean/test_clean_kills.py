@@ -44,14 +44,13 @@ def kill_drill(tmp_path: Path, kills: int, seed: int) -> None:
         finished = False
         while not finished:
             process = start(folder, inputs)
-            if kills <= 0:
-                finished = process.wait() == 0
-                continue
             try:
-                finished = process.wait(timeout=random_.uniform(0.1, 1.1) * seconds) == 0
+                process.wait(timeout=random_.uniform(0.1, 1.1) * seconds if kills > 0 else None)
             except subprocess.TimeoutExpired:
-                process.kill()
-                assert process.wait() == -signal.SIGKILL
+                process.kill()  # which may come too late
+            finished = process.wait() == 0
+            if not finished:
+                assert process.returncode == -signal.SIGKILL
                 kills -= 1
         for part in ("documents", "clean"):
             assert folder_bytes(folder / part) == folder_bytes(tmp_path / "whole" / part)
