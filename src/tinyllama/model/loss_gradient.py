@@ -6,6 +6,8 @@ there, in their place: three products and no second look, and the memory of one 
 Letters: B batch, T tokens, n tokens of a chunk, E embedding_dim, V vocab_size.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,10 @@ except ImportError:  # no Triton: PyTorch's own operations do the same
 CHUNK_TOKENS = 8192  # large enough for the products' full speed, 0.5 GB of logits at 32,000 pieces
 
 
+# Of logits (n, V), targets (n,), z_loss and scale: loss, squared log-partition, correctness; logits become their gradient.
+LossInPlace = Callable[[Tensor, Tensor, float, Tensor | None], tuple[Tensor, Tensor, Tensor]]
+
+
 @torch.no_grad()
 def loss_and_gradients(
     hidden: Tensor,
@@ -29,12 +35,14 @@ def loss_and_gradients(
     z_loss: float = 0.0,
     scale: Tensor | None = None,
     chunk_tokens: int = CHUNK_TOKENS,
+    loss_in_place: LossInPlace | None = None,
 ) -> tuple[LossSums, Tensor, Tensor]:
     """Loss of hidden (B, T, E) under output_weight (V, E) against targets (B, T), and its gradients.
 
     Returns the sums of `next_token_loss` and d/d hidden (B, T, E), in hidden's format, and d/d output_weight (V, E), in
     fp32 at least, added to `weight_gradient` where that is given. What is differentiated is (loss + z_loss * squared
-    log-partition) * `scale`. A target that ties with the likeliest token counts as correct.
+    log-partition) * `scale`. A target that ties with the likeliest token counts as correct. `loss_in_place`: of a chunk's
+    logits; default for those of the whole vocabulary.
     """
     flat_hidden, flat_targets = hidden.flatten(0, 1), targets.flatten()
     hidden_gradient = torch.empty_like(flat_hidden)
@@ -42,9 +50,9 @@ def loss_and_gradients(
     for start in range(0, len(flat_targets), chunk_tokens):
         chunk = slice(start, start + chunk_tokens)
         logits = flat_hidden[chunk] @ output_weight.T  # (n, V)
-        rows.append(_loss_in_place(logits, flat_targets[chunk], z_loss, scale))
+        rows.append((loss_in_place or _loss_in_place)(logits, flat_targets[chunk], z_loss, scale))
         torch.mm(logits, output_weight, out=hidden_gradient[chunk])
-        weight_gradient = add_product(weight_gradient, logits, flat_hidden[chunk])
+        weight_gradient = _add_product(weight_gradient, logits, flat_hidden[chunk])
     loss, z_sum, correct = (torch.cat(column).sum() for column in zip(*rows, strict=True))
     assert weight_gradient is not None
     sums = LossSums(loss, z_sum, correct, (flat_targets != IGNORED).sum())
@@ -82,7 +90,7 @@ def loss_in_place_reference(
     return loss, z, correct
 
 
-def add_product(total: Tensor | None, logits: Tensor, hidden: Tensor) -> Tensor:
+def _add_product(total: Tensor | None, logits: Tensor, hidden: Tensor) -> Tensor:
     """total + logits^T hidden, (V, E), summed in fp32 at least."""
     if not logits.is_cuda or logits.dtype not in (torch.bfloat16, torch.float16):
         product = logits.T @ hidden

@@ -44,6 +44,23 @@ def launched() -> Launched:
     return Launched(rank, size, local_rank)
 
 
+def _wrong_number(parallel: ParallelConfig, started: int) -> RecipeError:
+    wanted = parallel.world_size
+    key, product, others = "parallel.replicate", "", ""
+    if parallel.cuts_the_network:
+        sizes = _product([getattr(parallel, axis) for axis in AXES])
+        key, product, others = (
+            "parallel",
+            f" (replicate x shard x tensor x pipeline = {sizes})",
+            " and 1 on the other axes",
+        )
+    return RecipeError(
+        f"{key}: the layout has {wanted} rank{'s' * (wanted > 1)}{product}, but {started} "
+        f"process{'es were' if started > 1 else ' was'} started; `torchrun --nproc-per-node {wanted} -m tinyllama "
+        f"pretrain ...` starts as many, or parallel.replicate={started}{others} takes those that are there"
+    )
+
+
 @contextmanager
 def join(parallel: ParallelConfig) -> Iterator["Ranks | None"]:
     """The ranks of this run, while it works; None for a process alone.
@@ -52,16 +69,7 @@ def join(parallel: ParallelConfig) -> Iterator["Ranks | None"]:
     """
     found = launched()
     if found.world_size != parallel.world_size:
-        sizes = [getattr(parallel, axis) for axis in AXES]
-        product = (
-            "" if not parallel.cuts_the_network else f" (replicate x shard x tensor x pipeline = {_product(sizes)})"
-        )
-        raise RecipeError(
-            f"parallel.replicate: the layout has {parallel.world_size} rank{'s' * (parallel.world_size > 1)}{product}, but "
-            f"{found.world_size} process{'es' * (found.world_size > 1)} {'were' if found.world_size > 1 else 'was'} "
-            f"started; `torchrun --nproc-per-node {parallel.world_size} -m tinyllama pretrain ...` starts as many, or "
-            f"parallel.replicate={found.world_size} {'alone ' if product else ''}takes those that are there"
-        )
+        raise _wrong_number(parallel, found.world_size)
     if found.world_size == 1:
         yield None
         return

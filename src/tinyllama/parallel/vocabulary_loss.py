@@ -4,12 +4,14 @@ Ranks tell each other the largest logit, the sum of exponentials and the wanted 
 Letters: N = B T tokens, n of a chunk, R rows of this rank, E embedding_dim, V rows of the head on this rank.
 """
 
+from functools import partial
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from tinyllama.model.loss import IGNORED, LossSums
-from tinyllama.model.loss_gradient import CHUNK_TOKENS, add_product
+from tinyllama.model.loss_gradient import CHUNK_TOKENS, loss_and_gradients
 from tinyllama.parallel.tensor_slices import TensorSlices
 
 
@@ -29,19 +31,11 @@ def vocabulary_loss(
 
     Every rank gets the same sums; the gradients are of its own rows (R, E) and of its own part of the head (V, E).
     """
-    hidden, flat_targets = slices.all_rows(rows), targets.flatten()  # (N, E), (N,)
-    gradient = torch.empty_like(hidden)
-    found = []
-    for start in range(0, len(flat_targets), chunk_tokens):
-        chunk = slice(start, start + chunk_tokens)
-        logits = hidden[chunk] @ output_weight.T  # (n, V)
-        found.append(_loss_in_place(logits, flat_targets[chunk], slices, z_loss, scale))
-        torch.mm(logits, output_weight, out=gradient[chunk])
-        weight_gradient = add_product(weight_gradient, logits, hidden[chunk])
-    loss, z_sum, correct = (torch.cat(column).sum() for column in zip(*found, strict=True))
-    assert weight_gradient is not None
-    sums = LossSums(loss, z_sum, correct, (flat_targets != IGNORED).sum())
-    return sums, slices.own_rows(gradient), weight_gradient
+    sums, gradient, weight_gradient = loss_and_gradients(
+        slices.all_rows(rows)[None], output_weight, targets, weight_gradient, z_loss=z_loss, scale=scale,
+        chunk_tokens=chunk_tokens, loss_in_place=partial(_loss_in_place, slices),
+    )  # fmt: skip
+    return sums, slices.own_rows(gradient[0]), weight_gradient
 
 
 @torch.no_grad()
@@ -52,14 +46,14 @@ def vocabulary_token_losses(
     losses, correct = [], []
     hidden = slices.all_rows(rows)
     for chunk, wanted in zip(hidden.split(chunk_tokens), targets.flatten().split(chunk_tokens), strict=True):
-        loss, _, right = _loss_in_place(chunk @ output_weight.T, wanted, slices, 0.0, None)
+        loss, _, right = _loss_in_place(slices, chunk @ output_weight.T, wanted, 0.0, None)
         losses.append(loss)
         correct.append(right)
     return torch.cat(losses).view(targets.shape), torch.cat(correct).view(targets.shape)
 
 
 def _loss_in_place(
-    logits: Tensor, targets: Tensor, slices: TensorSlices, z_loss: float, scale: Tensor | None
+    slices: TensorSlices, logits: Tensor, targets: Tensor, z_loss: float, scale: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, squared log-partition and correctness of each token, (n,) each; logits (n, V) become their gradient."""
     exact = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -38,28 +38,8 @@ ADAMW_VALUES_MOVED = 8  # read w g m v, write w m v, and read g once more for it
 
 
 @dataclass(frozen=True)
-class StepTime:
-    """Seconds of one update by part; they follow one another, so their sum is the step."""
-
-    matmul: float
-    activation_traffic: float
-    weight_traffic: float
-    gaps: float  # between kernels, and where the device waits for the host
-    tensor_communication: float
-    pipeline_communication: float
-    bubble: float  # the slowest stage waits for the others to fill and to drain
-    data_communication: float  # of replicate and shard: only what the computation does not hide
-    optimizer: float
-
-    @property
-    def total(self) -> float:
-        """Seconds of the whole step."""
-        return sum(vars(self).values())
-
-
-@dataclass(frozen=True)
 class MicroBatchTime:
-    """Seconds of one micro-batch's forward and backward pass on one stage."""
+    """Seconds of one micro-batch's forward and backward pass on one stage, by part; they follow one another."""
 
     matmul: float
     activation_traffic: float
@@ -75,8 +55,17 @@ class MicroBatchTime:
 
     @property
     def total(self) -> float:
-        """Seconds with it."""
+        """Seconds of all parts."""
         return sum(vars(self).values())
+
+
+@dataclass(frozen=True)
+class StepTime(MicroBatchTime):
+    """Seconds of one update: those of all micro-batches on the slowest stage, and what comes once a step."""
+
+    bubble: float  # the slowest stage waits for the others to fill and to drain
+    data_communication: float  # of replicate and shard: only what the computation does not hide
+    optimizer: float
 
 
 def step_time(model: LlamaConfig, gpu: GpuKind, train: TrainConfig, parallel: ParallelConfig = ONE_DEVICE) -> StepTime:

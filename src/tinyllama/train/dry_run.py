@@ -27,7 +27,6 @@ from torch.utils._pytree import tree_leaves
 
 from tinyllama.model import loss_gradient, packed_llama
 from tinyllama.model.llama_config import LlamaConfig
-from tinyllama.parallel import vocabulary_loss
 from tinyllama.parallel.apply import give_memory
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.parallel.rank_sums import is_sharded
@@ -65,7 +64,7 @@ def dry_run(config: LlamaConfig, train: TrainConfig, parallel: ParallelConfig, r
         _book_state(ledger, state)
         stack.enter_context(layer_stand_ins.on_layers(packed_llama))
         if train.precision != "fp32":
-            stack.enter_context(layer_stand_ins.on_loss(loss_gradient, vocabulary_loss))
+            stack.enter_context(layer_stand_ins.on_loss(loss_gradient))
         network._first_norm = layer_stand_ins.rms_norm
         stack.enter_context(_booked_gradients(ledger, state))
         stack.enter_context(saved_tensors_hooks(ledger.book_activation, lambda value: value))

@@ -5,7 +5,7 @@ addition with norm the sum and 1 / rms of each row. Letters as in packed_llama.p
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -28,12 +28,12 @@ def on_layers(packed_llama: ModuleType) -> Iterator[None]:
 
 
 @contextmanager
-def on_loss(loss_gradient: ModuleType, *users: ModuleType) -> Iterator[None]:
-    """The loss makes its gradient in the logits' place, and adds the head's in fp32; `users` of the latter by its name."""
-    with ExitStack() as stack:
-        stack.enter_context(mock.patch.object(loss_gradient, "_loss_in_place", _loss_in_place))
-        for module in (loss_gradient, *users):
-            stack.enter_context(mock.patch.object(module, "add_product", _add_product))
+def on_loss(loss_gradient: ModuleType) -> Iterator[None]:
+    """The loss makes its gradient in the logits' place, and adds the head's in fp32."""
+    with (
+        mock.patch.object(loss_gradient, "_loss_in_place", _loss_in_place),
+        mock.patch.object(loss_gradient, "_add_product", _add_product),
+    ):
         yield
 
 
