@@ -59,11 +59,13 @@ COMPILED = {  # layers in one graph each, which PyTorch's own operations then ru
 
 LAYOUTS: dict[int, list[dict[str, int]]] = {
     2: [{"replicate": 2}, {"shard": 2}, {"tensor": 2}, {"pipeline": 2}],
+    3: [{"pipeline": 3}],
     4: [
         {"replicate": 4}, {"shard": 4}, {"tensor": 4}, {"pipeline": 4},
         {"replicate": 2, "shard": 2}, {"replicate": 2, "tensor": 2}, {"replicate": 2, "pipeline": 2},
         {"shard": 2, "tensor": 2}, {"shard": 2, "pipeline": 2}, {"tensor": 2, "pipeline": 2},
     ],
+    6: [{"replicate": 2, "pipeline": 3}, {"shard": 2, "pipeline": 3}, {"tensor": 2, "pipeline": 3}],
     8: [
         {"replicate": 8}, {"shard": 8}, {"replicate": 2, "shard": 2, "tensor": 2},
         {"replicate": 2, "shard": 2, "pipeline": 2}, {"replicate": 2, "tensor": 2, "pipeline": 2},

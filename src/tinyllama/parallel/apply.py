@@ -16,6 +16,7 @@ from tinyllama.model.packed_llama import PackedLlama, PackedParameter, Recompute
 from tinyllama.model.part import Part, Slices
 from tinyllama.parallel.rank_mesh import RankMesh
 from tinyllama.parallel.rank_sums import local
+from tinyllama.parallel.stage_layers import stage_layers
 from tinyllama.parallel.tensor_slices import TensorSlices
 
 ROWS, COLUMNS, WHOLE = 0, 1, None  # the dimension of a matrix (out, in) that tensor ranks share out
@@ -45,11 +46,11 @@ def slice_style(name: str) -> int | None:
     return SLICE_STYLE[".".join(words[2:] if words[0] == "layers" else words)]
 
 
-def part_config(config: LlamaConfig, tensor: int, pipeline: int) -> LlamaConfig:
-    """Sizes of one rank's part; what cannot be shared evenly was refused before."""
+def part_config(config: LlamaConfig, tensor: int, stage: int, stages: int) -> LlamaConfig:
+    """Sizes of the part of one rank of `tensor`, in stage `stage` of `stages`; what cannot be shared was refused before."""
     return replace(
         config,
-        n_layers=config.n_layers // pipeline,
+        n_layers=len(stage_layers(config, stages)[stage]),
         n_heads=config.n_heads // tensor,
         n_kv_heads=config.n_kv_heads // tensor,
         ffn_dim=config.ffn_dim // tensor,
@@ -59,8 +60,8 @@ def part_config(config: LlamaConfig, tensor: int, pipeline: int) -> LlamaConfig:
 
 def stage_part(config: LlamaConfig, stage: int, stages: int, slices: Slices, seq_len: int, is_sharded: bool) -> Part:
     """What stage `stage` of `stages` holds."""
-    per_stage = config.n_layers // stages
-    return Part(slices, stage * per_stage, stage == 0, stage == stages - 1, seq_len, keeps_masters=is_sharded)
+    first_layer = stage_layers(config, stages)[stage].start
+    return Part(slices, first_layer, stage == 0, stage == stages - 1, seq_len, keeps_masters=is_sharded)
 
 
 def lay_out(
@@ -77,13 +78,13 @@ def lay_out(
 
     `dtype`: of the masters. `formats`: of products and residual stream, None the masters'.
     """
-    tensor, stages = mesh.size("tensor"), mesh.size("pipeline")
-    sizes = part_config(config, tensor, stages)
+    tensor, stage, stages = mesh.size("tensor"), mesh.at("pipeline"), mesh.size("pipeline")
+    sizes = part_config(config, tensor, stage, stages)
     slices = Slices()
     if tensor > 1:
         at = mesh.at("tensor")
         slices = TensorSlices(mesh.group("tensor"), at, tensor, first_head=at * sizes.n_heads)
-    part = stage_part(config, mesh.at("pipeline"), stages, slices, seq_len, mesh.size("shard") > 1)
+    part = stage_part(config, stage, stages, slices, seq_len, mesh.size("shard") > 1)
     with torch.device("meta"):
         network = PackedLlama(Llama(sizes).to(dtype), *formats, recompute, part)
     if compiled:

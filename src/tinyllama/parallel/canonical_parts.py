@@ -27,9 +27,8 @@ class CanonicalParts:
         self._mesh, self._packed = mesh, packed
         with torch.device("meta"):
             self.shapes = {name: value.shape for name, value in Llama(config).named_parameters()}
-            sizes, stages = part_config(config, mesh.size("tensor"), mesh.size("pipeline")), mesh.size("pipeline")
-            parts = [stage_part(config, stage, stages, Slices(), 0, False) for stage in range(stages)]
-            self._stages = [[entry.names for entry in PackedLlama(Llama(sizes), part=part).packed] for part in parts]
+            tensor, stages = mesh.size("tensor"), mesh.size("pipeline")
+            self._stages = [_entries(config, tensor, stage, stages) for stage in range(stages)]
 
     def is_counted(self, parameter: PackedParameter) -> bool:
         """Whether this rank counts what it holds of a parameter, of which others may hold the same."""
@@ -149,3 +148,10 @@ class CanonicalParts:
             value = torch.empty(self.shapes[name], device=like.device, dtype=like.dtype)
             dist.recv(value, src=source, group=group)
         return value
+
+
+def _entries(config: LlamaConfig, tensor: int, stage: int, stages: int) -> list[tuple[str, ...]]:
+    """Canonical names of each packed parameter of a stage."""
+    part = stage_part(config, stage, stages, Slices(), 0, False)
+    llama = Llama(part_config(config, tensor, stage, stages))
+    return [parameter.names for parameter in PackedLlama(llama, part=part).packed]

@@ -33,9 +33,15 @@ def find_fault(model: LlamaConfig, parallel: ParallelConfig, micro_batches: int,
         }
         for what, count in cut.items():
             if count % parallel.tensor:
-                return _uneven("tensor", parallel.tensor, "ranks", what, count)
-    if model.n_layers % parallel.pipeline:
-        return _uneven("pipeline", parallel.pipeline, "stages", "layers (model.n_layers)", model.n_layers)
+                return (
+                    f"parallel.tensor: {parallel.tensor} ranks cannot share {count} {what} evenly, "
+                    f"{count} / {parallel.tensor} = {count / parallel.tensor:.4g}; {one_of(divisors(count))} could"
+                )
+    if model.n_layers < parallel.pipeline:
+        return (
+            f"parallel.pipeline: {parallel.pipeline} stages cannot share {model.n_layers} layers (model.n_layers), each needs "
+            f"one at least; 1 to {model.n_layers} stages could"
+        )
     data_ranks = parallel.data_ranks
     if micro_batches % data_ranks:
         key = "replicate" if parallel.shard == 1 else "shard"
@@ -68,10 +74,3 @@ def fitting_layouts(
 
 def _n_axes(layout: ParallelConfig) -> int:
     return sum(size > 1 for size in layout.sizes.values())
-
-
-def _uneven(axis: str, size: int, parts: str, what: str, count: int) -> str:
-    return (
-        f"parallel.{axis}: {size} {parts} cannot share {count} {what} evenly, {count} / {size} = {count / size:.4g}; "
-        f"{one_of(divisors(count))} could"
-    )

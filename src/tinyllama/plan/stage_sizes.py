@@ -6,6 +6,7 @@ from functools import cached_property
 
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.parallel.layout import ParallelConfig
+from tinyllama.parallel.stage_layers import stage_layers
 
 ONE_DEVICE = ParallelConfig()
 
@@ -69,6 +70,6 @@ class Stage:
 
 def stages(model: LlamaConfig, parallel: ParallelConfig) -> Iterator[Stage]:
     """The pipeline's stages in order."""
-    P = parallel.pipeline
-    for number in range(P):
-        yield Stage(model, model.n_layers // P, number == 0, number == P - 1, parallel.tensor, number)
+    last = parallel.pipeline - 1
+    for number, layers in enumerate(stage_layers(model, parallel.pipeline)):
+        yield Stage(model, len(layers), number == 0, number == last, parallel.tensor, number)
