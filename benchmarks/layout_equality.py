@@ -13,6 +13,8 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,9 +32,11 @@ from tinyllama.train.cut_state import CutState
 from tinyllama.train.micro_batch import DeviceBatch
 from tinyllama.train.rank_state import state_of
 from tinyllama.train.train_config import TrainConfig
+from tinyllama.train.train_state import TrainState
 from tinyllama.train.train_step import train_step
 
 STEPS, SEQ_LEN, MICRO_BATCH_SIZE, MICRO_BATCHES = 10, 16, 2, 8
+LEARNING_RATE = 1e-2
 # The largest relative difference that counts as equal: of losses and gradients, and in float64 of the norms too. Else
 # rounding grows over 10 steps of a rate this high, and a norm shows it first. In 16 bits: 16 roundings of a product.
 LIMITS = {"float64": 1e-9, "float32": 1e-5, "bf16": 16 * 2**-8, "fp16": 16 * 2**-11}
@@ -95,10 +99,15 @@ def batches(step: int, vocab_size: int) -> list[DeviceBatch]:
     return found
 
 
-def training(case: str, dtype: str, ranks: Ranks) -> Found:
-    """10 updates; the gradients are rank 0's."""
+def own_batches(step: int, config: LlamaConfig, train: TrainConfig, ranks: Ranks) -> list[DeviceBatch]:
+    """Those of a step's micro-batches that this rank computes."""
+    own = train.layout(ranks.data_size).of_rank(ranks.data_rank)
+    return [batch for number, batch in enumerate(batches(step, config.vocab_size)) if number in own]
+
+
+def start(case: str, dtype: str, ranks: Ranks) -> tuple[LlamaConfig, TrainConfig, TrainState]:
+    """A case's network, recipe, and state with undefined weights."""
     network, changes = (CASES | COMPILED)[case]
-    torch.compiler.reset()  # a process compiles for one network, not for one after another
     config = LlamaConfig(**(TINY | network))
     precision: Any = dtype if dtype in ("bf16", "fp16") else "fp32"
     train = TrainConfig(
@@ -106,7 +115,13 @@ def training(case: str, dtype: str, ranks: Ranks) -> Found:
         max_grad_norm=0.3, precision=precision, **changes,
     )  # fmt: skip
     masters = torch.float64 if dtype == "float64" else torch.float32
-    state = state_of(config, train, torch.device("cpu"), ranks, masters)
+    return config, train, state_of(config, train, torch.device("cpu"), ranks, masters)
+
+
+def training(case: str, dtype: str, ranks: Ranks) -> Found:
+    """10 updates; the gradients are rank 0's."""
+    torch.compiler.reset()  # a process compiles for one network, not for one after another
+    config, train, state = start(case, dtype, ranks)
     state.init_weights(7)
     gradients: dict[str, Tensor] = {}
 
@@ -116,11 +131,10 @@ def training(case: str, dtype: str, ranks: Ranks) -> Found:
         type(state.gradients).clear(state.gradients)
 
     vars(state.gradients)["clear"] = clear
-    own = train.layout(ranks.data_size).of_rank(ranks.data_rank)
     losses, norms = [], []
     for step in range(STEPS):
-        mine = [batch for number, batch in enumerate(batches(step, config.vocab_size)) if number in own]
-        result = train_step(state, mine, train, step=step, lr=1e-2)
+        mine = own_batches(step, config, train, ranks)
+        result = train_step(state, mine, train, step=step, lr=LEARNING_RATE)
         losses.append(result.loss.item())
         norms.append(result.grad_norm.item())
     return Found(losses, norms, gradients)
@@ -155,29 +169,55 @@ def difference(found: Found, wanted: Found) -> dict[str, float]:
     }
 
 
-def on_rank(
-    rank: int, size: int, port: int, path: str, cases: list[str], dtypes: list[str], layouts: list[dict[str, int]]
-) -> None:
+@contextmanager
+def joined(rank: int, size: int, port: int) -> Iterator[Ranks]:
+    """This process as one of `size` ranks."""
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
-    PackedLlama.compile = compile_without_compiler
-    rows = []
     with join(ParallelConfig(replicate=size, timeout_seconds=120)) as ranks:
         assert ranks is not None
         ranks.connect(torch.device("cpu"))
+        yield ranks
+        ranks.rest()
+
+
+def lay_out_as(ranks: Ranks, parallel: ParallelConfig, rank: int) -> None:
+    """Let the ranks work in that layout from now on."""
+    ranks.parallel = parallel
+    ranks.mesh = RankMesh(parallel, torch.device("cpu"), rank) if parallel.cuts_the_network else None
+
+
+def launch(target: Callable[..., None], size: int, *given: Any) -> None:
+    """`target(rank, size, port, *given)` in so many processes; raises RuntimeError when one fails."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(LOADED)
+    port = free_port()
+    processes = [context.Process(target=target, args=(rank, size, port, *given)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    codes = [process.exitcode for process in processes]
+    if codes != [0] * size:
+        raise RuntimeError(f"{size} processes ended with {codes}")
+
+
+def on_rank(
+    rank: int, size: int, port: int, path: str, cases: list[str], dtypes: list[str], layouts: list[dict[str, int]]
+) -> None:
+    PackedLlama.compile = compile_without_compiler
+    rows = []
+    with joined(rank, size, port) as ranks:
         for dtype in dtypes:
             wanted = {case: training(case, dtype, Ranks()) for case in cases} if rank == 0 else {}
             for sizes in layouts:
-                ranks.parallel = ParallelConfig(**sizes)
-                is_cut = ranks.parallel.cuts_the_network
-                ranks.mesh = RankMesh(ranks.parallel, torch.device("cpu"), rank) if is_cut else None
+                lay_out_as(ranks, ParallelConfig(**sizes), rank)
                 for case in cases:
                     found = training(case, dtype, ranks)
                     if rank == 0:
                         row = {"processes": size, "layout": ranks.parallel.words(), "case": case, "dtype": dtype}
                         clipped = min(wanted[case].norms) > 0.3
                         rows.append(row | difference(found, wanted[case]) | {"clipped": clipped})
-        ranks.rest()
     if rank == 0:
         Path(path).write_text(json.dumps(rows))
 
@@ -186,18 +226,7 @@ def compare(
     size: int, path: Path, cases: list[str], dtypes: list[str], layouts: list[dict[str, int]] | None = None
 ) -> list[dict[str, Any]]:
     """One launch of `size` processes: a row for each layout (default all of them), case and number format."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(LOADED)
-    port = free_port()
-    given = (size, port, str(path), cases, dtypes, layouts or LAYOUTS[size])
-    processes = [context.Process(target=on_rank, args=(rank, *given)) for rank in range(size)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    codes = [process.exitcode for process in processes]
-    if codes != [0] * size:
-        raise RuntimeError(f"{size} processes ended with {codes}")
+    launch(on_rank, size, str(path), cases, dtypes, layouts or LAYOUTS[size])
     return json.loads(path.read_text())
 
 

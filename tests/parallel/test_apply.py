@@ -8,20 +8,22 @@ from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import PRESETS
 from tinyllama.parallel.apply import COLUMNS, ROWS, WHOLE, part_config, slice_style
 from tinyllama.parallel.layout import ParallelConfig
+from tinyllama.parallel.stage_layers import stage_layers
 
 
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("tensor", [1, 2])
-def test_every_parameter_has_a_style_and_its_part_the_shape(name: str, tensor: int):
+@pytest.mark.parametrize("stage", [0, 1])
+def test_every_parameter_has_a_style_and_its_part_the_shape(name: str, tensor: int, stage: int):
     with torch.device("meta"):
-        whole, part = Llama(PRESETS[name]), Llama(part_config(PRESETS[name], tensor, 2))
+        whole, part = Llama(PRESETS[name]), Llama(part_config(PRESETS[name], tensor, stage, 2))
     for key, value in part.named_parameters():
         shape = list(whole.get_parameter(key).shape)
         style = slice_style(key)
         if style is not None:
             shape[style] //= tensor
         assert list(value.shape) == shape, key
-    assert len(part.layers) == len(whole.layers) // 2
+    assert len(part.layers) == len(stage_layers(PRESETS[name], 2)[stage])
 
 
 def test_styles_by_hand():

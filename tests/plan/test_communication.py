@@ -64,7 +64,7 @@ def test_sharded_stages_gather_once_a_step():
     parallel = ParallelConfig(shard=4, pipeline=2)
     first, _ = stages(TINYLLAMA, parallel)
     layers, tables = shard_seconds(first, parallel, H100, "bf16")
-    assert layers == pytest.approx(11 * (by_hand(2, MATRICES, 4) + by_hand(4, MATRICES, 4)))
+    assert layers == pytest.approx(12 * (by_hand(2, MATRICES, 4) + by_hand(4, MATRICES, 4)))
     assert tables == pytest.approx(2 * by_hand(4, TABLE, 4))
 
 

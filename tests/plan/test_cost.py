@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyllama.errors import RecipeError
+from tinyllama.gpu_kinds import KINDS
 from tinyllama.model.llama_config import PRESETS, preset
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.plan.cost import parse_tokens, plan
+from tinyllama.plan.find_layouts import plan_layout
 from tinyllama.train.train_config import TrainConfig
 
 TINYLLAMA, TINY = PRESETS["tinyllama-1.1b"], PRESETS["tiny-2m"]
@@ -98,14 +100,28 @@ def test_what_does_not_fit_says_what_would():
 
 
 def test_a_step_that_devices_cannot_share():
-    planned = plan(TINYLLAMA, TrainConfig(), "7xH100")
+    """23 stages would be more than layers; 7 are not, but the reader is told of the step that needs no stages."""
+    planned = plan(TINYLLAMA, TrainConfig(), "23xH100", gpus_per_node=23)
     assert not planned["fits"]
-    assert planned["memory_bytes_per_gpu"] is None
+    assert planned["memory_bytes_per_gpu"] is planned["stage_layers"] is planned["memory_stage"] is None
     (change,) = planned["changes"]
-    assert "7 x 2048 = 14,336, " in change
-    assert "no tensor or pipeline layout divides 4 key heads or 22 layers" in change
-    assert "2,093,056 would be" in change
-    assert plan(TINYLLAMA, TrainConfig(tokens_per_step=2_093_056, micro_batch_size=1), "7xH100")["fits"]
+    assert "23 x 2048 = 47,104; 2,119,680 would be; and no slices of 4 key heads or stages of 22 layers leave" in change
+    step = TrainConfig(tokens_per_step=2_119_680, micro_batch_size=1)
+    assert plan(TINYLLAMA, step, "23xH100", gpus_per_node=23)["fits"]
+    staged = plan(TINYLLAMA, TrainConfig(), "7xH100")
+    assert staged["parallel"] == {"replicate": 1, "shard": 1, "tensor": 1, "pipeline": 7}
+    assert staged["stage_layers"] == [3, 3, 3, 3, 4, 4, 2]
+    assert "7 x 2048 = 14,336; 2,093,056 would be and could be shared by replicate or shard alone" in staged["notes"][1]
+    assert len(plan(TINYLLAMA, TrainConfig(), "8xH100")["notes"]) == 1
+
+
+def test_the_stage_that_needs_most_is_named():
+    """The first of two has more layers and two micro-batches under way; a small network's last one has the logits."""
+    first = plan_layout(TINYLLAMA, TrainConfig(micro_batch_size=8), ParallelConfig(pipeline=2), KINDS["H100"])
+    assert first.memory_stage == 0
+    logits = preset("tiny-2m", vocab_size=128_000)
+    last = plan_layout(logits, TrainConfig(micro_batch_size=1, seq_len=256), ParallelConfig(pipeline=2), KINDS["H100"])
+    assert last.memory_stage == 1
 
 
 def test_a_small_run_on_a_cpu():

@@ -44,7 +44,7 @@ def test_parameters_by_hand():
 @pytest.mark.parametrize("name", PRESETS)
 def test_stages_hold_the_network_once(name: str):
     model = PRESETS[name]
-    for pipeline in (n for n in range(1, model.n_layers + 1) if model.n_layers % n == 0):
+    for pipeline in range(1, model.n_layers + 1):
         held = [stage.parameters for stage in stages(model, ParallelConfig(pipeline=pipeline))]
         shared = model.vocab_size * model.embedding_dim if model.tied_head and pipeline > 1 else 0  # held at both ends
         assert sum(held) == model.n_parameters + shared
@@ -52,10 +52,11 @@ def test_stages_hold_the_network_once(name: str):
 
 def test_stages_by_hand():
     first, last = stages(TINYLLAMA, ParallelConfig(tensor=4, pipeline=2))
-    assert first.parameters == 11 * (MATRICES // 4 + 4096) + TABLE // 4
-    assert last.parameters == first.parameters + 2048  # the head is as large as the embedding; the last norm
-    assert first.products == 11 * MATRICES // 4
-    assert last.products == 11 * MATRICES // 4 + TABLE // 4
+    # 12 layers and the embedding; 10, the last norm and the head
+    assert first.parameters == 12 * (MATRICES // 4 + 4096) + TABLE // 4
+    assert last.parameters == 10 * (MATRICES // 4 + 4096) + 2048 + TABLE // 4
+    assert first.products == 12 * MATRICES // 4
+    assert last.products == 10 * MATRICES // 4 + TABLE // 4
     article_first, article_last = stages(PRESETS["article-1.1b"], ParallelConfig(pipeline=2))
     assert article_first.projections == article_last.projections == 3072 * 1536
 
@@ -107,18 +108,18 @@ def test_tensor_slices_by_hand():
 
 def test_pipeline_by_hand():
     parts = parts_of(4, 8, sizes={"pipeline": 2})
-    assert parts["weights"] == 4 * (11 * LAYER + TABLE)  # the first stage needs most: two micro-batches in flight
-    assert parts["activations"] == 8192 * (2 * 11 * 59_528 + 4 * 5632 + 4096)
-    assert parts["compute_copy"] == 2 * 11 * MATRICES
+    assert parts["weights"] == 4 * (12 * LAYER + TABLE)  # the first stage needs most: two micro-batches in flight
+    assert parts["activations"] == 8192 * (2 * 12 * 59_528 + 4 * 5632 + 4096)
+    assert parts["compute_copy"] == 2 * 12 * MATRICES
     assert parts["loss"] == 0
     assert parts["buffers"] == 2**26 + 4 * 8192 * 2048 * 2  # two streams that were sent, room for two gradients
 
 
 def test_sharded_stages_by_hand():
     parts = parts_of(4, 8, sizes={"pipeline": 2, "shard": 4})
-    assert parts["weights"] == 4 * ((11 * MATRICES + TABLE) // 4 + 22 * 2048)
-    assert parts["gradients"] == 4 * (11 * LAYER + TABLE)  # summed before they are shared out
-    assert parts["buffers"] == 2**26 + 4 * TABLE + 2 * 11 * MATRICES + 4 * 8192 * 2048 * 2
+    assert parts["weights"] == 4 * ((12 * MATRICES + TABLE) // 4 + 24 * 2048)
+    assert parts["gradients"] == 4 * (12 * LAYER + TABLE)  # summed before they are shared out
+    assert parts["buffers"] == 2**26 + 4 * TABLE + 2 * 12 * MATRICES + 4 * 8192 * 2048 * 2
 
 
 def test_micro_batches_in_flight():

@@ -25,7 +25,15 @@ def test_the_table_of_what_does_not_fit():
     text = render(plan(preset("tinyllama-1.1b", n_layers=26), TrainConfig(), "RTX4090"))
     assert "does not fit: train.recompute: 'full' and train.optimizer_state: 'bf16' would fit" in text
     assert "Layouts that fit" not in text
-    assert "is not a multiple" in render(plan(PRESETS["tinyllama-1.1b"], TrainConfig(), "7xH100")).replace("\n", " ")
+    none = plan(PRESETS["tinyllama-1.1b"], TrainConfig(), "23xH100", gpus_per_node=23)
+    assert "is not a multiple" in render(none).replace("\n", " ")
+
+
+def test_the_table_names_the_stages():
+    """Seven devices cannot share the step's sequences, but stages can be seven."""
+    text = render(plan(PRESETS["tinyllama-1.1b"], TrainConfig(), "7xH100"))
+    assert "3 + 3 + 3 + 3 + 4 + 4 + 2 layers" in text
+    assert "Memory on stage 1 of 7, 3 layers" in text
 
 
 def test_units():

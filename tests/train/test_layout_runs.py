@@ -19,7 +19,8 @@ from tinyllama.checkpoint.save_load import load_tensors
 from tinyllama.exchange.open_model import open_model
 
 STEPS = 40
-COMMON = {
+COMMON = {  # two stages have 3 layers and 1, three have 1, 2 and 1: the head is worth 1.6
+    "model__n_layers": 4,
     "train__steps": STEPS, "train__micro_batch_size": 1, "train__tokens_per_step": 256, "train__max_grad_norm": 0.5,
     "train__save_every_steps": 4, "train__validate_every_steps": 10, "model__dropout": 0.1, "parallel__threads": 1,
     "parallel__timeout_seconds": 120.0,
@@ -100,7 +101,8 @@ def test_a_checkpoint_moves_between_layouts(run: LayoutRun, alone: tuple[list[di
     "axes",
     [
         {"shard": 2}, {"tensor": 2}, {"pipeline": 2}, {"shard": 2, "tensor": 2}, {"shard": 2, "pipeline": 2},
-        {"replicate": 2, "tensor": 2, "pipeline": 2}, {"replicate": 2, "shard": 2, "tensor": 2},
+        {"replicate": 2, "tensor": 2, "pipeline": 2}, {"replicate": 2, "shard": 2, "tensor": 2}, {"pipeline": 3},
+        {"shard": 2, "pipeline": 3},
     ],
     ids=str,
 )  # fmt: skip
@@ -108,6 +110,18 @@ def test_every_layout_trains_what_one_process_does(
     run: LayoutRun, alone: tuple[list[dict[str, Any]], dict[str, Any]], axes: dict[str, int]
 ):
     check(run, run.in_layout(**axes), alone)
+
+
+@pytest.mark.full
+def test_a_checkpoint_moves_between_unequal_stages(
+    run: LayoutRun, alone: tuple[list[dict[str, Any]], dict[str, Any]]
+):
+    """Every layer is on another stage after each change."""
+    run.until(4, pipeline=3)
+    run.until(12, shard=2, pipeline=2)
+    run.until(20, pipeline=4)
+    check(run, run.in_layout(tensor=2, pipeline=2), alone)
+    assert started(run.run_dir) == [3, 4, 4, 4]
 
 
 @pytest.mark.full
@@ -132,6 +146,7 @@ def test_training_begins_from_a_model_in_any_layout(run: LayoutRun, tmp_path: Pa
         "train__init_from": str(tmp_path / "first"),
         "train__steps": 2,
         "model__dropout": 0.0,
+        "model__n_layers": 2,
         "model__ffn_dim": 48,
         "model__tied_head": False,
     }

@@ -44,7 +44,6 @@ def flops_outside_layers(model: LlamaConfig) -> tuple[int, int]:
     return projection, projection + 6 * model.vocab_size * model.embedding_dim
 
 
-def layers_in_words(model: LlamaConfig, stages: int) -> str:
-    """How stages share the layers: `12 and 10 layers`."""
-    *counts, last = [str(len(layers)) for layers in stage_layers(model, stages)]
-    return f"{', '.join(counts)} and {last} layers" if counts else f"{last} layers"
+def stage_sizes(model: LlamaConfig, stages: int) -> list[int]:
+    """How many layers each stage has."""
+    return [len(layers) for layers in stage_layers(model, stages)]

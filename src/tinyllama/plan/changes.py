@@ -5,6 +5,7 @@ from typing import Any
 from tinyllama.gpu_kinds import KINDS, GpuKind
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.plan.find_layouts import PlannedLayout, find_layouts, usable_bytes
+from tinyllama.plan.notes import uneven_step
 from tinyllama.train.train_config import TrainConfig
 
 MAX_DOUBLINGS = 8
@@ -49,12 +50,9 @@ def _uneven(model: LlamaConfig, train: TrainConfig, n_gpus: int) -> str:
             f"train.deterministic_reduction: {n_gpus} ranks cannot share train.reduction_lanes = {train.reduction_lanes} "
             "evenly, and no other layout has it; false would let others in"
         )
-    unit = n_gpus * train.seq_len
-    near = max(1, round(train.tokens_per_step / unit)) * unit
     return (
-        f"train.tokens_per_step: {train.tokens_per_step:,} is not a multiple of gpus x seq_len = "
-        f"{n_gpus} x {train.seq_len} = {unit:,}, and no tensor or pipeline layout divides {model.n_kv_heads} key heads or "
-        f"{model.n_layers} layers so that it were; {near:,} would be"
+        f"{uneven_step(train, n_gpus)}; and no slices of {model.n_kv_heads} key heads or stages of {model.n_layers} layers "
+        "leave fewer ranks that could share it"
     )
 
 

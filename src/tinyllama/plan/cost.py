@@ -9,6 +9,7 @@ from tinyllama.errors import RecipeError
 from tinyllama.gpu_kinds import GpuKind, parse_gpus
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.parallel.layout import ParallelConfig
+from tinyllama.parallel.stage_layers import stage_sizes
 from tinyllama.plan.changes import changes_that_help
 from tinyllama.plan.find_layouts import PlannedLayout, find_layouts, usable_bytes
 from tinyllama.plan.memory import FP32_BYTES
@@ -50,8 +51,9 @@ def plan(
 
     `gpus_per_node`: default the kind's own, 8. `devices`: kinds beside the known ones. `parallel`: the recipe's own layout,
     which is then compared. Times are in seconds, memory in bytes of one device. Where no layout fits, `fits` is False, the
-    figures of time are None, the memory is that of the smallest layout, and `changes` says what would help. Raises
-    RecipeError for unknown devices and impossible numbers.
+    figures of time are None, the memory is that of the smallest layout, and `changes` says what would help.
+    `memory_stage`: place in `stage_layers` of the stage whose devices need that memory. Raises RecipeError for unknown
+    devices and impossible numbers.
     """
     n_gpus, gpu = _devices(gpus, gpus_per_node, devices)
     if tokens is not None and tokens < 1:
@@ -76,7 +78,9 @@ def plan(
         "parallel": chosen.axes if chosen else None,
         "micro_batch_size": chosen.micro_batch_size if chosen else None,
         "overrides": chosen.overrides() if chosen else [],
+        "stage_layers": stage_sizes(model, chosen.parallel.pipeline) if chosen else None,
         "memory_bytes_per_gpu": chosen.memory_bytes if chosen else None,
+        "memory_stage": chosen.memory_stage if chosen else None,
         "memory_parts": chosen.memory_parts if chosen else None,
         "usable_memory_bytes_per_gpu": usable_bytes(gpu),
         **_times(model, train, gpu, steps, fitting[0] if fitting else None, price_per_gpu_hour),

@@ -9,7 +9,7 @@ from tinyllama.gpu_kinds import GpuKind
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.parallel.layout import AXES, ParallelConfig, divisors
 from tinyllama.parallel.layout_check import find_fault
-from tinyllama.plan.memory import USABLE_SHARE, memory_parts
+from tinyllama.plan.memory import USABLE_SHARE, fullest_stage
 from tinyllama.plan.step_time import StepTime, step_time
 from tinyllama.train.train_config import TrainConfig, refuse_what_needs_whole_networks
 
@@ -23,6 +23,7 @@ class PlannedLayout:
 
     parallel: ParallelConfig
     micro_batch_size: int
+    memory_stage: int  # that needs most, from 0
     memory_parts: dict[str, int]
     time: StepTime
     tokens_per_step: int
@@ -93,9 +94,10 @@ def find_layouts(model: LlamaConfig, train: TrainConfig, n_gpus: int, gpu: GpuKi
 
 def plan_layout(model: LlamaConfig, train: TrainConfig, parallel: ParallelConfig, gpu: GpuKind) -> PlannedLayout:
     """What the layout needs with the micro-batch that `train` says."""
-    parts = memory_parts(model, train, parallel, on_gpu=not gpu.is_cpu)
+    stage, parts = fullest_stage(model, train, parallel, on_gpu=not gpu.is_cpu)
     time = step_time(model, gpu, train, parallel)
-    return PlannedLayout(parallel, train.micro_batch_size, parts, time, train.tokens_per_step, usable_bytes(gpu))
+    size, tokens = train.micro_batch_size, train.tokens_per_step
+    return PlannedLayout(parallel, size, stage.number, parts, time, tokens, usable_bytes(gpu))
 
 
 def layouts_of(n_gpus: int) -> Iterator[ParallelConfig]:

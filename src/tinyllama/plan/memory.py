@@ -26,17 +26,24 @@ USABLE_SHARE = 0.97  # of the memory; it may be more that is lost
 def memory_parts(
     model: LlamaConfig, train: TrainConfig, parallel: ParallelConfig = ONE_DEVICE, *, on_gpu: bool = True
 ) -> dict[str, int]:
-    """Bytes of the device that needs most, by part; their sum is what it has in use at its peak.
+    """Bytes of the device that needs most, by part; their sum is what it has in use at its peak."""
+    return fullest_stage(model, train, parallel, on_gpu=on_gpu)[1]
+
+
+def fullest_stage(
+    model: LlamaConfig, train: TrainConfig, parallel: ParallelConfig = ONE_DEVICE, *, on_gpu: bool = True
+) -> tuple[Stage, dict[str, int]]:
+    """The pipeline's stage whose devices need most, and their bytes by part.
 
     `train` says the micro-batch, the number formats and what is recomputed; a step's micro-batches are shared by
     `parallel`'s data ranks. What PyTorch counts as allocated is the sum without `allocator` and `context`.
     """
-    every = [_stage_parts(stage, train, parallel, on_gpu=on_gpu) for stage in stages(model, parallel)]
-    parts = max(every, key=lambda parts: sum(parts.values()))
+    every = [(stage, _stage_parts(stage, train, parallel, on_gpu=on_gpu)) for stage in stages(model, parallel)]
+    stage, parts = max(every, key=lambda found: sum(found[1].values()))
     if not on_gpu:
-        return parts | {"allocator": 0, "context": 0}
+        return stage, parts | {"allocator": 0, "context": 0}
     context = CONTEXT_BYTES + (NCCL_BYTES if parallel.world_size > 1 else 0)
-    return parts | {"allocator": int(ALLOCATOR_SHARE * sum(parts.values())), "context": context}
+    return stage, parts | {"allocator": int(ALLOCATOR_SHARE * sum(parts.values())), "context": context}
 
 
 def allocated_bytes(parts: dict[str, int]) -> int:

@@ -16,6 +16,8 @@ def notes(
             f"{n_gpus // gpu.gpus_per_node} nodes of {gpu.gpus_per_node}, {gpu.network_bandwidth / 1e9:g} GB/s of network a "
             f"device, {gpu.link_bandwidth / 1e9:g} GB/s inside a node"
         )
+    if layouts and max(layout.parallel.data_ranks for layout in layouts) < n_gpus:
+        found.append(f"{uneven_step(train, n_gpus)} and could be shared by replicate or shard alone")
     own_size = [layout for layout in layouts if layout.micro_batch_size == train.micro_batch_size]
     if layouts and not own_size:
         found.append(f"train.micro_batch_size {train.micro_batch_size} does not divide the step among {n_gpus} devices")
@@ -24,6 +26,16 @@ def notes(
     if parallel is not None and parallel.world_size > 1:
         found.append(_own_layout(train, n_gpus, layouts, parallel))
     return found
+
+
+def uneven_step(train: TrainConfig, n_gpus: int) -> str:
+    """Why so many data ranks cannot share a step, with the nearest step that they could; a sentence that goes on."""
+    unit = n_gpus * train.seq_len
+    near = max(1, round(train.tokens_per_step / unit)) * unit
+    return (
+        f"train.tokens_per_step: {train.tokens_per_step:,} is not a multiple of gpus x seq_len = "
+        f"{n_gpus} x {train.seq_len} = {unit:,}; {near:,} would be"
+    )
 
 
 def _own_layout(train: TrainConfig, n_gpus: int, layouts: list[PlannedLayout], parallel: ParallelConfig) -> str:

@@ -18,7 +18,7 @@ def render(planned: dict[str, Any]) -> str:
     console = Console(width=100, file=io.StringIO(), record=True, color_system=None, legacy_windows=False)
     console.print(_figures(planned))
     if planned["memory_parts"]:
-        console.print(_parts("Memory of one device", planned["memory_parts"], size))
+        console.print(_parts(f"Memory {_where(planned)}", planned["memory_parts"], size))
     if planned["step_seconds_parts"]:
         console.print(_parts("One step", planned["step_seconds_parts"], lambda seconds: f"{seconds * 1e3:,.1f} ms"))
     if planned["layouts"]:
@@ -60,6 +60,8 @@ def _figures(planned: dict[str, Any]) -> Table:
         rows["memory a device"] = f"{size(planned['memory_bytes_per_gpu'])} of {have} usable"
     if planned["fits"]:
         rows["layout"] = f"{layout_words(planned['parallel'])}, micro-batch {planned['micro_batch_size']}"
+        if len(planned["stage_layers"]) > 1:
+            rows["stages"] = f"{' + '.join(map(str, planned['stage_layers']))} layers"
         rows["tokens a second"] = f"{planned['tokens_per_second']:,.0f}"
         rows["MFU"] = f"{planned['mfu_causal']:.1%} causal, {planned['mfu_palm']:.1%} palm"
         rows["time"] = f"{duration(planned['days'])}, {planned['gpu_hours']:,.1f} device hours"
@@ -68,6 +70,12 @@ def _figures(planned: dict[str, Any]) -> Table:
     for name, value in rows.items():
         table.add_row(name, value)
     return table
+
+
+def _where(planned: dict[str, Any]) -> str:
+    """Whose memory it is: of stages that of the one whose devices need most."""
+    layers, stage = planned["stage_layers"], planned["memory_stage"]
+    return f"on stage {stage + 1} of {len(layers)}, {layers[stage]} layers" if len(layers) > 1 else "of one device"
 
 
 def _parts(title: str, parts: dict[str, float], show: Callable[[float], str]) -> Table:

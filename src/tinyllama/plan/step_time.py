@@ -75,20 +75,29 @@ def step_time(model: LlamaConfig, gpu: GpuKind, train: TrainConfig, parallel: Pa
     (p - 1) / (m + p - 1) of the step (Narayanan et al. 2021). Of unequal stages it is the sum of all others' passes.
     """
     micro_batches = micro_batches_of_a_rank(train, parallel)
-    held = max(stage.held(parallel.shard) for stage in stages(model, parallel))
-    copy_bytes = 0 if train.precision == "fp32" else VALUE_BYTES[train.precision].product
-    optimizer = held * (ADAMW_VALUES_MOVED * FP32_BYTES + copy_bytes) / (gpu.memory_bandwidth * MEMORY_EFFICIENCY)
-    every = [
-        (stage, _micro_batch_time(stage, gpu, train, parallel, optimizer / micro_batches))
-        for stage in stages(model, parallel)
-    ]
+    every = micro_batch_times(model, gpu, train, parallel)
     slowest = max((time for _, time in every), key=lambda time: time.total)
     return StepTime(
         **{name: micro_batches * seconds for name, seconds in vars(slowest).items()},
         bubble=sum(time.total for _, time in every) - slowest.total,
         data_communication=max(_exposed(stage, time, gpu, train, parallel) for stage, time in every),
-        optimizer=optimizer,
+        optimizer=_optimizer_seconds(model, gpu, train, parallel),
     )
+
+
+def micro_batch_times(
+    model: LlamaConfig, gpu: GpuKind, train: TrainConfig, parallel: ParallelConfig
+) -> list[tuple[Stage, MicroBatchTime]]:
+    """What one micro-batch takes on each stage, in order."""
+    optimizer = _optimizer_seconds(model, gpu, train, parallel) / micro_batches_of_a_rank(train, parallel)
+    return [(stage, _micro_batch_time(stage, gpu, train, parallel, optimizer)) for stage in stages(model, parallel)]
+
+
+def _optimizer_seconds(model: LlamaConfig, gpu: GpuKind, train: TrainConfig, parallel: ParallelConfig) -> float:
+    """An update of the stage that holds most."""
+    held = max(stage.held(parallel.shard) for stage in stages(model, parallel))
+    copy_bytes = 0 if train.precision == "fp32" else VALUE_BYTES[train.precision].product
+    return held * (ADAMW_VALUES_MOVED * FP32_BYTES + copy_bytes) / (gpu.memory_bandwidth * MEMORY_EFFICIENCY)
 
 
 def _micro_batch_time(

@@ -17,6 +17,7 @@ from tinyllama.parallel.apply import give_memory, lay_out
 from tinyllama.parallel.canonical_parts import CanonicalParts
 from tinyllama.parallel.rank_mesh import RankMesh
 from tinyllama.parallel.ranks import Ranks
+from tinyllama.parallel.stage_layers import stage_sizes
 from tinyllama.parallel.whereabouts import Place
 from tinyllama.train.cut_gradients import CutGradients
 from tinyllama.train.cut_step import CutStep
@@ -64,6 +65,11 @@ class CutState(TrainState):
             self.cut_step.accumulate(micro_batches, step)
             self.ranks.where.at(Place.REDUCTION, step + 1)
             return self.gradients.join()
+
+    def describe(self, train: TrainConfig) -> str:
+        said = super().describe(train)
+        sizes = stage_sizes(self.config, self.ranks.parallel.pipeline)
+        return f"{said}, stages of {' + '.join(map(str, sizes))} layers" if len(sizes) > 1 else said
 
     def judge(self) -> BatchLosses:
         return BatchLosses(self.network.device, self.token_losses)

@@ -1,0 +1,77 @@
+"""Stages share the layers so that the slowest is as fast as may be; the head counts as what it costs."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinyllama.model.llama_config import PRESETS, LlamaConfig, preset
+from tinyllama.parallel.stage_layers import flops_outside_layers, layer_flops, stage_layers, stage_sizes
+
+TINYLLAMA, ARTICLE, SMALL = (PRESETS[name] for name in ("tinyllama-1.1b", "article-1.1b", "small-120m"))
+
+
+def test_costs_by_hand():
+    """6 FLOPs a parameter: q and o, k and v, gate up down; attention 6 H K T, T 2048; the head 6 V D."""
+    products = 2 * 2048 * 2048 + 2 * 2048 * 256 + 3 * 2048 * 5632
+    assert layer_flops(TINYLLAMA) == 6 * products + 6 * 2048 * 2048 == 289_406_976
+    assert flops_outside_layers(TINYLLAMA) == (0, 6 * 32_000 * 2048)
+    assert 393_216_000 / 289_406_976 == pytest.approx(1.359, abs=0.001)  # layers that the head is worth
+    # article: embeddings of width 1536, joined by projections; head_dim 192, 16 + 4 heads
+    assert layer_flops(ARTICLE) == 6 * (2 * 3072 * 192 * 20 + 3 * 3072 * 1920) + 6 * 16 * 192 * 2048
+    assert flops_outside_layers(ARTICLE) == (6 * 3072 * 1536, 6 * 3072 * 1536 + 6 * 32_000 * 1536)
+    assert flops_outside_layers(preset("tinyllama-1.1b", tied_head=True)) == flops_outside_layers(TINYLLAMA)
+
+
+def test_layers_and_head_are_all_of_the_network():
+    norms = 6 * TINYLLAMA.parameter_counts()["norms"]
+    assert 22 * layer_flops(TINYLLAMA) + sum(flops_outside_layers(TINYLLAMA)) + norms == TINYLLAMA.flops_per_token()
+
+
+def test_divisions_by_hand():
+    assert stage_layers(TINYLLAMA, 1) == [range(22)]
+    # 12 against 10 + 1.36; in halves the last stage would be the slower by more: 11 against 12.36
+    assert stage_layers(TINYLLAMA, 2) == [range(12), range(12, 22)]
+    assert stage_sizes(TINYLLAMA, 3) == [8, 8, 6]
+    assert stage_sizes(TINYLLAMA, 4) == [6, 6, 6, 4]  # 6 at most; 6 6 5 5 would be 6.36
+    assert stage_sizes(TINYLLAMA, 8) == [3, 3, 3, 3, 3, 3, 3, 1]
+    assert stage_sizes(TINYLLAMA, 22) == [1] * 22
+    assert stage_sizes(ARTICLE, 2) == [13, 11]  # 13 + 0.10 against 11 + 1.13; in halves 12.10 against 13.13
+    assert stage_sizes(SMALL, 2) == [8, 4]  # the head is worth 3.47 layers
+    assert stage_sizes(SMALL, 4) == [3, 4, 4, 1]  # of equal stages the later ones have more
+
+
+@pytest.mark.parametrize("stages", [0, 23])
+def test_more_stages_than_layers_are_refused(stages: int):
+    with pytest.raises(ValueError, match=f"{stages} stages cannot share 22 layers, each needs one at least"):
+        stage_layers(TINYLLAMA, stages)
+
+
+def every_division(layers: int, stages: int) -> list[list[int]]:
+    """All ways to give each stage one layer at least."""
+    ends = itertools.combinations(range(1, layers), stages - 1)
+    return [[b - a for a, b in itertools.pairwise([0, *inside, layers])] for inside in ends]
+
+
+@given(
+    st.integers(1, 9), st.integers(1, 9), st.integers(1, 4096), st.sampled_from([0, 4, 256]), st.sampled_from([16, 2048])
+)  # fmt: skip
+def test_no_division_is_better(layers: int, stages: int, vocab_size: int, embedding_dim: int, seq_len: int):
+    """Beside every division there is, by the costs of all stages from the slowest on; of equal ones the later have more."""
+    stages = min(stages, layers)
+    model = LlamaConfig(
+        vocab_size=vocab_size, seq_len=seq_len, dim=32, n_layers=layers, n_heads=4, n_kv_heads=2, ffn_dim=48,
+        embedding_dim=embedding_dim,
+    )  # fmt: skip
+    first, last = flops_outside_layers(model)
+
+    def order(sizes: list[int]) -> tuple[list[int], list[int]]:
+        costs = [size * layer_flops(model) for size in sizes]
+        costs[0] += first
+        costs[-1] += last
+        return sorted(costs, reverse=True), costs
+
+    found = stage_layers(model, stages)
+    assert [layer for layers in found for layer in layers] == list(range(layers))
+    assert stage_sizes(model, stages) == min(every_division(layers, stages), key=order)
