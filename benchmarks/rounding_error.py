@@ -140,7 +140,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     found, lines = by_part(rows), []
     for layout, dtype in dict.fromkeys((row["layout"], row["dtype"]) for row in rows):
         one, cut = found[layout, dtype, "all"]
-        parts = {part: cut / one for (where, form, part), (one, cut) in found.items() if (where, form) == (layout, dtype)}
+        parts = {
+            part: cut / one for (where, form, part), (one, cut) in found.items() if (where, form) == (layout, dtype)
+        }
         worst = max(parts, key=lambda part: parts[part])
         chosen = [row for row in rows if (row["layout"], row["dtype"]) == (layout, dtype)]
         norms = [max(abs(row[key]) for row in chosen) for key in ("norm_one", "norm_layout")]

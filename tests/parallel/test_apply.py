@@ -15,15 +15,16 @@ from tinyllama.parallel.stage_layers import stage_layers
 @pytest.mark.parametrize("tensor", [1, 2])
 @pytest.mark.parametrize("stage", [0, 1])
 def test_every_parameter_has_a_style_and_its_part_the_shape(name: str, tensor: int, stage: int):
+    layers = stage_layers(PRESETS[name], 2)[stage]
     with torch.device("meta"):
-        whole, part = Llama(PRESETS[name]), Llama(part_config(PRESETS[name], tensor, stage, 2))
+        whole, part = Llama(PRESETS[name]), Llama(part_config(PRESETS[name], tensor, layers))
     for key, value in part.named_parameters():
         shape = list(whole.get_parameter(key).shape)
         style = slice_style(key)
         if style is not None:
             shape[style] //= tensor
         assert list(value.shape) == shape, key
-    assert len(part.layers) == len(stage_layers(PRESETS[name], 2)[stage])
+    assert len(part.layers) == len(layers)
 
 
 def test_styles_by_hand():

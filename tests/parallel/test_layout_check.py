@@ -32,7 +32,10 @@ def test_sizes_by_hand():
             r"parallel\.tensor: 8 ranks cannot share 4 key and value heads \(model\.n_kv_heads\) evenly, "
             r"4 / 8 = 0\.5; 1, 2 or 4 could\. 8 processes could be replicate 8; or shard 8; or ",
         ),
-        ({"tensor": 3}, r"3 ranks cannot share 32 attention heads .*, 32 / 3 = 10\.67; .* 3 processes could be pipeline 3$"),
+        (
+            {"tensor": 3},
+            r"3 ranks cannot share 32 attention heads .*, 32 / 3 = 10\.67; .* 3 processes could be pipeline 3$",
+        ),
         (
             {"pipeline": 32},
             r"parallel\.pipeline: 32 stages cannot share 22 layers \(model\.n_layers\), each needs one at least; "

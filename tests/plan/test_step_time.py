@@ -1,8 +1,6 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tinyllama.errors import RecipeError
 from tinyllama.gpu_kinds import KINDS
@@ -10,12 +8,7 @@ from tinyllama.model.llama_config import PRESETS, LlamaConfig, preset
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.plan.communication import replicate_seconds, shard_seconds
 from tinyllama.plan.stage_sizes import stages
-from tinyllama.plan.step_time import (
-    attention_efficiency,
-    micro_batch_times,
-    step_time,
-    weight_bytes_per_micro_batch,
-)
+from tinyllama.plan.step_time import attention_efficiency, step_time, weight_bytes_per_micro_batch
 from tinyllama.train.train_config import TrainConfig
 
 TINYLLAMA, TINY = PRESETS["tinyllama-1.1b"], PRESETS["tiny-2m"]
@@ -124,56 +117,6 @@ def test_unequal_stages_wait_for_the_slowest_by_hand():
     slow = time_of(small, "H100", {"pipeline": 2}, tokens_per_step=8 * 8 * 1024, seq_len=1024)
     head = 6 * 128_000 * 768 / (989e12 * 0.74)
     assert slow.matmul > 8 * 8 * 1024 * head
-
-
-def one_forward_one_backward(seconds: list[float], micro_batches: int) -> float:
-    """1F1B, event by event: when the last stage's passes of one micro-batch take `seconds[-1]`, a third of it forward."""
-    last = len(seconds) - 1
-    order = []
-    for stage in range(last + 1):
-        begun = min(micro_batches, last + 1 - stage)
-        passes = [("forward", number) for number in range(begun)]
-        for number in range(micro_batches):
-            passes.append(("backward", number))
-            if begun + number < micro_batches:
-                passes.append(("forward", begun + number))
-        order.append(passes)
-    done: dict[tuple[str, int, int], float] = {}
-    now = [0.0] * (last + 1)
-    while any(order):
-        for stage, passes in enumerate(order):
-            while passes:
-                kind, number = passes[0]
-                other = stage - 1 if kind == "forward" else stage + 1
-                if 0 <= other <= last and (kind, number, other) not in done:
-                    break
-                now[stage] = max(now[stage], done.get((kind, number, other), 0.0))
-                now[stage] += seconds[stage] * (1 / 3 if kind == "forward" else 2 / 3)
-                done[kind, number, stage] = now[stage]
-                passes.pop(0)
-    return max(now)
-
-
-@given(st.lists(st.floats(1, 2), min_size=1, max_size=6), st.integers(0, 20))
-def test_the_step_of_unequal_stages_beside_the_schedule(seconds: list[float], more: int):
-    """The slowest stage's passes and one micro-batch's on all others: never too fast, and exact where all are equal."""
-    micro_batches = len(seconds) + more
-    planned = (micro_batches - 1) * max(seconds) + sum(seconds)
-    assert planned >= one_forward_one_backward(seconds, micro_batches) * (1 - 1e-9)
-    equal = [max(seconds)] * len(seconds)
-    assert one_forward_one_backward(equal, micro_batches) == pytest.approx(
-        (micro_batches - 1 + len(seconds)) * max(seconds)
-    )
-
-
-@pytest.mark.parametrize("stages_count", [2, 3, 4, 5, 8, 16, 22])
-def test_the_plan_s_stages_beside_the_schedule(stages_count: int):
-    """What the plan says of a pipeline is what 1F1B takes, event by event, within 2%."""
-    parallel, train = ParallelConfig(pipeline=stages_count), TrainConfig(tokens_per_step=64 * 2048, micro_batch_size=1)
-    step = step_time(TINYLLAMA, KINDS["H100"], train, parallel)
-    every = micro_batch_times(TINYLLAMA, KINDS["H100"], train, parallel)
-    wanted = one_forward_one_backward([time.total for _, time in every], 64)
-    assert step.total - step.data_communication - step.optimizer == pytest.approx(wanted, rel=0.02)
 
 
 def test_what_the_computation_hides():

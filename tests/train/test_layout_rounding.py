@@ -8,8 +8,8 @@ from benchmarks.rounding_error import by_part, measure, table
 
 # Of n roundings of like size the error is sqrt(n) of one's. Two slices round each half of a sum, which together are as far
 # off as one rounding of the whole, and the sum: two where one process has one. All other roundings are the same.
-MOST_OF_A_PART = 2**0.5
-MOST_OF_ALL = 1.15
+MOST_OF_A_PART = 1.3
+MOST_OF_ALL = 1.08
 
 
 def check(rows: list[dict]) -> None:

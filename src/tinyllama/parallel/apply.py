@@ -46,11 +46,11 @@ def slice_style(name: str) -> int | None:
     return SLICE_STYLE[".".join(words[2:] if words[0] == "layers" else words)]
 
 
-def part_config(config: LlamaConfig, tensor: int, stage: int, stages: int) -> LlamaConfig:
-    """Sizes of the part of one rank of `tensor`, in stage `stage` of `stages`; what cannot be shared was refused before."""
+def part_config(config: LlamaConfig, tensor: int, layers: range) -> LlamaConfig:
+    """Sizes of the part of one rank of `tensor`, in a stage with these layers; what cannot be shared was refused before."""
     return replace(
         config,
-        n_layers=len(stage_layers(config, stages)[stage]),
+        n_layers=len(layers),
         n_heads=config.n_heads // tensor,
         n_kv_heads=config.n_kv_heads // tensor,
         ffn_dim=config.ffn_dim // tensor,
@@ -58,10 +58,12 @@ def part_config(config: LlamaConfig, tensor: int, stage: int, stages: int) -> Ll
     )
 
 
-def stage_part(config: LlamaConfig, stage: int, stages: int, slices: Slices, seq_len: int, is_sharded: bool) -> Part:
-    """What stage `stage` of `stages` holds."""
-    first_layer = stage_layers(config, stages)[stage].start
-    return Part(slices, first_layer, stage == 0, stage == stages - 1, seq_len, keeps_masters=is_sharded)
+def stage_part(
+    config: LlamaConfig, layers: range, slices: Slices, seq_len: int = 0, *, is_sharded: bool = False
+) -> Part:
+    """What the stage with these layers holds."""
+    is_last = layers.stop == config.n_layers
+    return Part(slices, layers.start, layers.start == 0, is_last, seq_len, keeps_masters=is_sharded)
 
 
 def lay_out(
@@ -78,13 +80,14 @@ def lay_out(
 
     `dtype`: of the masters. `formats`: of products and residual stream, None the masters'.
     """
-    tensor, stage, stages = mesh.size("tensor"), mesh.at("pipeline"), mesh.size("pipeline")
-    sizes = part_config(config, tensor, stage, stages)
+    tensor = mesh.size("tensor")
+    layers = stage_layers(config, mesh.size("pipeline"), recompute)[mesh.at("pipeline")]
+    sizes = part_config(config, tensor, layers)
     slices = Slices()
     if tensor > 1:
         at = mesh.at("tensor")
         slices = TensorSlices(mesh.group("tensor"), at, tensor, first_head=at * sizes.n_heads)
-    part = stage_part(config, stage, stages, slices, seq_len, mesh.size("shard") > 1)
+    part = stage_part(config, layers, slices, seq_len, is_sharded=mesh.size("shard") > 1)
     with torch.device("meta"):
         network = PackedLlama(Llama(sizes).to(dtype), *formats, recompute, part)
     if compiled:

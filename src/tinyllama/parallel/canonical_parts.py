@@ -23,12 +23,12 @@ from tinyllama.parallel.rank_sums import is_sharded
 class CanonicalParts:
     """Moves canonical tensors to and from this rank's `packed` parameters, or tensors of their masters' shapes."""
 
-    def __init__(self, config: LlamaConfig, packed: list[PackedParameter], mesh: RankMesh) -> None:
+    def __init__(self, config: LlamaConfig, packed: list[PackedParameter], mesh: RankMesh, layers: list[range]) -> None:
+        """`layers`: of each stage."""
         self._mesh, self._packed = mesh, packed
         with torch.device("meta"):
             self.shapes = {name: value.shape for name, value in Llama(config).named_parameters()}
-            tensor, stages = mesh.size("tensor"), mesh.size("pipeline")
-            self._stages = [_entries(config, tensor, stage, stages) for stage in range(stages)]
+            self._stages = [_entries(config, mesh.size("tensor"), of_stage) for of_stage in layers]
 
     def is_counted(self, parameter: PackedParameter) -> bool:
         """Whether this rank counts what it holds of a parameter, of which others may hold the same."""
@@ -150,8 +150,7 @@ class CanonicalParts:
         return value
 
 
-def _entries(config: LlamaConfig, tensor: int, stage: int, stages: int) -> list[tuple[str, ...]]:
-    """Canonical names of each packed parameter of a stage."""
-    part = stage_part(config, stage, stages, Slices(), 0, False)
-    llama = Llama(part_config(config, tensor, stage, stages))
+def _entries(config: LlamaConfig, tensor: int, layers: range) -> list[tuple[str, ...]]:
+    """Canonical names of each packed parameter of a stage with these layers."""
+    llama, part = Llama(part_config(config, tensor, layers)), stage_part(config, layers, Slices())
     return [parameter.names for parameter in PackedLlama(llama, part=part).packed]

@@ -1,25 +1,27 @@
 """How many layers each stage of a pipeline has, so that the slowest stage is as fast as may be. No torch.
 
-A stage's cost is counted in FLOPs of one token. Beside its layers the last stage has the head, the first one the embedding:
-a look-up, which costs nothing, and both have their projections where the embeddings are of another width.
+A stage's cost is counted in FLOPs of one token, in products. Beside its layers the last stage has the head, the first one
+the embedding: a look-up, which costs nothing. Both have their projections where the embeddings are of another width.
 """
 
 from itertools import accumulate, pairwise
 
 from tinyllama.model.llama_config import LlamaConfig
 
+ATTENTION_COST = 3  # a FLOP of fused attention takes as long as so many of a product: 25% and 74% of an H100, measured
 
-def stage_layers(model: LlamaConfig, stages: int) -> list[range]:
+
+def stage_layers(model: LlamaConfig, stages: int, recompute: str = "none") -> list[range]:
     """Numbers of the layers that each of `stages` stages has, in order; each has one at least.
 
-    No other division has a faster slowest stage, nor, of those that are as fast there, a faster second slowest, and so on.
-    Of equal stages the later ones have more: the first one's memory holds the most micro-batches. Raises ValueError
-    for more stages than layers.
+    No other division has a less costly slowest stage, nor, of those that are alike there, a less costly second slowest, and
+    so on. Of equal stages the later ones have more: the first one's memory holds the most micro-batches. `recompute`: the
+    recipe's, which makes layers dearer. Raises ValueError for more stages than layers.
     """
     if not 1 <= stages <= model.n_layers:
         raise ValueError(f"{stages} stages cannot share {model.n_layers} layers, each needs one at least")
-    of_layer = layer_flops(model)
-    of_embedding, of_head = flops_outside_layers(model)
+    of_layer = layer_cost(model, recompute)
+    of_embedding, of_head = costs_outside_layers(model)
     counts, costs = [1] * stages, [of_layer] * stages
     costs[0] += of_embedding
     costs[-1] += of_head
@@ -30,20 +32,24 @@ def stage_layers(model: LlamaConfig, stages: int) -> list[range]:
     return [range(*ends) for ends in pairwise([0, *accumulate(counts)])]
 
 
-def layer_flops(model: LlamaConfig) -> int:
-    """FLOPs of one layer for one token, forward and backward: 6 for each parameter of its products, and attention's
-    6 H K T, of the half of the scores that a causal mask leaves (as `LlamaConfig.flops_per_token`)."""
+def stage_sizes(model: LlamaConfig, stages: int, recompute: str = "none") -> list[int]:
+    """How many layers each stage has."""
+    return [len(layers) for layers in stage_layers(model, stages, recompute)]
+
+
+def layer_cost(model: LlamaConfig, recompute: str = "none") -> int:
+    """FLOPs of one layer for one token, forward and backward: 6 for each parameter of its products, and 6 H K T of attention
+    (as `LlamaConfig.flops_per_token`), which count more. What is computed again is a forward pass, 2 for each parameter:
+    of all, or of gate and up."""
     counts = model.parameter_counts()
-    products = (counts["attention"] + counts["feed_forward"]) // model.n_layers
-    return 6 * (products + model.n_heads * model.head_dim * model.seq_len)
+    feed_forward = counts["feed_forward"] // model.n_layers
+    products = counts["attention"] // model.n_layers + feed_forward
+    attention = ATTENTION_COST * model.n_heads * model.head_dim * model.seq_len
+    again = {"none": 0, "selective": 2 * feed_forward * 2 // 3, "full": 2 * (products + attention)}[recompute]
+    return 6 * (products + attention) + again
 
 
-def flops_outside_layers(model: LlamaConfig) -> tuple[int, int]:
+def costs_outside_layers(model: LlamaConfig) -> tuple[int, int]:
     """The same of the embedding with its projection, and of the head with its own: 6 V E."""
     projection = 6 * model.dim * model.embedding_dim if model.has_projections else 0
     return projection, projection + 6 * model.vocab_size * model.embedding_dim
-
-
-def stage_sizes(model: LlamaConfig, stages: int) -> list[int]:
-    """How many layers each stage has."""
-    return [len(layers) for layers in stage_layers(model, stages)]

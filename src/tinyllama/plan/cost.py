@@ -78,7 +78,7 @@ def plan(
         "parallel": chosen.axes if chosen else None,
         "micro_batch_size": chosen.micro_batch_size if chosen else None,
         "overrides": chosen.overrides() if chosen else [],
-        "stage_layers": stage_sizes(model, chosen.parallel.pipeline) if chosen else None,
+        "stage_layers": stage_sizes(model, chosen.parallel.pipeline, train.recompute) if chosen else None,
         "memory_bytes_per_gpu": chosen.memory_bytes if chosen else None,
         "memory_stage": chosen.memory_stage if chosen else None,
         "memory_parts": chosen.memory_parts if chosen else None,

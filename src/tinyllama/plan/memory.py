@@ -38,7 +38,8 @@ def fullest_stage(
     `train` says the micro-batch, the number formats and what is recomputed; a step's micro-batches are shared by
     `parallel`'s data ranks. What PyTorch counts as allocated is the sum without `allocator` and `context`.
     """
-    every = [(stage, _stage_parts(stage, train, parallel, on_gpu=on_gpu)) for stage in stages(model, parallel)]
+    of_stages = stages(model, parallel, train.recompute)
+    every = [(stage, _stage_parts(stage, train, parallel, on_gpu=on_gpu)) for stage in of_stages]
     stage, parts = max(every, key=lambda found: sum(found[1].values()))
     if not on_gpu:
         return stage, parts | {"allocator": 0, "context": 0}
@@ -75,23 +76,41 @@ def _stage_parts(stage: Stage, train: TrainConfig, parallel: ParallelConfig, *, 
 
 
 def _peak(stage: Stage, train: TrainConfig, parallel: ParallelConfig, *, on_gpu: bool) -> dict[str, int]:
-    """Gradients, activations, the loss's own and gathered weights at whichever moment of a step's last micro-batch they are
-    most: in the loss, where the backward pass begins, in its last layer, or at its end, when all gradients are there."""
+    """Gradients, activations, the loss's own and gathered weights at whichever moment they are most: in a micro-batch's loss,
+    where its backward pass begins, in its last layer, or at its end.
+
+    A stage holds as many micro-batches as it can until the step's last one has begun. Then they become fewer, but the sums
+    of gradients may still grow, which the first two micro-batches make: so two more are looked at.
+    """
+    micro_batches = micro_batches_of_a_rank(train, parallel)
+    full = micro_batches - micro_batches_in_flight(stage, train, parallel)
+    numbers = range(full, min(full + 3, micro_batches))
+    every = [_peak_in(stage, train, parallel, number, on_gpu=on_gpu) for number in numbers]
+    return max(every, key=lambda parts: sum(parts.values()))
+
+
+def _peak_in(
+    stage: Stage, train: TrainConfig, parallel: ParallelConfig, number: int, *, on_gpu: bool
+) -> dict[str, int]:
+    """The same in the backward pass of the step's micro-batch `number`, from 0."""
     is_compiled = train.compile == "on" or (train.compile == "auto" and on_gpu)
     of_token = Activations(stage.model, train, parallel.tensor, is_compiled, on_gpu)
     n_tokens = train.micro_batch_size * train.seq_len
-    in_flight = micro_batches_in_flight(stage, train, parallel)
-    kept = n_tokens * (in_flight * stage.n_layers * of_token.kept() + (of_token.after_layers() if stage.is_last else 0))
-    before, after = _gradient_bytes(stage, train, parallel)
+    micro_batches = micro_batches_of_a_rank(train, parallel)
+    in_flight = min(micro_batches - number, micro_batches_in_flight(stage, train, parallel))
+    of_one = n_tokens * stage.n_layers * of_token.kept()
+    waiting = (in_flight - 1) * of_one
+    kept = waiting + of_one + (n_tokens * of_token.after_layers() if stage.is_last else 0)
+    before, after = _gradient_bytes(stage, train, parallel, number)
     at_work = n_tokens * of_token.at_work()
     # The embedding's gradient is made last; added to the former ones it is there twice.
     embedding = FP32_BYTES * stage.table if stage.is_first and parallel.shard == 1 else 0
-    is_added = micro_batches_of_a_rank(train, parallel) > 1
+    is_added = number > 0
     whole = _gathered_bytes(stage, train, parallel)
     moments = [
         (before, kept + at_work, 0, whole.backward),
-        (after - (0 if is_added else embedding), at_work + n_tokens * of_token.kept(), 0, whole.end),
-        (after + (embedding if is_added else 0), 0, 0, whole.end),
+        (after - (0 if is_added else embedding), waiting + at_work + n_tokens * of_token.kept(), 0, whole.end),
+        (after + (embedding if is_added else 0), waiting, 0, whole.end),
     ]
     if stage.is_last:
         loss, left = _loss_bytes(stage.model, train, parallel)
@@ -118,8 +137,8 @@ def _loss_bytes(model: LlamaConfig, train: TrainConfig, parallel: ParallelConfig
     return chunks + hidden * (1 if is_first else 2), hidden
 
 
-def _gradient_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig) -> tuple[int, int]:
-    """Sums of gradients before and after the step's last micro-batch.
+def _gradient_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig, number: int) -> tuple[int, int]:
+    """Sums of gradients before and after the step's micro-batch `number`, from 0.
 
     The first micro-batch's are in their weights' formats: 16 bits where products read copies; from the second on all are
     fp32, and so are those that the ranks sum. Sharded ones are fp32 throughout; embedding's and head's, and with a pipeline
@@ -130,14 +149,13 @@ def _gradient_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig) 
         layers = stage.parameters - stage.tables - stage.norms
         held = exact - FP32_BYTES * (layers - layers // parallel.shard)
         sums = exact if parallel.pipeline > 1 else held
-        return (sums if micro_batches_of_a_rank(train, parallel) > 1 else 0), sums
-    micro_batches = micro_batches_of_a_rank(train, parallel)
+        return (sums if number > 0 else 0), sums
     c = VALUE_BYTES[train.precision].product
     head = stage.table if stage.is_last else 0
     first = exact - (FP32_BYTES - c) * (stage.products - head)  # the loss makes the head's in fp32
-    if micro_batches == 1:
-        return 0, exact if parallel.replicate > 1 else first
-    return (first if micro_batches == 2 else exact), exact
+    sums = (0, first, exact)
+    is_summed = parallel.replicate > 1 and number + 1 == micro_batches_of_a_rank(train, parallel)
+    return sums[min(number, 2)], exact if is_summed else sums[min(number + 1, 2)]
 
 
 def _stream_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig) -> int:

@@ -68,8 +68,8 @@ class Stage:
         return self.n_layers * self.layer_matrices + self.projections + (self.table if self.is_last else 0)
 
 
-def stages(model: LlamaConfig, parallel: ParallelConfig) -> Iterator[Stage]:
+def stages(model: LlamaConfig, parallel: ParallelConfig, recompute: str = "none") -> Iterator[Stage]:
     """The pipeline's stages in order."""
     last = parallel.pipeline - 1
-    for number, layers in enumerate(stage_layers(model, parallel.pipeline)):
+    for number, layers in enumerate(stage_layers(model, parallel.pipeline, recompute)):
         yield Stage(model, len(layers), number == 0, number == last, parallel.tensor, number)

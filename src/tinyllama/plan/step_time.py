@@ -90,12 +90,13 @@ def micro_batch_times(
 ) -> list[tuple[Stage, MicroBatchTime]]:
     """What one micro-batch takes on each stage, in order."""
     optimizer = _optimizer_seconds(model, gpu, train, parallel) / micro_batches_of_a_rank(train, parallel)
-    return [(stage, _micro_batch_time(stage, gpu, train, parallel, optimizer)) for stage in stages(model, parallel)]
+    of_stages = stages(model, parallel, train.recompute)
+    return [(stage, _micro_batch_time(stage, gpu, train, parallel, optimizer)) for stage in of_stages]
 
 
 def _optimizer_seconds(model: LlamaConfig, gpu: GpuKind, train: TrainConfig, parallel: ParallelConfig) -> float:
     """An update of the stage that holds most."""
-    held = max(stage.held(parallel.shard) for stage in stages(model, parallel))
+    held = max(stage.held(parallel.shard) for stage in stages(model, parallel, train.recompute))
     copy_bytes = 0 if train.precision == "fp32" else VALUE_BYTES[train.precision].product
     return held * (ADAMW_VALUES_MOVED * FP32_BYTES + copy_bytes) / (gpu.memory_bandwidth * MEMORY_EFFICIENCY)
 

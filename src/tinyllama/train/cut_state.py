@@ -17,7 +17,7 @@ from tinyllama.parallel.apply import give_memory, lay_out
 from tinyllama.parallel.canonical_parts import CanonicalParts
 from tinyllama.parallel.rank_mesh import RankMesh
 from tinyllama.parallel.ranks import Ranks
-from tinyllama.parallel.stage_layers import stage_sizes
+from tinyllama.parallel.stage_layers import stage_layers
 from tinyllama.parallel.whereabouts import Place
 from tinyllama.train.cut_gradients import CutGradients
 from tinyllama.train.cut_step import CutStep
@@ -50,7 +50,8 @@ class CutState(TrainState):
         if network is None:
             give_memory(self.network, device)
         packed = self.network.packed
-        self.parts = CanonicalParts(config, packed, ranks.mesh)
+        self._layers = stage_layers(config, ranks.mesh.size("pipeline"), train.recompute)
+        self.parts = CanonicalParts(config, packed, ranks.mesh, self._layers)
         head = packed.index(self.network.output) if ranks.mesh.is_last_stage else None
         layout = train.layout(ranks.data_size)
         ties_stages = config.tied_head and ranks.mesh.size("pipeline") > 1
@@ -67,9 +68,8 @@ class CutState(TrainState):
             return self.gradients.join()
 
     def describe(self, train: TrainConfig) -> str:
-        said = super().describe(train)
-        sizes = stage_sizes(self.config, self.ranks.parallel.pipeline)
-        return f"{said}, stages of {' + '.join(map(str, sizes))} layers" if len(sizes) > 1 else said
+        said, sizes = super().describe(train), " + ".join(str(len(layers)) for layers in self._layers)
+        return f"{said}, stages of {sizes} layers" if len(self._layers) > 1 else said
 
     def judge(self) -> BatchLosses:
         return BatchLosses(self.network.device, self.token_losses)
