@@ -118,11 +118,16 @@ def start(case: str, dtype: str, ranks: Ranks) -> tuple[LlamaConfig, TrainConfig
     return config, train, state_of(config, train, torch.device("cpu"), ranks, masters)
 
 
-def training(case: str, dtype: str, ranks: Ranks) -> Found:
-    """10 updates; the gradients are rank 0's."""
+def training(case: str, dtype: str, ranks: Ranks, nudge: float = 0.0) -> Found:
+    """10 updates; the gradients are rank 0's. `nudge`: by which share the first weights are moved, of one process."""
     torch.compiler.reset()  # a process compiles for one network, not for one after another
     config, train, state = start(case, dtype, ranks)
     state.init_weights(7)
+    if nudge:
+        generator = torch.Generator().manual_seed(1)
+        for _, value in state.weights():
+            value.mul_(1 + nudge * torch.randn(value.shape, generator=generator))
+        state.network.refresh()
     gradients: dict[str, Tensor] = {}
 
     def clear() -> None:

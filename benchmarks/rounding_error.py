@@ -5,6 +5,9 @@
 A training of one process gives weights, step by step, which are rounded to the short format: so all compute with the same
 numbers. Then the layout, one process, and one process in float64 make the step's gradients. What is told is the error of
 each part's gradients relative to their norm: the root of the mean of its squares over steps, layers and cases. CPU, gloo.
+
+A second table has how far one process's training parts from itself when its first weights are moved by 1e-7, and from that
+of float64: as the gradient norm's largest relative difference in 10 steps.
 """
 
 import argparse
@@ -29,11 +32,13 @@ from benchmarks.layout_equality import (
     lay_out_as,
     own_batches,
     start,
+    training,
 )
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.train.train_step import train_step
 
+NUDGE = 1e-7
 FORMATS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LAYOUTS: dict[int, list[dict[str, int]]] = {
     2: [{"tensor": 2}, {"shard": 2}, {"pipeline": 2}],
@@ -152,6 +157,15 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join([head, "|---|---|---:|---:|---:|---|---:|---:|", *lines])
 
 
+def drift(case: str, dtype: str) -> tuple[float, float]:
+    """Largest relative difference of one process's gradient norms from those begun NUDGE apart, and from float64's."""
+    torch.set_num_threads(1)
+    found, moved = (training(case, dtype, Ranks(), nudge).norms for nudge in (0.0, NUDGE))
+    exact = training(case, "float64", Ranks()).norms
+    apart, off = (max(abs(a / b - 1) for a, b in zip(found, other, strict=True)) for other in (moved, exact))
+    return apart, off
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 4], choices=list(LAYOUTS))
@@ -163,6 +177,11 @@ def main() -> None:
     for size in options.processes:
         rows += measure(size, Path(f"/tmp/rounding_error_{os.getpid()}.json"), options.case, options.dtype)
     print(table(rows))
+    print(f"\n| case | format | norm, begun {NUDGE:g} apart | norm, from float64 |\n|---|---|---:|---:|")
+    for dtype in options.dtype:
+        for case in options.case:
+            apart, off = drift(case, dtype)
+            print(f"| {case} | {dtype} | {apart:.1e} | {off:.1e} |")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
     sys.exit(not all(math.isfinite(row["layout_error"]) for row in rows))

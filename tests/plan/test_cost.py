@@ -59,6 +59,12 @@ def test_totals_are_the_sums_of_their_parts():
     assert planned["cost"] is None
 
 
+def test_the_recipes_own_axes_are_set_back():
+    """The overrides come after the recipe's keys, which may be other ones."""
+    planned = plan(TINYLLAMA, TrainConfig(), "2xH100", parallel=ParallelConfig(pipeline=2))
+    assert planned["overrides"] == ["parallel.replicate=2", "parallel.pipeline=1", "train.micro_batch_size=16"]
+
+
 def test_the_recipes_own_layout_is_compared():
     def note(parallel: ParallelConfig, **values: Any) -> str:
         notes = plan(TINYLLAMA, TrainConfig(**values), "16xA100-40G", parallel=parallel)["notes"]

@@ -39,8 +39,8 @@ def find_fault(model: LlamaConfig, parallel: ParallelConfig, micro_batches: int,
                 )
     if model.n_layers < parallel.pipeline:
         return (
-            f"parallel.pipeline: {parallel.pipeline} stages cannot share {model.n_layers} layers (model.n_layers), each needs "
-            f"one at least; 1 to {model.n_layers} stages could"
+            f"parallel.pipeline: {parallel.pipeline} stages cannot share {model.n_layers} layers (model.n_layers), each "
+            f"needs one at least; 1 to {model.n_layers} stages could"
         )
     data_ranks = parallel.data_ranks
     if micro_batches % data_ranks:

@@ -14,6 +14,7 @@ from tinyllama.plan.changes import changes_that_help
 from tinyllama.plan.find_layouts import PlannedLayout, find_layouts, usable_bytes
 from tinyllama.plan.memory import FP32_BYTES
 from tinyllama.plan.notes import notes
+from tinyllama.plan.stage_sizes import ONE_DEVICE
 from tinyllama.train.train_config import TrainConfig
 
 _SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -77,7 +78,7 @@ def plan(
         "fits": bool(fitting),
         "parallel": chosen.axes if chosen else None,
         "micro_batch_size": chosen.micro_batch_size if chosen else None,
-        "overrides": chosen.overrides() if chosen else [],
+        "overrides": chosen.overrides(parallel or ONE_DEVICE) if chosen else [],
         "stage_layers": stage_sizes(model, chosen.parallel.pipeline, train.recompute) if chosen else None,
         "memory_bytes_per_gpu": chosen.memory_bytes if chosen else None,
         "memory_stage": chosen.memory_stage if chosen else None,

@@ -10,6 +10,7 @@ from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.parallel.layout import AXES, ParallelConfig, divisors
 from tinyllama.parallel.layout_check import find_fault
 from tinyllama.plan.memory import USABLE_SHARE, fullest_stage
+from tinyllama.plan.stage_sizes import ONE_DEVICE
 from tinyllama.plan.step_time import StepTime, step_time
 from tinyllama.train.train_config import TrainConfig, refuse_what_needs_whole_networks
 
@@ -49,9 +50,10 @@ class PlannedLayout:
         """Over all devices."""
         return self.tokens_per_step / self.time.total
 
-    def overrides(self) -> list[str]:
-        """What makes a recipe train so, as `pretrain` takes it."""
-        axes = [f"parallel.{axis}={ranks}" for axis, ranks in self.axes.items() if ranks > 1]
+    def overrides(self, recipe_s: ParallelConfig = ONE_DEVICE) -> list[str]:
+        """What makes a recipe, which has this layout of its own, train so, as `pretrain` takes it."""
+        own = recipe_s.sizes
+        axes = [f"parallel.{axis}={ranks}" for axis, ranks in self.axes.items() if ranks > 1 or own[axis] > 1]
         return [*axes, f"train.micro_batch_size={self.micro_batch_size}"]
 
     def listed(self) -> dict[str, Any]:

@@ -76,8 +76,8 @@ def _stage_parts(stage: Stage, train: TrainConfig, parallel: ParallelConfig, *, 
 
 
 def _peak(stage: Stage, train: TrainConfig, parallel: ParallelConfig, *, on_gpu: bool) -> dict[str, int]:
-    """Gradients, activations, the loss's own and gathered weights at whichever moment they are most: in a micro-batch's loss,
-    where its backward pass begins, in its last layer, or at its end.
+    """Gradients, activations, the loss's own and gathered weights at whichever moment they are most: in a micro-batch's
+    loss, where its backward pass begins, in its last layer, or at its end.
 
     A stage holds as many micro-batches as it can until the step's last one has begun. Then they become fewer, but the sums
     of gradients may still grow, which the first two micro-batches make: so two more are looked at.
