@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyllama.model.llama_config import PRESETS, LlamaConfig, preset
-from tinyllama.parallel.stage_layers import costs_outside_layers, layer_cost, stage_layers, stage_sizes
+from tinyllama.parallel.stage_layers import costs_outside_layers, layer_cost, layers_per_stage, stage_layers
 
 TINYLLAMA, ARTICLE, SMALL = (PRESETS[name] for name in ("tinyllama-1.1b", "article-1.1b", "small-120m"))
 
@@ -37,13 +37,13 @@ def test_divisions_by_hand():
     # 12 against 10 + 1.16; in halves the last stage would be the slower by more: 11 against 12.16
     assert stage_layers(TINYLLAMA, 2) == [range(12), range(12, 22)]
     assert stage_layers(TINYLLAMA, 2, "full") == [range(11), range(11, 22)]  # 11.87: the head is worth 0.87
-    assert stage_sizes(TINYLLAMA, 3) == [8, 8, 6]
-    assert stage_sizes(TINYLLAMA, 4) == [6, 6, 6, 4]  # 6 at most; 6 6 5 5 would be 6.16
-    assert stage_sizes(TINYLLAMA, 8) == [3, 3, 3, 3, 3, 3, 3, 1]
-    assert stage_sizes(TINYLLAMA, 22) == [1] * 22
-    assert stage_sizes(ARTICLE, 2) == [12, 12]  # 12.08 against 12.90; 13 and 11 would be 13.08
-    assert stage_sizes(SMALL, 2) == [7, 5]  # the head is worth 2.84 layers: 7.84; 8 and 4 would be 8
-    assert stage_sizes(SMALL, 4) == [3, 4, 4, 1]  # of equal stages the later ones have more
+    assert layers_per_stage(TINYLLAMA, 3) == [8, 8, 6]
+    assert layers_per_stage(TINYLLAMA, 4) == [6, 6, 6, 4]  # 6 at most; 6 6 5 5 would be 6.16
+    assert layers_per_stage(TINYLLAMA, 8) == [3, 3, 3, 3, 3, 3, 3, 1]
+    assert layers_per_stage(TINYLLAMA, 22) == [1] * 22
+    assert layers_per_stage(ARTICLE, 2) == [12, 12]  # 12.08 against 12.90; 13 and 11 would be 13.08
+    assert layers_per_stage(SMALL, 2) == [7, 5]  # the head is worth 2.84 layers: 7.84; 8 and 4 would be 8
+    assert layers_per_stage(SMALL, 4) == [3, 4, 4, 1]  # of equal stages the later ones have more
 
 
 @pytest.mark.parametrize("stages", [0, 23])
@@ -81,4 +81,4 @@ def test_no_division_is_better(
 
     found = stage_layers(model, stages, recompute)
     assert [layer for layers in found for layer in layers] == list(range(layers))
-    assert stage_sizes(model, stages, recompute) == min(every_division(layers, stages), key=order)
+    assert layers_per_stage(model, stages, recompute) == min(every_division(layers, stages), key=order)

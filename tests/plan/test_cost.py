@@ -126,7 +126,7 @@ def test_the_stage_that_needs_most_is_named():
     first = plan_layout(TINYLLAMA, TrainConfig(micro_batch_size=8), ParallelConfig(pipeline=2), KINDS["H100"])
     assert first.memory_stage == 0
     logits = preset("tiny-2m", vocab_size=128_000)
-    last = plan_layout(logits, TrainConfig(micro_batch_size=1, seq_len=256), ParallelConfig(pipeline=2), KINDS["H100"])
+    last = plan_layout(logits, TrainConfig(micro_batch_size=32, seq_len=256), ParallelConfig(pipeline=2), KINDS["H100"])
     assert last.memory_stage == 1
 
 

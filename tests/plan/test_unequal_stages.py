@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tinyllama.gpu_kinds import KINDS
 from tinyllama.model.llama_config import PRESETS
 from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.parallel.stage_layers import stage_sizes
-from tinyllama.plan import stage_sizes as plan_stages
+from tinyllama.parallel.stage_layers import layers_per_stage
+from tinyllama.plan import stage_sizes
 from tinyllama.plan.step_time import micro_batch_times, step_time
 from tinyllama.train.train_config import TrainConfig
 
@@ -85,8 +85,8 @@ def test_no_other_two_stages_are_faster_by_the_plan(
     def slowest(first: int) -> float:
         """Seconds of one micro-batch on the slower stage, where the first one has so many layers."""
         division = [range(first), range(first, model.n_layers)]
-        monkeypatch.setattr(plan_stages, "stage_layers", lambda *_: division)
+        monkeypatch.setattr(stage_sizes, "stage_layers", lambda *_: division)
         return max(time.total for _, time in micro_batch_times(model, H100, train, ParallelConfig(pipeline=2)))
 
-    chosen, _ = stage_sizes(model, 2, recompute)
+    chosen, _ = layers_per_stage(model, 2, recompute)
     assert slowest(chosen) <= 1.001 * min(map(slowest, range(1, model.n_layers)))

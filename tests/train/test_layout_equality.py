@@ -24,6 +24,11 @@ def test_each_axis_alone(tmp_path: Path):
     check(compare(2, tmp_path / "rows.json", [HARD], ["float64"]), len(LAYOUTS[2]))
 
 
+def test_stages_of_unequal_numbers_of_layers(tmp_path: Path):
+    """Four layers on three stages: one, two, and one with the head."""
+    check(compare(3, tmp_path / "rows.json", [HARD], ["float64"]), len(LAYOUTS[3]))
+
+
 def test_pairs_of_axes(tmp_path: Path):
     pairs = [{"shard": 2, "tensor": 2}, {"shard": 2, "pipeline": 2}, {"tensor": 2, "pipeline": 2}]
     check(compare(4, tmp_path / "rows.json", [ARTICLE], ["float64"], pairs), len(pairs))
@@ -38,6 +43,12 @@ def test_each_axis_alone_in_every_case(tmp_path: Path):
 @pytest.mark.full
 def test_pairs_of_axes_in_every_case(tmp_path: Path):
     check(compare(4, tmp_path / "rows.json", list(CASES), ["float64"]), len(CASES) * len(LAYOUTS[4]))
+
+
+@pytest.mark.full
+def test_unequal_stages_with_each_other_axis(tmp_path: Path):
+    cases = [HARD, ARTICLE, "recompute full"]
+    check(compare(6, tmp_path / "rows.json", cases, ["float64"]), len(cases) * len(LAYOUTS[6]))
 
 
 @pytest.mark.full

@@ -32,7 +32,7 @@ def stage_layers(model: LlamaConfig, stages: int, recompute: str = "none") -> li
     return [range(*ends) for ends in pairwise([0, *accumulate(counts)])]
 
 
-def stage_sizes(model: LlamaConfig, stages: int, recompute: str = "none") -> list[int]:
+def layers_per_stage(model: LlamaConfig, stages: int, recompute: str = "none") -> list[int]:
     """How many layers each stage has."""
     return [len(layers) for layers in stage_layers(model, stages, recompute)]
 

@@ -9,7 +9,7 @@ from tinyllama.errors import RecipeError
 from tinyllama.gpu_kinds import GpuKind, parse_gpus
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.parallel.stage_layers import stage_sizes
+from tinyllama.parallel.stage_layers import layers_per_stage
 from tinyllama.plan.changes import changes_that_help
 from tinyllama.plan.find_layouts import PlannedLayout, find_layouts, usable_bytes
 from tinyllama.plan.memory import FP32_BYTES
@@ -79,7 +79,7 @@ def plan(
         "parallel": chosen.axes if chosen else None,
         "micro_batch_size": chosen.micro_batch_size if chosen else None,
         "overrides": chosen.overrides(parallel or ONE_DEVICE) if chosen else [],
-        "stage_layers": stage_sizes(model, chosen.parallel.pipeline, train.recompute) if chosen else None,
+        "stage_layers": layers_per_stage(model, chosen.parallel.pipeline, train.recompute) if chosen else None,
         "memory_bytes_per_gpu": chosen.memory_bytes if chosen else None,
         "memory_stage": chosen.memory_stage if chosen else None,
         "memory_parts": chosen.memory_parts if chosen else None,
