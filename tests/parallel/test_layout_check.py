@@ -67,7 +67,6 @@ def test_a_recipe_is_checked_when_it_is_loaded():
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
-        ({"train__precision": "fp8"}, r"train\.precision: 'fp8'"),
         ({"train__evaluate_tasks": ["piqa"]}, r"train\.evaluate_tasks"),
         ({"train__deterministic_reduction": True}, r"train\.deterministic_reduction"),
     ],

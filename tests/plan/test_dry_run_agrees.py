@@ -14,7 +14,9 @@ SIXTEEN = [
 ]  # fmt: skip
 
 
-def agrees(name: str, sizes: tuple[int, int, int, int], micro_batch_size: int, recompute: str) -> None:
+def agrees(
+    name: str, sizes: tuple[int, int, int, int], micro_batch_size: int, recompute: str, precision: str = "bf16"
+) -> None:
     from tinyllama.train.dry_run import dry_run
 
     replicate, shard, tensor, pipeline = sizes
@@ -23,6 +25,7 @@ def agrees(name: str, sizes: tuple[int, int, int, int], micro_batch_size: int, r
     tokens = 4 * parallel.data_ranks * micro_batch_size * model.seq_len
     train = TrainConfig.model_validate({
         "micro_batch_size": micro_batch_size, "seq_len": model.seq_len, "tokens_per_step": tokens, "recompute": recompute,
+        "precision": precision,
     })  # fmt: skip
     of_a_stage = replicate * shard * tensor
     ranks = range(0, parallel.world_size, of_a_stage)
@@ -36,6 +39,18 @@ def agrees(name: str, sizes: tuple[int, int, int, int], micro_batch_size: int, r
 @pytest.mark.parametrize("sizes", [(16, 1, 1, 1), (8, 2, 1, 1), (4, 2, 2, 1), (2, 2, 2, 2)], ids=str)
 def test_a_small_network_on_sixteen_devices(sizes: tuple[int, int, int, int]):
     agrees("small-120m", sizes, micro_batch_size=4, recompute="none")
+
+
+@pytest.mark.parametrize("sizes", [(16, 1, 1, 1), (4, 2, 2, 1)], ids=str)
+def test_a_small_network_in_fp8(sizes: tuple[int, int, int, int]):
+    agrees("small-120m", sizes, micro_batch_size=4, recompute="none", precision="fp8")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("recompute", ["none", "full", "selective"])
+@pytest.mark.parametrize("sizes", [(16, 1, 1, 1), (1, 16, 1, 1), (4, 1, 4, 1), (2, 2, 2, 2)], ids=str)
+def test_tinyllama_in_fp8(sizes: tuple[int, int, int, int], recompute: str):
+    agrees("tinyllama-1.1b", sizes, micro_batch_size=4, recompute=recompute, precision="fp8")
 
 
 @pytest.mark.full

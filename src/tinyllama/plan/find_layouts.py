@@ -11,6 +11,7 @@ from tinyllama.parallel.layout import AXES, ParallelConfig, divisors
 from tinyllama.parallel.layout_check import find_fault
 from tinyllama.plan.memory import USABLE_SHARE, memory_parts
 from tinyllama.plan.step_time import StepTime, step_time
+from tinyllama.train.fp8_widths import check_fp8_widths
 from tinyllama.train.train_config import TrainConfig, refuse_what_needs_whole_networks
 
 MAX_MICRO_BATCH_SIZE = 128
@@ -125,6 +126,8 @@ def _is_allowed(
     try:
         if parallel.cuts_the_network:
             refuse_what_needs_whole_networks(train.model_copy(update={"evaluate_tasks": []}), parallel)
+        if train.precision == "fp8":
+            check_fp8_widths(model, size * train.seq_len, parallel.tensor)
         train.model_copy(update={"micro_batch_size": size}).layout(parallel.data_ranks)
     except ValueError:
         return False

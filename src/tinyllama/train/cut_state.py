@@ -139,5 +139,7 @@ def part_of(
     config: LlamaConfig, train: TrainConfig, dtype: torch.dtype, mesh: RankMesh, *, compiled: bool
 ) -> PackedLlama:
     """This rank's part of the network that `train` wants, without memory."""
-    formats, seq_len = FORMATS[train.precision], train.seq_len
-    return lay_out(config, mesh, dtype, formats, seq_len=seq_len, recompute=train.recompute, compiled=compiled)
+    return lay_out(
+        config, mesh, dtype, FORMATS[train.precision], seq_len=train.seq_len, recompute=train.recompute,
+        is_fp8=train.precision == "fp8", compiled=compiled,
+    )  # fmt: skip

@@ -155,8 +155,6 @@ def refuse_what_needs_whole_networks(train: TrainConfig, parallel: ParallelConfi
     mend = f"or parallel.replicate={parallel.world_size} without other axes"
     if train.deterministic_reduction:
         raise ValueError(f"train.deterministic_reduction: true works with parallel.replicate alone; false, {mend}")
-    if train.precision == "fp8":
-        raise ValueError(f"train.precision: 'fp8' works with parallel.replicate alone; 'bf16', {mend}")
     if train.evaluate_tasks:
         raise ValueError(
             f"train.evaluate_tasks: works with parallel.replicate alone; [] and `tinyllama evaluate` afterwards, {mend}"
