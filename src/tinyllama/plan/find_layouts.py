@@ -125,7 +125,7 @@ def _is_allowed(
 ) -> bool:
     try:
         if parallel.cuts_the_network:
-            refuse_what_needs_whole_networks(train.model_copy(update={"evaluate_tasks": []}), parallel)
+            refuse_what_needs_whole_networks(train, parallel)
         if train.precision == "fp8":
             check_fp8_widths(model, size * train.seq_len, parallel.tensor)
         train.model_copy(update={"micro_batch_size": size}).layout(parallel.data_ranks)

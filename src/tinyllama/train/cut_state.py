@@ -1,6 +1,7 @@
 """`TrainState` where ranks hold parts of the network."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch.distributed.fsdp import FSDPModule
 from tinyllama.checkpoint import checkpoint_format as form
 from tinyllama.checkpoint.save_load import check_moments, check_weights, load_tensors, sha256_of
 from tinyllama.evaluate.validation import BatchLosses
-from tinyllama.model.llama import initial_values
+from tinyllama.model.llama import Llama, initial_values
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.packed_llama import PackedLlama
 from tinyllama.parallel.apply import give_memory, lay_out
@@ -78,6 +79,26 @@ class CutState(TrainState):
         for module in self.network.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
+
+    @contextmanager
+    def whole(self) -> Iterator[Llama | None]:
+        with self.ranks.waiting("the whole network"):
+            try:
+                with torch.device(self.network.device):
+                    model = Llama(self.config)
+            except torch.OutOfMemoryError:
+                model = None
+            fails = torch.tensor(float(model is None), device=self.network.device)
+            if self.ranks.sum(fails).item() > 0:
+                model = None
+            else:
+                targets = {name: value.detach() for name, value in model.named_parameters()}
+                self.parts.fill(targets, [parameter.master for parameter in self.network.packed])
+        try:
+            yield model
+        finally:
+            for value in model.parameters() if model is not None else ():
+                value.untyped_storage().resize_(0)  # the next step needs it, whoever still refers to the network
 
     # -- canonical tensors ---------------------------------------------------------------------------------------------
 

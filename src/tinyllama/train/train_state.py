@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -91,6 +92,11 @@ class TrainState:
 
     def rest(self) -> None:
         """After validation."""
+
+    @contextmanager
+    def whole(self) -> Iterator[Llama | None]:
+        """The canonical network in one piece on every rank; None, on all, where some rank has no memory for it."""
+        yield self.model
 
     # -- canonical tensors ---------------------------------------------------------------------------------------------
 
