@@ -38,8 +38,8 @@ def slice_products(network: PackedLlama, slices: TensorSlices) -> None:
 class Fp8Slice(nn.Module):
     """One of the products of a slice, x W^T."""
 
-    def __init__(self, product: Float8Linear, group: str, is_cut_by_rows: bool) -> None:
-        """`group`: name of the ranks' that hold slices of the same layer."""
+    def __init__(self, product: Float8Linear, group: Any, is_cut_by_rows: bool) -> None:
+        """`group`: name of the ranks that hold slices of the same layer, which is what a compiled graph can hold."""
         super().__init__()
         self.weight = product.weight
         self._settings: LinearMMConfig = product.linear_mm_config
@@ -56,7 +56,7 @@ class _SliceProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, weight: Tensor, settings: LinearMMConfig, group: str, is_cut_by_rows: bool
+        ctx: Any, rows: Tensor, weight: Tensor, settings: LinearMMConfig, group: Any, is_cut_by_rows: bool
     ) -> Tensor:
         if is_cut_by_rows:
             row_scale, (weight_scale,) = _scale(rows), _common_scales([weight], group)
@@ -86,7 +86,7 @@ def _scale(tensor: Tensor, dtype: torch.dtype = E4M3) -> Tensor:
     return amax_to_scale(tensor_to_amax(tensor), dtype)
 
 
-def _common_scales(tensors: list[Tensor], group: str, dtype: torch.dtype = E4M3) -> list[Tensor]:
+def _common_scales(tensors: list[Tensor], group: Any, dtype: torch.dtype = E4M3) -> list[Tensor]:
     """Scales of tensors of which each rank has a slice."""
     largest = torch.stack([tensor_to_amax(tensor) for tensor in tensors])
     exact = largest.to(torch.promote_types(largest.dtype, torch.float32))  # a collective that all backends have

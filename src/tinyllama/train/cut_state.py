@@ -91,7 +91,7 @@ class CutState(TrainState):
             fails = torch.tensor(float(model is None), device=self.network.device)
             if self.ranks.sum(fails).item() > 0:
                 model = None
-            else:
+            if model is not None:
                 targets = {name: value.detach() for name, value in model.named_parameters()}
                 self.parts.fill(targets, [parameter.master for parameter in self.network.packed])
         try:
@@ -123,7 +123,12 @@ class CutState(TrainState):
             pass
 
     def rooms(self) -> tuple[Iterable[tuple[str, Tensor]], Iterable[tuple[str, Tensor]]]:
-        return [], []  # to know them takes all ranks: the first save makes its own
+        weight, moment = self.network.packed[0].master, self.optimizer.packed_moments(0)[0]
+        shapes = self.parts.shapes.items()
+        weights = [(name, _without_memory(shape, weight)) for name, shape in shapes]
+        return weights, [
+            (f"{kind}.{name}", _without_memory(shape, moment)) for kind in MOMENTS for name, shape in shapes
+        ]
 
     def read(self, path: Path) -> None:
         weights, moments = load_tensors(path / form.WEIGHTS), load_tensors(path / form.OPTIMIZER)
@@ -154,6 +159,11 @@ class CutState(TrainState):
         """Of the canonical weights, on rank 0; empty on the others."""
         held = {name: value.float().cpu() for name, value in self.weights()}
         return sha256_of(held) if held else ""
+
+
+def _without_memory(shape: torch.Size, like: Tensor) -> Tensor:
+    """A tensor of a shape, of one value: to say what there will be, and where."""
+    return like.new_empty(()).expand(shape)
 
 
 def part_of(
