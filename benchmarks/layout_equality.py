@@ -15,8 +15,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -24,12 +26,15 @@ from torch import Tensor
 from tinyllama.drill.rank_processes import LOADED, free_port
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.packed_llama import PackedLlama
+from tinyllama.parallel import apply, fp8_products
 from tinyllama.parallel.launch import join
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.parallel.rank_mesh import RankMesh
 from tinyllama.parallel.ranks import Ranks
+from tinyllama.train import cut_state, train_state
 from tinyllama.train.cut_state import CutState
 from tinyllama.train.micro_batch import DeviceBatch
+from tinyllama.train.precision import FORMATS
 from tinyllama.train.rank_state import state_of
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_state import TrainState
@@ -39,7 +44,12 @@ STEPS, SEQ_LEN, MICRO_BATCH_SIZE, MICRO_BATCHES = 10, 16, 2, 8
 LEARNING_RATE = 1e-2
 # The largest relative difference that counts as equal: of losses and gradients, and in float64 of the norms too. Else
 # rounding grows over 10 steps of a rate this high, and a norm shows it first. In 16 bits: 16 roundings of a product.
-LIMITS = {"float64": 1e-9, "float32": 1e-5, "bf16": 16 * 2**-8, "fp16": 16 * 2**-11}
+# fp8 is emulated. Where all else is in float64 the same values are rounded to fp8, in the same way; where the rest is bf16,
+# whose last bit may move an operand by an eighth, only losses are held.
+LIMITS = {
+    "float64": 1e-9, "fp8 in float64": 1e-9, "float32": 1e-5, "bf16": 16 * 2**-8, "fp16": 16 * 2**-11, "fp8": 16 * 2**-8,
+}  # fmt: skip
+EXACT = [name for name in LIMITS if name.endswith("float64")]
 TINY: dict[str, Any] = {
     "vocab_size": 64, "seq_len": SEQ_LEN, "dim": 32, "n_layers": 4, "n_heads": 8, "n_kv_heads": 4, "ffn_dim": 48,
 }  # fmt: skip
@@ -109,13 +119,14 @@ def start(case: str, dtype: str, ranks: Ranks) -> tuple[LlamaConfig, TrainConfig
     """A case's network, recipe, and state with undefined weights."""
     network, changes = (CASES | COMPILED)[case]
     config = LlamaConfig(**(TINY | network))
-    precision: Any = dtype if dtype in ("bf16", "fp16") else "fp32"
+    precision: Any = "fp8" if "fp8" in dtype else dtype if dtype in ("bf16", "fp16") else "fp32"
     train = TrainConfig(
         seq_len=SEQ_LEN, micro_batch_size=MICRO_BATCH_SIZE, tokens_per_step=SEQ_LEN * MICRO_BATCH_SIZE * MICRO_BATCHES,
         max_grad_norm=0.3, precision=precision, **changes,
     )  # fmt: skip
-    masters = torch.float64 if dtype == "float64" else torch.float32
-    return config, train, state_of(config, train, torch.device("cpu"), ranks, masters)
+    masters = torch.float64 if dtype in EXACT else torch.float32
+    with mock.patch.dict(FORMATS, {"fp8": FORMATS["fp32" if dtype in EXACT else "bf16"]}):
+        return config, train, state_of(config, train, torch.device("cpu"), ranks, masters)
 
 
 def training(case: str, dtype: str, ranks: Ranks, nudge: float = 0.0) -> Found:
@@ -143,6 +154,25 @@ def training(case: str, dtype: str, ranks: Ranks, nudge: float = 0.0) -> Found:
         losses.append(result.loss.item())
         norms.append(result.grad_norm.item())
     return Found(losses, norms, gradients)
+
+
+def emulate_fp8() -> None:
+    """From now on operands are rounded to fp8 as on a GPU, on this process's CPU; what is in float64 multiplies so."""
+    fp8_products.load_float8()
+    from torchao.float8 import float8_ops
+
+    def product(operation: Any, operands: Any, keywords: Any = None) -> Tensor:
+        if operands[0]._orig_dtype != torch.float64:
+            return torchao_s(operation, operands, keywords)  # in fp32, where the order of a sum shows
+        left, right = (operand._data.double() / operand._scale.double() for operand in operands)
+        return left @ right
+
+    torchao_s = float8_ops.FLOAT8_OPS_TABLE[torch.ops.aten.mm.default]
+    float8_ops.FLOAT8_OPS_TABLE[torch.ops.aten.mm.default] = product
+    for module in (train_state, cut_state):
+        mock.patch.object(module, "check_precision").start()
+    for module in (train_state, apply):
+        mock.patch.object(module, "to_fp8", partial(fp8_products.to_fp8, emulate=True)).start()
 
 
 def compile_without_compiler(network: PackedLlama) -> None:
@@ -211,6 +241,8 @@ def on_rank(
     rank: int, size: int, port: int, path: str, cases: list[str], dtypes: list[str], layouts: list[dict[str, int]]
 ) -> None:
     PackedLlama.compile = compile_without_compiler
+    if any("fp8" in dtype for dtype in dtypes):
+        emulate_fp8()
     rows = []
     with joined(rank, size, port) as ranks:
         for dtype in dtypes:
@@ -237,7 +269,7 @@ def compare(
 
 def is_equal(row: dict[str, Any]) -> bool:
     """Whether a layout gave the training of one process."""
-    keys = ("loss", "gradient", "grad_norm") if row["dtype"] == "float64" else ("loss", "gradient")
+    keys = ["loss"] + ["gradient"] * (row["dtype"] != "fp8") + ["grad_norm"] * (row["dtype"] in EXACT)
     return max(row[key] for key in keys) <= LIMITS[row["dtype"]]
 
 

@@ -20,6 +20,7 @@ from tinyllama.parallel.layout_check import check_layout
 from tinyllama.shards.shards_config import ShardsConfig
 from tinyllama.sources.sources_config import SourcesConfig
 from tinyllama.tokenizer.tokenizer_config import TokenizerConfig
+from tinyllama.train.fp8_widths import check_fp8_widths
 from tinyllama.train.train_config import TrainConfig, refuse_what_needs_whole_networks
 
 
@@ -79,10 +80,10 @@ class Recipe(Config):
         train, parallel = self.train, self.parallel
         if train.deterministic_reduction and not parallel.cuts_the_network:
             self.layout()  # its lanes say more than what other layouts could do
-        check_layout(
-            self.llama_config(), parallel, micro_batches=train.micro_batches_per_step,
-            micro_batch_tokens=train.micro_batch_size * train.seq_len,
-        )  # fmt: skip
+        model, micro_batch_tokens = self.llama_config(), train.micro_batch_size * train.seq_len
+        check_layout(model, parallel, micro_batches=train.micro_batches_per_step, micro_batch_tokens=micro_batch_tokens)
+        if train.precision == "fp8":
+            check_fp8_widths(model, micro_batch_tokens, parallel.tensor)
         self.layout()
         if parallel.cuts_the_network:
             refuse_what_needs_whole_networks(train, parallel)

@@ -1,5 +1,7 @@
+import math
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from tinyllama.parallel.ranks import Ranks
 from tinyllama.phases import pretrain
 from tinyllama.recipe import load_recipe
 from tinyllama.tokenizer.bpe import Tokenizer
+from tinyllama.train.train_state import TrainState
 
 
 def test_tasks_in_training_are_those_of_the_checkpoint(prepared_run: Path, tmp_path: Path):
@@ -85,6 +88,54 @@ def test_ranks_share_the_examples_of_a_run(prepared_run: Path, tmp_path: Path):
         assert one.keys() == two.keys()
         for name in one:
             assert two[name] == pytest.approx(one[name], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "axes",
+    [
+        {"tensor": 2},
+        *(
+            pytest.param(axes, marks=pytest.mark.full)
+            for axes in (
+                {"shard": 2},
+                {"pipeline": 2},
+                {"tensor": 2, "pipeline": 2},
+                {"shard": 2, "tensor": 2, "replicate": 2},
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_ranks_that_hold_parts_find_the_scores_of_one_process(prepared_run: Path, tmp_path: Path, axes: dict[str, int]):
+    data = write_task_files(tmp_path / "data")
+    chosen = {
+        "train__evaluate_tasks": ["piqa", "cola", "lambada", "wikitext103"], "train__evaluate_every_steps": 6,
+        "train__evaluate_data_dir": str(data), "train__micro_batch_size": 1, "train__tokens_per_step": 256,
+        "parallel__threads": 1, "parallel__timeout_seconds": 60.0,
+    }  # fmt: skip
+    found = []
+    for sizes in ({"replicate": 1}, {"replicate": 1} | axes):
+        run = RankRun(Path(shutil.copytree(prepared_run, tmp_path / f"run_{len(found)}")))
+        run.to_its_end(math.prod(sizes.values()), **chosen | {f"parallel__{axis}": n for axis, n in sizes.items()})
+        found.append([row["tasks"] for row in read_jsonl(run.run_dir / "metrics.jsonl") if "tasks" in row])
+    assert len(found[0]) == len(found[1]) == 2
+    for one, two in zip(*found, strict=True):
+        assert one.keys() == two.keys()
+        for name in one:
+            assert two[name] == pytest.approx(one[name], rel=1e-4)
+
+
+def test_training_goes_on_where_the_whole_network_has_no_room(
+    prepared_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    run_dir = Path(shutil.copytree(prepared_run, tmp_path / "run"))
+    monkeypatch.setattr(TrainState, "whole", lambda state: nullcontext())
+    data = write_task_files(tmp_path / "data")
+    pretrain(load_recipe(None, overrides(train__evaluate_tasks=["piqa"], train__evaluate_data_dir=str(data))), run_dir)
+    rows = read_jsonl(run_dir / "metrics.jsonl")
+    assert len(rows) == 12
+    assert not any("tasks" in row for row in rows)
+    assert "no memory for the whole network" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_watch_hears_of_every_batch(prepared_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -16,8 +16,9 @@ UNEVEN = [(5, 1, 1, 3), (1, 4, 1, 4), (1, 2, 2, 4), (3, 1, 1, 5), (1, 1, 2, 8)] 
 
 
 def agrees(
-    name: str, sizes: tuple[int, int, int, int], micro_batch_size: int, recompute: str, micro_batches: int = 4
-) -> None:
+    name: str, sizes: tuple[int, int, int, int], micro_batch_size: int, recompute: str, micro_batches: int = 4,
+    precision: str = "bf16",
+) -> None:  # fmt: skip
     """`micro_batches`: of each data rank."""
     from tinyllama.train.dry_run import dry_run
 
@@ -27,6 +28,7 @@ def agrees(
     tokens = micro_batches * parallel.data_ranks * micro_batch_size * model.seq_len
     train = TrainConfig.model_validate({
         "micro_batch_size": micro_batch_size, "seq_len": model.seq_len, "tokens_per_step": tokens, "recompute": recompute,
+        "precision": precision,
     })  # fmt: skip
     of_a_stage = replicate * shard * tensor
     ranks = range(0, parallel.world_size, of_a_stage)
@@ -40,6 +42,18 @@ def agrees(
 @pytest.mark.parametrize("sizes", [(16, 1, 1, 1), (8, 2, 1, 1), (4, 2, 2, 1), (2, 2, 2, 2), (2, 1, 1, 3)], ids=str)
 def test_a_small_network_on_sixteen_devices(sizes: tuple[int, int, int, int]):
     agrees("small-120m", sizes, micro_batch_size=4, recompute="none")
+
+
+@pytest.mark.parametrize("sizes", [(16, 1, 1, 1), (4, 2, 2, 1)], ids=str)
+def test_a_small_network_in_fp8(sizes: tuple[int, int, int, int]):
+    agrees("small-120m", sizes, micro_batch_size=4, recompute="none", precision="fp8")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("recompute", ["none", "full", "selective"])
+@pytest.mark.parametrize("sizes", [(16, 1, 1, 1), (1, 16, 1, 1), (4, 1, 4, 1), (2, 2, 2, 2)], ids=str)
+def test_tinyllama_in_fp8(sizes: tuple[int, int, int, int], recompute: str):
+    agrees("tinyllama-1.1b", sizes, micro_batch_size=4, recompute=recompute, precision="fp8")
 
 
 @pytest.mark.full

@@ -54,9 +54,12 @@ def test_one_order_of_sums_is_for_replicated_ranks():
     assert find_layouts(TINYLLAMA, train, 16, H100) == []  # 8 lanes
 
 
-def test_fp8_is_for_whole_networks():
-    layouts = find_layouts(TINYLLAMA, TrainConfig(precision="fp8"), 8, H100)
-    assert {layout.parallel.words() for layout in layouts} == {"replicate 8"}
+def test_fp8_has_every_layout_whose_widths_it_can_have():
+    both = [find_layouts(TINYLLAMA, TrainConfig(precision=name), 8, H100) for name in ("bf16", "fp8")]
+    assert {layout.parallel.words() for layout in both[0]} == {layout.parallel.words() for layout in both[1]}
+    narrow = replace(TINYLLAMA, ffn_dim=5616)  # 351 x 16
+    layouts = find_layouts(narrow, TrainConfig(precision="fp8"), 8, H100)
+    assert {layout.parallel.tensor for layout in layouts} == {1}
 
 
 @settings(deadline=None, max_examples=20)

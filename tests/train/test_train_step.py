@@ -11,8 +11,8 @@ import torch
 from tinyllama.errors import RecipeError
 from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import preset
-from tinyllama.model.packed_llama import PackedLlama
-from tinyllama.train.precision import check_precision, to_fp8
+from tinyllama.parallel.fp8_products import to_fp8
+from tinyllama.train.precision import check_precision
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_state import TrainState, keep_compiled_code
 from tinyllama.train.train_step import DeviceBatch, train_step
@@ -133,9 +133,6 @@ def test_fp8_products_are_near_bf16s():
 def test_what_cannot_be_computed_is_refused():
     with pytest.raises(RecipeError, match=r"'fp8' needs a GPU of compute capability 8\.9"):
         check_precision("fp8", torch.device("cpu"))
-    pytest.importorskip("torchao")
-    with pytest.raises(RecipeError, match=r"multiples of 16; layers\.0\.gate_up is 32 x 72"):
-        to_fp8(PackedLlama(make_model(ffn_dim=36), torch.bfloat16))
 
 
 def test_compiled_code_is_kept_where_the_user_keeps_caches(monkeypatch: pytest.MonkeyPatch):

@@ -6,6 +6,7 @@ from typing import Literal
 
 from tinyllama.errors import RecipeError
 from tinyllama.model.llama_config import PRESETS, LlamaConfig
+from tinyllama.train.fp8_widths import check_fp8_widths
 from tinyllama.train.train_config import TrainConfig
 
 Precision = Literal["fp32", "bf16", "fp16", "fp8"]
@@ -69,4 +70,9 @@ def resolve(options: BenchOptions, device_type: str) -> Workload:
         compile=options.compile,
         seed=SEED,
     )
+    if train.precision == "fp8":
+        try:
+            check_fp8_widths(model, micro_batch_size * seq_len)
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
     return Workload(name, model, train, options.steps)

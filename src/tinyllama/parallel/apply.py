@@ -1,7 +1,7 @@
 """Lays a network out over the ranks: what each holds and what is wrapped around it. The network knows nothing of it.
 
 The wrappers have one legal order, which is the order of the code: slices first, because they decide the shapes; then
-recomputation, inside of what is compiled; then the compiler, inside of what gathers weights; shards last.
+recomputation and fp8 products, inside of what is compiled; then the compiler, inside of what gathers weights; shards last.
 """
 
 from dataclasses import replace
@@ -14,6 +14,7 @@ from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.packed_llama import PackedLlama, PackedParameter, Recompute
 from tinyllama.model.part import Part, Slices
+from tinyllama.parallel.fp8_products import to_fp8
 from tinyllama.parallel.rank_mesh import RankMesh
 from tinyllama.parallel.rank_sums import local
 from tinyllama.parallel.stage_layers import stage_layers
@@ -74,6 +75,7 @@ def lay_out(
     *,
     seq_len: int,
     recompute: Recompute,
+    is_fp8: bool,
     compiled: bool,
 ) -> PackedLlama:
     """This rank's part of the network, without memory: `give_memory` is next. So nothing is ever whole on a device.
@@ -90,6 +92,8 @@ def lay_out(
     part = stage_part(config, layers, slices, seq_len, is_sharded=mesh.size("shard") > 1)
     with torch.device("meta"):
         network = PackedLlama(Llama(sizes).to(dtype), *formats, recompute, part)
+    if is_fp8:
+        to_fp8(network)
     if compiled:
         network.compile()
     if mesh.size("shard") > 1:

@@ -95,20 +95,32 @@ class CanonicalParts:
 
         `sources`: one for each packed parameter, of its master's shape.
         """
-        if self._mesh.at("replicate") > 0:
-            return
-        is_first = dist.get_rank() == 0
+        for name, value in self._in_turn(sources):
+            if value is not None:
+                yield name, value
+
+    @torch.no_grad()
+    def fill(self, targets: dict[str, Tensor], sources: list[Tensor]) -> None:
+        """Give every rank all whole canonical tensors, in `targets` by name. All ranks call it together."""
+        for name, value in self._in_turn(sources):
+            if value is not None:
+                targets[name].copy_(value)
+            dist.broadcast(targets[name], src=0)
+
+    def _in_turn(self, sources: list[Tensor]) -> Iterator[tuple[str, Tensor | None]]:
+        """Names of canonical tensors, on every rank when it is their turn; their values on rank 0."""
+        is_first, helps = dist.get_rank() == 0, self._mesh.at("replicate") == 0
         for stage, entries in enumerate(self._stages):
-            is_ours = stage == self._mesh.at("pipeline")
+            is_ours = helps and stage == self._mesh.at("pipeline")
             for names in entries:
                 if stage > 0 and names == ("embedding.weight",):
                     continue  # tied: the first stage's is the same
                 found = self._gather_entry(names, sources) if is_ours else {}
                 for name in names:
-                    value = self._to_first(name, found.get(name), sources[0], stage) if stage > 0 else found.get(name)
-                    if is_first:
-                        assert value is not None
-                        yield name, value
+                    value = found.get(name)
+                    if helps and stage > 0:
+                        value = self._to_first(name, value, sources[0], stage)
+                    yield name, value if is_first else None
 
     def _gather_entry(self, names: tuple[str, ...], sources: list[Tensor]) -> dict[str, Tensor]:
         number = next(number for number, parameter in enumerate(self._packed) if parameter.names == names)

@@ -91,11 +91,13 @@ class Activations:
 
     def kept(self) -> int:
         """What one layer keeps until its backward pass."""
-        parts, (_, s, kept), D = self.layer_parts(), self.value_bytes, self.model.dim
-        if self.train.recompute == "selective":  # the feed-forward's norm is kept before it is gathered
-            return sum(parts.values()) - parts["feed_forward"] - kept * D + kept * D // self.tensor
+        parts, (c, s, kept), D = self.layer_parts(), self.value_bytes, self.model.dim
+        if (
+            self.train.recompute == "selective"
+        ):  # the feed-forward's norm is kept before it is gathered, and cast to fp8
+            return sum(parts.values()) - parts["feed_forward"] - kept * D + c * D // self.tensor
         if self.train.recompute == "full":  # what enters a layer: its slice of the stream and of the norm
-            return (s + kept) * D // self.tensor
+            return (s + c) * D // self.tensor
         return sum(parts.values())
 
     def after_layers(self) -> int:

@@ -12,6 +12,7 @@ from tinyllama.parallel.layout_check import find_fault
 from tinyllama.plan.memory import USABLE_SHARE, fullest_stage
 from tinyllama.plan.stage_sizes import ONE_DEVICE
 from tinyllama.plan.step_time import StepTime, step_time
+from tinyllama.train.fp8_widths import check_fp8_widths
 from tinyllama.train.train_config import TrainConfig, refuse_what_needs_whole_networks
 
 MAX_MICRO_BATCH_SIZE = 128
@@ -128,7 +129,9 @@ def _is_allowed(
 ) -> bool:
     try:
         if parallel.cuts_the_network:
-            refuse_what_needs_whole_networks(train.model_copy(update={"evaluate_tasks": []}), parallel)
+            refuse_what_needs_whole_networks(train, parallel)
+        if train.precision == "fp8":
+            check_fp8_widths(model, size * train.seq_len, parallel.tensor)
         train.model_copy(update={"micro_batch_size": size}).layout(parallel.data_ranks)
     except ValueError:
         return False

@@ -161,16 +161,18 @@ def traffic_bytes_per_token(stage: Stage, of_token: Activations) -> float:
         logits = of_token.value_bytes.product * stage.model.vocab_size / stage.tensor
         moved += TRAFFIC_PASSES * (of_token.after_layers() + logits)
     if of_token.train.precision == "fp8":
-        moved += fp8_cast_bytes_per_token(stage.model) * stage.n_layers / stage.model.n_layers / stage.tensor
+        moved += fp8_cast_bytes_per_token(stage.model, stage.tensor) * stage.n_layers / stage.model.n_layers
     return moved
 
 
-def fp8_cast_bytes_per_token(model: LlamaConfig) -> int:
-    """Bytes moved to make fp8 of the inputs and the output gradients of the layers' products, for one token."""
-    D, F = model.dim, model.ffn_dim
+def fp8_cast_bytes_per_token(model: LlamaConfig, tensor: int = 1) -> int:
+    """Bytes moved to make fp8 of the inputs and the output gradients of the layers' products, for one token.
+
+    On a rank of `tensor` that slice a layer: what stands between a pair of products is cut, the stream is gathered whole.
+    """
     queries, keys = model.n_heads * model.head_dim, model.n_kv_heads * model.head_dim
-    inputs, gradients = D + queries + D + F, (queries + 2 * keys) + D + 2 * F + D
-    return FP8_CAST_BYTES * model.n_layers * (inputs + gradients)
+    cut_inputs, cut_gradients = queries + model.ffn_dim, (queries + 2 * keys) + 2 * model.ffn_dim
+    return FP8_CAST_BYTES * model.n_layers * ((cut_inputs + cut_gradients) // tensor + 4 * model.dim)
 
 
 def weight_bytes_per_micro_batch(precision: str, parallel: ParallelConfig) -> int:

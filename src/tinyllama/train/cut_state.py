@@ -1,6 +1,7 @@
 """`TrainState` where ranks hold parts of the network."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch.distributed.fsdp import FSDPModule
 from tinyllama.checkpoint import checkpoint_format as form
 from tinyllama.checkpoint.save_load import check_moments, check_weights, load_tensors, sha256_of
 from tinyllama.evaluate.validation import BatchLosses
-from tinyllama.model.llama import initial_values
+from tinyllama.model.llama import Llama, initial_values
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.packed_llama import PackedLlama
 from tinyllama.parallel.apply import give_memory, lay_out
@@ -85,6 +86,26 @@ class CutState(TrainState):
             if isinstance(module, FSDPModule):
                 module.reshard()
 
+    @contextmanager
+    def whole(self) -> Iterator[Llama | None]:
+        with self.ranks.waiting("the whole network"):
+            try:
+                with torch.device(self.network.device):
+                    model = Llama(self.config)
+            except torch.OutOfMemoryError:
+                model = None
+            fails = torch.tensor(float(model is None), device=self.network.device)
+            if self.ranks.sum(fails).item() > 0:
+                model = None
+            if model is not None:
+                targets = {name: value.detach() for name, value in model.named_parameters()}
+                self.parts.fill(targets, [parameter.master for parameter in self.network.packed])
+        try:
+            yield model
+        finally:
+            for value in model.parameters() if model is not None else ():
+                value.untyped_storage().resize_(0)  # the next step needs it, whoever still refers to the network
+
     # -- canonical tensors ---------------------------------------------------------------------------------------------
 
     def init_weights(self, seed: int) -> None:
@@ -108,7 +129,12 @@ class CutState(TrainState):
             pass
 
     def rooms(self) -> tuple[Iterable[tuple[str, Tensor]], Iterable[tuple[str, Tensor]]]:
-        return [], []  # to know them takes all ranks: the first save makes its own
+        weight, moment = self.network.packed[0].master, self.optimizer.packed_moments(0)[0]
+        shapes = self.parts.shapes.items()
+        weights = [(name, _without_memory(shape, weight)) for name, shape in shapes]
+        return weights, [
+            (f"{kind}.{name}", _without_memory(shape, moment)) for kind in MOMENTS for name, shape in shapes
+        ]
 
     def read(self, path: Path) -> None:
         weights, moments = load_tensors(path / form.WEIGHTS), load_tensors(path / form.OPTIMIZER)
@@ -141,9 +167,16 @@ class CutState(TrainState):
         return sha256_of(held) if held else ""
 
 
+def _without_memory(shape: torch.Size, like: Tensor) -> Tensor:
+    """A tensor of a shape, of one value: to say what there will be, and where."""
+    return like.new_empty(()).expand(shape)
+
+
 def part_of(
     config: LlamaConfig, train: TrainConfig, dtype: torch.dtype, mesh: RankMesh, *, compiled: bool
 ) -> PackedLlama:
     """This rank's part of the network that `train` wants, without memory."""
-    formats, seq_len = FORMATS[train.precision], train.seq_len
-    return lay_out(config, mesh, dtype, formats, seq_len=seq_len, recompute=train.recompute, compiled=compiled)
+    return lay_out(
+        config, mesh, dtype, FORMATS[train.precision], seq_len=train.seq_len, recompute=train.recompute,
+        is_fp8=train.precision == "fp8", compiled=compiled,
+    )  # fmt: skip

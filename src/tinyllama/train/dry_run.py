@@ -51,7 +51,7 @@ def dry_run(config: LlamaConfig, train: TrainConfig, parallel: ParallelConfig, r
     """
     if dist.is_initialized():
         raise RuntimeError("a dry run needs a process without a process group")
-    train = _few_micro_batches(train, parallel)
+    train, is_fp8 = _few_micro_batches(train, parallel), train.precision == "fp8"
     with _fake_ranks(parallel, rank) as ranks, ExitStack() as stack:
         assert ranks.mesh is not None
         stack.enter_context(warnings.catch_warnings())
@@ -63,6 +63,8 @@ def dry_run(config: LlamaConfig, train: TrainConfig, parallel: ParallelConfig, r
         state = CutState(config, train, CPU, torch.float32, ranks, network)
         _book_state(ledger, state)
         stack.enter_context(layer_stand_ins.on_layers(packed_llama))
+        if is_fp8:
+            layer_stand_ins.use_fp8(network)
         if train.precision != "fp32":
             stack.enter_context(layer_stand_ins.on_loss(loss_gradient))
         network._first_norm = layer_stand_ins.rms_norm
@@ -76,12 +78,16 @@ def dry_run(config: LlamaConfig, train: TrainConfig, parallel: ParallelConfig, r
 
 
 def _few_micro_batches(train: TrainConfig, parallel: ParallelConfig) -> TrainConfig:
-    """The same step with as many micro-batches as it takes to see the peak: more of them hold no more at once."""
-    if train.precision == "fp8" or train.deterministic_reduction:
-        raise ValueError("a dry run knows neither fp8 nor deterministic_reduction")
+    """The same step with as many micro-batches as it takes to see the peak: more of them hold no more at once.
+
+    fp8's is bf16's but for the layers' products.
+    """
+    if train.deterministic_reduction:
+        raise ValueError("a dry run does not know deterministic_reduction")
     each = min(train.layout(parallel.data_ranks).micro_batches_per_rank, parallel.pipeline + 2)
     tokens = each * parallel.data_ranks * train.micro_batch_size * train.seq_len
-    return train.model_copy(update={"tokens_per_step": tokens, "compile": "off"})
+    precision = "bf16" if train.precision == "fp8" else train.precision
+    return train.model_copy(update={"tokens_per_step": tokens, "compile": "off", "precision": precision})
 
 
 @contextmanager

@@ -1,17 +1,19 @@
 """Stand-ins for a GPU's kernels in a layer and in the loss: they compute nothing, and make and keep tensors of like shapes.
 
 What the kernels keep for the backward pass: attention its queries, keys, values, output and log-sum-exp; SwiGLU its input;
-addition with norm the sum and 1 / rms of each row. Letters as in packed_llama.py; N tokens.
+addition with norm the sum and 1 / rms of each row. Compiled products in fp8 keep their input in one byte; but that of o is
+attention's output, and that of down is computed again from gate and up. Letters as in packed_llama.py; N tokens.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -35,6 +37,19 @@ def on_loss(loss_gradient: ModuleType) -> Iterator[None]:
         mock.patch.object(loss_gradient, "_add_product", _add_product),
     ):
         yield
+
+
+def use_fp8(network: nn.Module) -> None:
+    """The layers' products are in fp8."""
+    layers: Any = network.get_submodule("layers")
+    for layer in layers:
+        for product, keep in (("qkv", "short"), ("o", "input"), ("gate_up", "short"), ("down", "nothing")):
+            module = getattr(layer, product)
+            module.forward = partial(_fp8_product, module, keep)
+
+
+def _fp8_product(module: nn.Linear, keep: str, rows: Tensor) -> Tensor:
+    return _Fp8Product.apply(rows, module.weight, keep)
 
 
 def _loss_in_place(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
@@ -105,3 +120,25 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         return tuple(torch.empty_like(value) for value in ctx.saved_tensors[:3])
+
+
+class _Fp8Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, keep: str) -> Tensor:  # (N, I) and (O, I) -> (N, O)
+        short, _short_weight = _in_one_byte(rows), _in_one_byte(weight)
+        ctx.save_for_backward(weight, *({"short": [short], "input": [rows], "nothing": []}[keep]))
+        ctx.again = None if keep != "nothing" else rows.shape
+        return rows.new_empty(*rows.shape[:-1], len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        weight, *kept = ctx.saved_tensors
+        (gradient,) = gradients
+        if ctx.again is not None:
+            kept = [gradient.new_empty(ctx.again)]
+        _at_work = [_in_one_byte(value) for value in (gradient, weight, *kept)]
+        return gradient.new_empty(*gradient.shape[:-1], weight.shape[1]), torch.empty_like(weight), None
+
+
+def _in_one_byte(values: Tensor) -> Tensor:
+    return torch.empty_like(values, dtype=torch.uint8)

@@ -11,16 +11,12 @@ Always fp32: master weights and moments (unless optimizer_state says bf16), sums
 softmax and loss.
 """
 
-import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import nn
 
 from tinyllama.errors import RecipeError
-from tinyllama.model.packed_llama import PackedLlama
-
-FP8_MULTIPLE = 16  # of both widths of a product
+from tinyllama.parallel.fp8_products import load_float8
 
 
 class NumberFormat(NamedTuple):
@@ -68,31 +64,4 @@ def check_precision(precision: str, device: torch.device) -> None:
         raise RecipeError(
             "train.precision: 'fp8' needs a GPU of compute capability 8.9 (Ada, Hopper) or later; 'bf16' would work"
         )
-    _float8()
-
-
-def to_fp8(network: PackedLlama, emulate: bool = False) -> None:
-    """Let the layers' products compute in fp8 with one scale a tensor (Micikevicius et al. 2022), by torchao.
-
-    `emulate` rounds to fp8 and multiplies in fp32, on any device: for tests. Raises RecipeError for widths that fp8
-    products cannot have, and without torchao.
-    """
-    float8 = _float8()
-    for name, module in network.layers.named_modules():
-        if isinstance(module, nn.Linear) and (module.in_features % FP8_MULTIPLE or module.out_features % FP8_MULTIPLE):
-            raise RecipeError(
-                f"train.precision: 'fp8' needs widths that are multiples of {FP8_MULTIPLE}; layers.{name} is "
-                f"{module.in_features} x {module.out_features}; 'bf16' would work"
-            )
-    config = float8.Float8LinearConfig(emulate=emulate)
-    float8.convert_to_float8_training(network.layers, config=config)
-
-
-def _float8() -> Any:
-    """torchao's module. Its compiled kernels, which training does not use, are not loaded: each wants one torch only."""
-    os.environ.setdefault("TORCHAO_FORCE_SKIP_LOADING_SO_FILES", "1")
-    try:
-        from torchao import float8
-    except ImportError:
-        raise RecipeError("train.precision: 'fp8' needs torchao: pip install 'tinyllama-pretrain[fp8]'") from None
-    return float8
+    load_float8()

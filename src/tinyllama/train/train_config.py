@@ -109,7 +109,9 @@ class TrainConfig(Config):
     )
 
     evaluate_tasks: list[str] = setting(
-        [], "Tasks and groups measured in training, such as piqa; see docs/evaluation.md.", changes_result=False
+        [],
+        "Tasks and groups measured in training, such as piqa, on the whole network; see docs/evaluation.md.",
+        changes_result=False,
     )
     evaluate_every_steps: int = setting(
         0, "Those tasks every so many steps, and at the end; 0: at the end only.", changes_result=False, ge=0
@@ -152,12 +154,8 @@ class TrainConfig(Config):
 
 def refuse_what_needs_whole_networks(train: TrainConfig, parallel: ParallelConfig) -> None:
     """Raises ValueError, with the key, for what works only where each rank holds the whole network."""
-    mend = f"or parallel.replicate={parallel.world_size} without other axes"
     if train.deterministic_reduction:
-        raise ValueError(f"train.deterministic_reduction: true works with parallel.replicate alone; false, {mend}")
-    if train.precision == "fp8":
-        raise ValueError(f"train.precision: 'fp8' works with parallel.replicate alone; 'bf16', {mend}")
-    if train.evaluate_tasks:
         raise ValueError(
-            f"train.evaluate_tasks: works with parallel.replicate alone; [] and `tinyllama evaluate` afterwards, {mend}"
+            "train.deterministic_reduction: true works with parallel.replicate alone; "
+            f"false, or parallel.replicate={parallel.world_size} without other axes"
         )

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.loss_gradient import loss_and_gradients
 from tinyllama.model.packed_llama import PackedLlama
+from tinyllama.parallel.fp8_products import to_fp8
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.parallel.whereabouts import Place
 from tinyllama.train.deterministic import repeat_kernels
@@ -24,7 +26,7 @@ from tinyllama.train.gradients import Gradients
 from tinyllama.train.loss_scale import LossScale
 from tinyllama.train.micro_batch import DeviceBatch, figures
 from tinyllama.train.optimizer import AdamW, optimizer_kernel
-from tinyllama.train.precision import FORMATS, check_precision, to_fp8
+from tinyllama.train.precision import FORMATS, check_precision
 from tinyllama.train.train_config import TrainConfig
 
 
@@ -90,6 +92,11 @@ class TrainState:
 
     def rest(self) -> None:
         """After validation."""
+
+    @contextmanager
+    def whole(self) -> Iterator[Llama | None]:
+        """The canonical network in one piece on every rank; None, on all, where some rank has no memory for it."""
+        yield self.model
 
     # -- canonical tensors ---------------------------------------------------------------------------------------------
 

@@ -300,7 +300,11 @@ class Trainer:
             self.last_validation = found
         if self.tasks is not None and step == self.step and self._evaluates():
             self.ranks.where.at(Place.VALIDATION, self.step)
-            row["tasks"] = self.tasks.measure(self.state.model, self.tokenizer, self.ranks)
+            with self.state.whole() as model:
+                if model is None:
+                    log.warn(f"train.evaluate_tasks: no memory for the whole network; none measured after step {step}")
+                else:
+                    row["tasks"] = self.tasks.measure(model, self.tokenizer, self.ranks)
         self.metrics.write(row)
         line.update(step, _note(row, self.last_validation))
         self.guard.check(step)
