@@ -32,8 +32,8 @@ config = CleanConfig(workers=1, site_line_documents=3, max_memory_bytes=20_000)
 clean(config, [Path(sys.argv[2])], folder / "documents", folder / "clean")
 """
 
-# Python imports a `sitecustomize` at the start of every process, so this counts the operations of the workers too. A
-# relative path is one of `shutil.rmtree`, below the folder that it removes.
+# Python imports a `sitecustomize` at the start of every process, so this counts the operations of the workers too. Of what
+# `shutil.rmtree` removes, by relative paths, the folders are moments enough.
 HOOK = """
 import os, signal, sys
 
@@ -47,7 +47,7 @@ def before(event, args):
     if event == "open" and not args[2] & (os.O_WRONLY | os.O_RDWR):
         return
     path = os.fspath(args[0])
-    if os.path.isabs(path) and not path.startswith(FOLDER):
+    if not path.startswith(FOLDER) and (event != "os.rmdir" or os.path.isabs(path)):
         return
     os.write(log, f"{event} {path.removeprefix(FOLDER)}\\n".encode())
     if os.pread(log, os.lseek(log, 0, os.SEEK_CUR), 0).count(b"\\n") == int(KILL_AT):
@@ -85,8 +85,10 @@ class Runs:
             "KILL_LOG": str(log),
         }
         command = [sys.executable, "-c", RUN, str(folder), str(self.inputs)]
-        done = subprocess.run(command, stderr=subprocess.PIPE, env=environment, start_new_session=True, check=False)
-        assert done.returncode in (0, -signal.SIGKILL), done.stderr.decode()
+        errors = self.hook / "errors"  # no pipe: that would wait for workers that outlive the first process
+        with errors.open("wb") as file:
+            done = subprocess.run(command, stderr=file, env=environment, start_new_session=True, check=False)
+        assert done.returncode in (0, -signal.SIGKILL), errors.read_text()
         return done.returncode == 0, log.read_text().splitlines()
 
 
