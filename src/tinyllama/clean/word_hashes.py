@@ -28,13 +28,17 @@ def plain_words(text: str) -> list[bytes]:
     return text.lower().encode("utf-8", "replace").translate(_KEPT).split()
 
 
-def _powers(base: int) -> NDArray[np.uint64]:
-    steps = np.full(MAX_BYTES, base, np.uint64)
-    steps[0] = 1
-    return np.cumprod(steps, dtype=np.uint64)
+def powers_of(base: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """The first `MAX_BYTES` powers of an odd number modulo 2**64, and those of its inverse."""
+    steps = np.empty((2, MAX_BYTES), np.uint64)
+    steps[0], steps[1] = np.uint64(base), np.uint64(pow(base, -1, 1 << 64))
+    steps[:, 0] = 1
+    powers, inverse_powers = np.cumprod(steps, axis=1, dtype=np.uint64)
+    return powers, inverse_powers
 
 
-_POWERS, _TWICE_INVERSE_POWERS = _powers(BASE), _powers(pow(BASE, -1, 1 << 64)) * np.uint64(2)
+_POWERS, _INVERSE_POWERS = powers_of(BASE)
+_TWICE_INVERSE_POWERS = _INVERSE_POWERS * np.uint64(2)
 
 
 def hash_words(data: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
