@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/safety_default.py --data ../shared --words words.json --out build/safety [--seed 0]
 
 --data has safety/*.jsonl.gz and corpus/*.jsonl.zst (see their manifests). --words, made by
-`benchmarks/safety_words.py` in an environment of its own, has the probability that alt-profanity-check (MIT) gives to
+`benchmarks/safety_peers.py words` in an environment of its own, has the probability that alt-profanity-check (MIT) gives to
 each word of its vocabulary: weak labels for single words, because the labelled sets are tweets and one forum. Without it
 the model is trained on the labelled sets alone. --no-blinding trains the same without blindness to group names and
 without the neutral sentences about groups: the "before" of the bias table.

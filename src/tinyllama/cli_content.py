@@ -40,7 +40,7 @@ def train_safety(
 
         return train(labels, folder, names, seed)
 
-    show(run_phase(Phase("train-safety", 1, {"labels": names, "seed": seed}, tuple(labels), out, work)), as_json)
+    show(run_phase(Phase("train-safety", 2, {"labels": names, "seed": seed}, tuple(labels), out, work)), as_json)
 
 
 def score_safety(

@@ -57,7 +57,7 @@ def clean_phase(recipe: Recipe, inputs: tuple[Path, ...], out: Path, documents: 
             close_workers()
 
     given = tuple(Path(name) for name in (recipe.clean.safety_model, recipe.clean.decontaminate) if name)
-    return Phase("clean", 3, recipe.clean.result_values(), (*inputs, *given), out, work)
+    return Phase("clean", 4, recipe.clean.result_values(), (*inputs, *given), out, work)
 
 
 def tokenizer_phase(recipe: Recipe, inputs: tuple[Path, ...], out: Path) -> Phase:

@@ -20,14 +20,13 @@ from numpy.typing import NDArray
 
 from tinyllama import log
 from tinyllama.clean.read_inputs import JSON_SUFFIXES, read_lines
-from tinyllama.clean.safety_features import paragraphs_in
-from tinyllama.clean.word_hashes import BASE, MAX_BYTES, hash_words, plain_words, word_bounds
+from tinyllama.clean.safety_features import MAX_WORD_BYTES, paragraphs_in
+from tinyllama.clean.word_hashes import BASE, MAX_BYTES, hash_words, plain_words, powers_of, word_bounds
 from tinyllama.errors import InputError
 from tinyllama.files import read_json, write_json
 
 TASKS_FILE = "tasks.json"
 RUN_WORDS, SHORT_WORDS = 13, 8
-MAX_WORD_BYTES = 60
 RUN_FILTER_BITS, SHORT_FILTER_BITS = 27, 22  # 16 MB, 7% full with five million hashes; 0.5 MB
 _SECOND_MIX = np.uint64(0xC2B2AE3D27D4EB4F)
 _CHUNK_WORDS = MAX_BYTES // (MAX_WORD_BYTES + 2)
@@ -229,14 +228,7 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(inner)
 
 
-def _powers(base: int, count: int) -> Hashes:
-    steps = np.full(count, base, np.uint64)
-    steps[0] = 1
-    return np.cumprod(steps, dtype=np.uint64)
-
-
-_POWERS = _powers(_RUN_BASE, MAX_BYTES)
-_INVERSE_POWERS = _powers(pow(_RUN_BASE, -1, 1 << 64), MAX_BYTES)
+_POWERS, _INVERSE_POWERS = powers_of(_RUN_BASE)
 _MIX = np.uint64(BASE)
 
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tinyllama.clean.group_names import GROUP_NAMES
 from tinyllama.clean.word_hashes import hash_of, hash_words, plain_words, word_bounds
 
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
 MAX_PASSAGE_WORDS = 100
 MAX_WORD_BYTES = 60  # a longer word is cut: it is no word of a language
 WORD_BITS, TUPLE_BITS, CHAR_BITS = 17, 18, 18
@@ -36,10 +36,7 @@ _CHAR_BASE, _CHAR_MIX = 0x01000193, 0x9E3779B1
 _WORD_MIX, _NEXT = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
 
 _PARAGRAPH_END = re.compile(r"\n\s*\n")
-_group_names = sorted(GROUP_NAMES, key=hash_of)
-_group_hashes = np.array([hash_of(name) for name in _group_names], np.uint64)
-# Odd hashes do not always tell words apart whose first bytes are neighbours, such as `man` and `nan`.
-_group_first_bytes = np.array([name[0] for name in _group_names], np.uint8)
+_group_hashes = np.array(sorted(map(hash_of, GROUP_NAMES)), np.uint64)
 
 
 def paragraphs_in(text: str) -> list[str]:
@@ -85,7 +82,7 @@ def features_of(passages: list[bytes]) -> tuple[NDArray[np.float64], Iterator[Fa
     word_starts, word_ends = word_bounds(data)
     hashes = hash_words(data, word_starts, word_ends)
     places = np.minimum(np.searchsorted(_group_hashes, hashes), _group_hashes.size - 1)
-    named = np.flatnonzero((_group_hashes[places] == hashes) & (_group_first_bytes[places] == data[word_starts]))
+    named = np.flatnonzero(_group_hashes[places] == hashes)
     hashes[named] = GROUP
     first_words = np.searchsorted(word_starts, starts)
     if named.size:

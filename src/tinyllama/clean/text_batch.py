@@ -2,7 +2,7 @@
 
 A batch is one array of code points. Words are what blanks separate; lines are what "\\n" ends, without blanks around them,
 empty ones left out; paragraphs are what "\\n", blanks, "\\n" separate. So lines and paragraphs begin and end with words.
-Pieces of text are compared by 64-bit hashes: the polynomial of their code points, as in `word_hashes`.
+Pieces of text are compared by 64-bit hashes: the polynomial of their code points with the base of `word_hashes`.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,8 @@ from functools import cache, cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-BASE = 0x9FB21C651E98DF25
+from tinyllama.clean.word_hashes import BASE
+
 BATCH_CHARS = 1 << 18  # texts that are looked at together: their arrays stay in the processor's cache
 _SPACE, _LETTER = np.uint8(1), np.uint8(2)
 _NEWLINE = 10

@@ -1,8 +1,10 @@
 """Words of a text as 64-bit hashes, all at once: what the safety model and decontamination compare.
 
-A word's hash is the polynomial of its bytes, sum of byte[j] * BASE**j modulo 2**64 with j counted inside the word. For
-all words together that is one running sum: the sum over the text up to the word's end, minus that up to its start,
-times the inverse power of its place (BASE is odd, so it has one).
+A word's hash is twice the polynomial of its bytes, sum of byte[j] * BASE**j with j counted inside the word, plus one,
+modulo 2**64. So it is odd, which leaves even numbers to mean something else, and of the polynomial only the top bit is
+lost: words that differ in one byte have different hashes, because BASE is odd. For all words together that is one
+running sum: the sum over the text up to the word's end, minus that up to its start, times the inverse power of its place
+(an odd BASE has one).
 """
 
 import re
@@ -17,7 +19,6 @@ _BLANK = 0x20
 # Bytes of a lower-case text that stay; all others become blanks. UTF-8 beyond ASCII: `plain_words` has parted it already.
 _KEPT = bytes(code if chr(code).isalnum() or code >= 0x80 else _BLANK for code in range(128)) + bytes(range(128, 256))
 _NOT_WORD = re.compile(r"(?:[^\x00-\x7f\w])+")
-_ODD = np.uint64(1)
 
 
 def plain_words(text: str) -> list[bytes]:
@@ -27,20 +28,24 @@ def plain_words(text: str) -> list[bytes]:
     return text.lower().encode("utf-8", "replace").translate(_KEPT).split()
 
 
-def _powers(base: int) -> NDArray[np.uint64]:
-    steps = np.full(MAX_BYTES, base, np.uint64)
-    steps[0] = 1
-    return np.cumprod(steps, dtype=np.uint64)
+def powers_of(base: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """The first `MAX_BYTES` powers of an odd number modulo 2**64, and those of its inverse."""
+    steps = np.empty((2, MAX_BYTES), np.uint64)
+    steps[0], steps[1] = np.uint64(base), np.uint64(pow(base, -1, 1 << 64))
+    steps[:, 0] = 1
+    powers, inverse_powers = np.cumprod(steps, axis=1, dtype=np.uint64)
+    return powers, inverse_powers
 
 
-_POWERS, _INVERSE_POWERS = _powers(BASE), _powers(pow(BASE, -1, 1 << 64))
+_POWERS, _INVERSE_POWERS = powers_of(BASE)
+_TWICE_INVERSE_POWERS = _INVERSE_POWERS * np.uint64(2)
 
 
 def hash_words(data: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Hashes of the words data[start:end]: shape (words,), always odd. `data` has at most `MAX_BYTES` bytes."""
     sums = np.zeros(data.size + 1, np.uint64)
     np.cumsum(data * _POWERS[: data.size], out=sums[1:])
-    return (sums[ends] - sums[starts]) * _INVERSE_POWERS[starts] | _ODD
+    return (sums[ends] - sums[starts]) * _TWICE_INVERSE_POWERS[starts] + np.uint64(1)
 
 
 def word_bounds(data: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -53,4 +58,4 @@ def word_bounds(data: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.
 
 def hash_of(word: bytes) -> int:
     """One word's hash, the obvious way."""
-    return sum(byte * pow(BASE, place, 1 << 64) for place, byte in enumerate(word)) % (1 << 64) | 1
+    return (2 * sum(byte * BASE**place for place, byte in enumerate(word)) + 1) % (1 << 64)
