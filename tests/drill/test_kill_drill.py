@@ -1,8 +1,10 @@
 """The drill kills where it says, finds a run that is the same, and does not overlook one that is not."""
 
 import json
+import os
 import re
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from tinyllama.drill import kill_drill
 from tinyllama.drill.drill_report import Kill, fallen
 from tinyllama.drill.kill_drill import first_difference
 from tinyllama.drill.rank_processes import RankProcesses
+from tinyllama.errors import RunStoppedError
 from tinyllama.parallel.whereabouts import Mark, Place
 
 PAGE = (Path(__file__).parents[2] / "docs" / "ranks.md").read_text()
@@ -77,6 +80,32 @@ def test_another_result_is_not_overlooked(
     assert (exit_code, result["agree"]) == (1, 0)
     assert "the undisturbed run's" in result["each"][0]["fault"]
     assert "0 of 1 kills agree; 1 do not" in (run_dir / "drill" / "drill.md").read_text()
+
+
+def test_an_interrupted_drill_reports_its_kills_and_leaves_no_rank(
+    prepared_run: Path, tmp_path: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """SIGTERM comes when the run is taken up after the second of three kills."""
+    run_dir = Path(shutil.copytree(prepared_run, tmp_path / "run"))
+    started: list[RankProcesses] = []
+
+    def interrupting(words: list[str], ranks: int, folder: Path, environment: dict[str, str]) -> RankProcesses:
+        started.append(RankProcesses(words, ranks, folder, environment))
+        if len(started) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return started[-1]
+
+    monkeypatch.setattr(kill_drill, "RankProcesses", interrupting)
+    before = signal.getsignal(signal.SIGTERM)
+    words = ["drill", str(recipe), "--run-dir", str(run_dir), "--kills", "3", "train.steps=40"]
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, RunStoppedError)
+    assert "interrupted after 2 of 3 kills" in str(done.exception)
+    assert all(not processes.processes for processes in started[:3])
+    result = files.read_json(run_dir / "drill" / "drill.json")
+    assert (result["is_whole"], result["kills"], result["agree"]) == (False, 2, 2)
+    assert "Stopped early: 2 of 2 kills agree" in (run_dir / "drill" / "drill.md").read_text()
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_first_difference_by_hand():

@@ -101,6 +101,8 @@ def ranks_in_words(count: int) -> str:
 
 def headline(result: dict[str, Any]) -> str:
     """The outcome in one line."""
+    if not result["is_whole"]:
+        return f"Stopped early: {result['agree']} of {result['kills']} kills agree as far as their run came"
     return (
         f"{result['agree']} of {result['kills']} kills agree: losses, validation and final weights are bit for bit the "
         "undisturbed run's" if result["agree"] == result["kills"] else

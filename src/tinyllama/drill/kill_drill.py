@@ -5,7 +5,8 @@ import shlex
 import signal
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from tinyllama import files, log
 from tinyllama.drill.drill_report import Kill, fallen, headline, markdown, ranks_in_words, table
 from tinyllama.drill.kill_plan import SAVER_PLACES, Interval, PlannedKill, plan_kills
 from tinyllama.drill.rank_processes import RankProcesses
-from tinyllama.errors import LOST_RANK_EXIT_CODE, InputError
+from tinyllama.errors import LOST_RANK_EXIT_CODE, InputError, RunStoppedError
+from tinyllama.log import ProgressLine
 from tinyllama.parallel.whereabouts import VARIABLE, Mark, Marks, Place
 
 POLL_SECONDS = 0.0003
@@ -38,12 +40,24 @@ class Drill:
 def run_drill(drill: Drill) -> dict[str, Any]:
     """Make the drill in `drill.folder`, which is emptied first; returns what `--json` prints.
 
-    Raises InputError when a run ends by itself before its end: with what it said.
+    Raises RunStoppedError after Ctrl-C or SIGTERM: its processes are ended, and the kills so far are reported. Raises
+    InputError when a run ends by itself before its end: with what it said.
     """
     if drill.folder.exists():
         files.remove_folder(drill.folder)
     started = time.monotonic()
-    return _Driller(drill).run(started)
+    with _sigterm_interrupts():
+        return _Driller(drill).run(started)
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM is taken as Ctrl-C, so that it leaves no rank behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _Driller:
@@ -54,6 +68,7 @@ class _Driller:
         self._seen = (0, False, Mark(0, Place.START))  # rank, whether its saving thread, where: at the last look
         self._seen_since = 0.0
         self.kills: list[Kill] = []
+        self.runs = 0  # killed ones
         self.undisturbed: dict[int, dict[str, Any]] = {}  # rows of metrics.jsonl by step
 
     def run(self, started: float) -> dict[str, Any]:
@@ -62,18 +77,28 @@ class _Driller:
         run_dir = self._run_folder("undisturbed")
         summary = self._undisturbed(run_dir)
         self.undisturbed = rows_by_step(run_dir)
-        runs = 0
-        with log.progress("drill: kills", drill.kills) as line:
-            for planned in plan_kills(drill.kills, drill.interval, drill.world_sizes, drill.seed):
-                if len(self.kills) >= drill.kills:
-                    break
-                runs += 1
-                first = len(self.kills)
-                fault = self._killed_run(runs, planned[: drill.kills - first], summary, line.update)
-                if fault:
-                    self.kills[first:] = [_with_fault(kill, fault) for kill in self.kills[first:]]
-                log.info(f"drill: run {runs}, {len(self.kills) - first} kills: {fault or 'agrees'}")
-        return self._report(runs, summary, time.monotonic() - started)
+        try:
+            with log.progress("drill: kills", drill.kills) as line:
+                for planned in plan_kills(drill.kills, drill.interval, drill.world_sizes, drill.seed):
+                    if len(self.kills) >= drill.kills:
+                        break
+                    self._next_run(planned[: drill.kills - len(self.kills)], summary, line)
+        except KeyboardInterrupt:
+            if self.kills:
+                self._judge(self.kills[-1], drill.folder / f"killed_{self.runs}")
+            self._report(summary, time.monotonic() - started, is_whole=False)
+            said = f"drill: interrupted after {len(self.kills)} of {drill.kills} kills, {drill.folder / 'drill.md'} has them"
+            raise RunStoppedError(said, 128 + signal.SIGINT) from None
+        return self._report(summary, time.monotonic() - started, is_whole=True)
+
+    def _next_run(self, planned: list[PlannedKill], summary: dict[str, Any], line: ProgressLine) -> None:
+        """A run with these kills, or those of them for which it is long enough."""
+        self.runs += 1
+        first = len(self.kills)
+        fault = self._killed_run(self.runs, planned, summary, line)
+        if fault:
+            self.kills[first:] = [_with_fault(kill, fault) for kill in self.kills[first:]]
+        log.info(f"drill: run {self.runs}, {len(self.kills) - first} kills: {fault or 'agrees'}")
 
     # -- runs ----------------------------------------------------------------------------------------------------------
 
@@ -90,20 +115,22 @@ class _Driller:
         return RankProcesses(words, ranks, run_dir / "output", {VARIABLE: str(run_dir / "marks")}), marks
 
     def _undisturbed(self, run_dir: Path) -> dict[str, Any]:
-        processes, marks = self._start(run_dir, self.drill.world_sizes[0])
+        with log.progress("drill: undisturbed", self.drill.interval.total_steps) as line:
+            return self._to_its_end(run_dir, self.drill.world_sizes[0], line.update)
+
+    def _to_its_end(self, run_dir: Path, ranks: int, tell: Callable[[int], None]) -> dict[str, Any]:
+        """Start a run, or take it up; returns what it printed. `tell` gets the steps that are done."""
+        processes, marks = self._start(run_dir, ranks)
         try:
-            with log.progress("drill: undisturbed", self.drill.interval.total_steps) as line:
-                while None in processes.exit_codes:
-                    self._look(marks, 0)
-                    line.update(max(0, marks.of(0)[0].step - 1))
-                    time.sleep(POLL_SECONDS)
+            while None in processes.exit_codes:
+                self._look(marks, 0)
+                tell(max(0, marks.of(0)[0].step - 1))
+                time.sleep(POLL_SECONDS)
             return _summary(processes)
         finally:
             processes.end()
 
-    def _killed_run(
-        self, run: int, planned: list[PlannedKill], wanted: dict[str, Any], tell: Callable[[int], None]
-    ) -> str:
+    def _killed_run(self, run: int, planned: list[PlannedKill], wanted: dict[str, Any], line: ProgressLine) -> str:
         """One run, killed as planned and taken up each time, to its end; returns in what it differs."""
         run_dir = self._run_folder(f"killed_{run}")
         before: Kill | None = None
@@ -118,14 +145,12 @@ class _Driller:
             self._judge(before, run_dir)
             self.kills.append(done)
             before = done
-            tell(len(self.kills))
+            line.update(len(self.kills))
         ranks = self.drill.world_sizes[run % len(self.drill.world_sizes)]
-        processes, _ = self._start(run_dir, ranks)
-        try:
-            processes.wait()
-            summary = _summary(processes)
-        finally:
-            processes.end()
+        total = self.drill.interval.total_steps
+        summary = self._to_its_end(
+            run_dir, ranks, lambda step: line.update(len(self.kills), f"run {run} to its end: {step} of {total} steps")
+        )
         self._judge(before, run_dir)
         return self._compare(run_dir, summary, wanted)
 
@@ -200,13 +225,14 @@ class _Driller:
 
     # -- the report ----------------------------------------------------------------------------------------------------
 
-    def _report(self, runs: int, summary: dict[str, Any], seconds: float) -> dict[str, Any]:
+    def _report(self, summary: dict[str, Any], seconds: float, *, is_whole: bool) -> dict[str, Any]:
         drill, kills = self.drill, self.kills
         sizes = ",".join(map(str, drill.world_sizes))
         result = {
+            "is_whole": is_whole,
             "kills": len(kills),
             "agree": sum(not kill.fault for kill in kills),
-            "runs": runs,
+            "runs": self.runs,
             "fell_in": fallen(kills),
             "steps": drill.interval.total_steps,
             "world_sizes": drill.world_sizes,
