@@ -92,9 +92,7 @@ class Activations:
     def kept(self) -> int:
         """What one layer keeps until its backward pass."""
         parts, (c, s, kept), D = self.layer_parts(), self.value_bytes, self.model.dim
-        if (
-            self.train.recompute == "selective"
-        ):  # the feed-forward's norm is kept before it is gathered, and cast to fp8
+        if self.train.recompute == "selective":  # the feed-forward's norm is kept before it is gathered or cast
             return sum(parts.values()) - parts["feed_forward"] - kept * D + c * D // self.tensor
         if self.train.recompute == "full":  # what enters a layer: its slice of the stream and of the norm
             return (s + c) * D // self.tensor
