@@ -1,11 +1,13 @@
 """The drill kills where it says, finds a run that is the same, and does not overlook one that is not."""
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -82,30 +84,34 @@ def test_another_result_is_not_overlooked(
     assert "0 of 1 kills agree; 1 do not" in (run_dir / "drill" / "drill.md").read_text()
 
 
+@pytest.mark.parametrize("kills", [None, 0, 2])
 def test_an_interrupted_drill_reports_its_kills_and_leaves_no_rank(
-    prepared_run: Path, tmp_path: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+    prepared_run: Path, tmp_path: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch, kills: int | None
 ):
-    """SIGTERM comes when the run is taken up after the second of three kills."""
+    """SIGTERM comes while the run is started that follows so many of three kills; None: the undisturbed one."""
     run_dir = Path(shutil.copytree(prepared_run, tmp_path / "run"))
-    started: list[RankProcesses] = []
+    starts = iter(range(-1, 3))
 
-    def interrupting(words: list[str], ranks: int, folder: Path, environment: dict[str, str]) -> RankProcesses:
-        started.append(RankProcesses(words, ranks, folder, environment))
-        if len(started) == 4:
+    def interrupted(*given: Any) -> RankProcesses:
+        processes, before = RankProcesses(*given), next(starts)
+        if before == (-1 if kills is None else kills):
             os.kill(os.getpid(), signal.SIGTERM)
-        return started[-1]
+        return processes
 
-    monkeypatch.setattr(kill_drill, "RankProcesses", interrupting)
-    before = signal.getsignal(signal.SIGTERM)
-    words = ["drill", str(recipe), "--run-dir", str(run_dir), "--kills", "3", "train.steps=40"]
-    done = CliRunner().invoke(app, words)
+    monkeypatch.setattr(kill_drill, "RankProcesses", interrupted)
+    handler = signal.getsignal(signal.SIGTERM)
+    done = CliRunner().invoke(app, ["drill", str(recipe), "--run-dir", str(run_dir), "--kills", "3", "train.steps=40"])
     assert isinstance(done.exception, RunStoppedError)
-    assert "interrupted after 2 of 3 kills" in str(done.exception)
-    assert all(not processes.processes for processes in started[:3])
+    assert done.exception.exit_code == 130
+    assert not multiprocessing.active_children()
+    assert signal.getsignal(signal.SIGTERM) is handler
+    if kills is None:
+        assert str(done.exception) == "drill: interrupted in its undisturbed run"
+        return
+    assert f"interrupted after {kills} of 3 kills" in str(done.exception)
     result = files.read_json(run_dir / "drill" / "drill.json")
-    assert (result["is_whole"], result["kills"], result["agree"]) == (False, 2, 2)
-    assert "Stopped early: 2 of 2 kills agree" in (run_dir / "drill" / "drill.md").read_text()
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert (result["is_whole"], result["kills"], result["agree"]) == (False, kills, kills)
+    assert f"Stopped early: {kills} of {kills} kills agree" in (run_dir / "drill" / "drill.md").read_text()
 
 
 def test_first_difference_by_hand():

@@ -69,6 +69,25 @@ def test_ranks_share_the_examples(prepared_run: Path, tmp_path: Path, monkeypatc
         assert found[0][name] == pytest.approx(scores, rel=1e-5)
 
 
+def scores_in_training(
+    prepared_run: Path, tmp_path: Path, axes: dict[str, int], chosen: dict[str, Any]
+) -> list[dict[str, dict[str, float]]]:
+    """Scores by task, each time they were measured in a run of that layout."""
+    run = RankRun(Path(shutil.copytree(prepared_run, tmp_path / "_".join(f"{axis}{n}" for axis, n in axes.items()))))
+    run.to_its_end(math.prod(axes.values()), **chosen | {f"parallel__{axis}": n for axis, n in axes.items()})
+    return [row["tasks"] for row in read_jsonl(run.run_dir / "metrics.jsonl") if "tasks" in row]
+
+
+def assert_same_scores(
+    one: list[dict[str, dict[str, float]]], other: list[dict[str, dict[str, float]]], rel: float
+) -> None:
+    assert len(one) == len(other) == 2
+    for wanted, found in zip(one, other, strict=True):
+        assert wanted.keys() == found.keys()
+        for name in wanted:
+            assert found[name] == pytest.approx(wanted[name], rel=rel)
+
+
 @pytest.mark.full
 def test_ranks_share_the_examples_of_a_run(prepared_run: Path, tmp_path: Path):
     """Processes that train together; one order of sums gives one rank and two the same weights."""
@@ -78,16 +97,8 @@ def test_ranks_share_the_examples_of_a_run(prepared_run: Path, tmp_path: Path):
         "train__evaluate_data_dir": str(data), "train__deterministic_reduction": True, "train__micro_batch_size": 1,
         "parallel__threads": 1, "parallel__timeout_seconds": 60.0,
     }  # fmt: skip
-    found = []
-    for ranks in (1, 2):
-        run = RankRun(Path(shutil.copytree(prepared_run, tmp_path / str(ranks))))
-        run.to_its_end(ranks, **chosen)
-        found.append([row["tasks"] for row in read_jsonl(run.run_dir / "metrics.jsonl") if "tasks" in row])
-    assert len(found[0]) == len(found[1]) == 2
-    for one, two in zip(*found, strict=True):
-        assert one.keys() == two.keys()
-        for name in one:
-            assert two[name] == pytest.approx(one[name], rel=1e-5)
+    layouts = [{"replicate": 1}, {"replicate": 2}]
+    assert_same_scores(*(scores_in_training(prepared_run, tmp_path, axes, chosen) for axes in layouts), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -113,16 +124,8 @@ def test_ranks_that_hold_parts_find_the_scores_of_one_process(prepared_run: Path
         "train__evaluate_data_dir": str(data), "train__micro_batch_size": 1, "train__tokens_per_step": 256,
         "parallel__threads": 1, "parallel__timeout_seconds": 60.0,
     }  # fmt: skip
-    found = []
-    for sizes in ({"replicate": 1}, {"replicate": 1} | axes):
-        run = RankRun(Path(shutil.copytree(prepared_run, tmp_path / f"run_{len(found)}")))
-        run.to_its_end(math.prod(sizes.values()), **chosen | {f"parallel__{axis}": n for axis, n in sizes.items()})
-        found.append([row["tasks"] for row in read_jsonl(run.run_dir / "metrics.jsonl") if "tasks" in row])
-    assert len(found[0]) == len(found[1]) == 2
-    for one, two in zip(*found, strict=True):
-        assert one.keys() == two.keys()
-        for name in one:
-            assert two[name] == pytest.approx(one[name], rel=1e-4)
+    layouts = [{"replicate": 1}, {"replicate": 1} | axes]
+    assert_same_scores(*(scores_in_training(prepared_run, tmp_path, axes, chosen) for axes in layouts), rel=1e-4)
 
 
 def test_training_goes_on_where_the_whole_network_has_no_room(

@@ -1,6 +1,7 @@
 """Trains one run undisturbed, and the same again under SIGKILLs, each time taken up from its files; compares the two."""
 
 import json
+import multiprocessing
 import shlex
 import signal
 import time
@@ -20,6 +21,7 @@ from tinyllama.log import ProgressLine
 from tinyllama.parallel.whereabouts import VARIABLE, Mark, Marks, Place
 
 POLL_SECONDS = 0.0003
+INTERRUPTED = 128 + signal.SIGINT  # exit code
 TIMED = ("tokens_per_second", "data_wait_seconds")  # of metrics.jsonl: what two runs of the same cannot share
 
 
@@ -46,7 +48,7 @@ def run_drill(drill: Drill) -> dict[str, Any]:
     if drill.folder.exists():
         files.remove_folder(drill.folder)
     started = time.monotonic()
-    with _sigterm_interrupts():
+    with _sigterm_interrupts(), _no_process_left():
         return _Driller(drill).run(started)
 
 
@@ -58,6 +60,19 @@ def _sigterm_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _no_process_left() -> Iterator[None]:
+    """Ends what an interruption left: it may come while ranks are being started."""
+    before = multiprocessing.active_children()
+    try:
+        yield
+    finally:
+        for process in multiprocessing.active_children():
+            if process not in before:
+                process.kill()
+                process.join()
 
 
 class _Driller:
@@ -75,7 +90,10 @@ class _Driller:
         drill, total = self.drill, self.drill.interval.total_steps
         log.info(f"drill: the undisturbed run, {total} steps on {ranks_in_words(drill.world_sizes[0])}")
         run_dir = self._run_folder("undisturbed")
-        summary = self._undisturbed(run_dir)
+        try:
+            summary = self._undisturbed(run_dir)
+        except KeyboardInterrupt:
+            raise RunStoppedError("drill: interrupted in its undisturbed run", INTERRUPTED) from None
         self.undisturbed = rows_by_step(run_dir)
         try:
             with log.progress("drill: kills", drill.kills) as line:
@@ -85,10 +103,10 @@ class _Driller:
                     self._next_run(planned[: drill.kills - len(self.kills)], summary, line)
         except KeyboardInterrupt:
             if self.kills:
-                self._judge(self.kills[-1], drill.folder / f"killed_{self.runs}")
+                self._judge(self.kills[-1], drill.folder / f"killed_{self.kills[-1].run}")
             self._report(summary, time.monotonic() - started, is_whole=False)
             said = f"drill: interrupted after {len(self.kills)} of {drill.kills} kills, {drill.folder / 'drill.md'} has them"
-            raise RunStoppedError(said, 128 + signal.SIGINT) from None
+            raise RunStoppedError(said, INTERRUPTED) from None
         return self._report(summary, time.monotonic() - started, is_whole=True)
 
     def _next_run(self, planned: list[PlannedKill], summary: dict[str, Any], line: ProgressLine) -> None:
