@@ -71,13 +71,14 @@ COMPILED = {  # layers in one graph each, which PyTorch's own operations then ru
     "compiled, recompute full": ({}, {"compile": "on", "recompute": "full"}),
 }
 
-LAYOUTS: dict[int, list[dict[str, int]]] = {
-    2: [{"replicate": 2}, {"shard": 2}, {"tensor": 2}, {"pipeline": 2}],
+LAYOUTS: dict[int, list[dict[str, Any]]] = {
+    2: [{"replicate": 2}, {"shard": 2}, {"shard": 2, "gather": "step"}, {"tensor": 2}, {"pipeline": 2}],
     3: [{"pipeline": 3}],
     4: [
         {"replicate": 4}, {"shard": 4}, {"tensor": 4}, {"pipeline": 4},
         {"replicate": 2, "shard": 2}, {"replicate": 2, "tensor": 2}, {"replicate": 2, "pipeline": 2},
         {"shard": 2, "tensor": 2}, {"shard": 2, "pipeline": 2}, {"tensor": 2, "pipeline": 2},
+        {"replicate": 2, "shard": 2, "gather": "step"}, {"shard": 2, "tensor": 2, "gather": "step"},
     ],
     6: [{"replicate": 2, "pipeline": 3}, {"shard": 2, "pipeline": 3}, {"tensor": 2, "pipeline": 3}],
     8: [
@@ -238,7 +239,7 @@ def launch(target: Callable[..., None], size: int, *given: Any) -> None:
 
 
 def on_rank(
-    rank: int, size: int, port: int, path: str, cases: list[str], dtypes: list[str], layouts: list[dict[str, int]]
+    rank: int, size: int, port: int, path: str, cases: list[str], dtypes: list[str], layouts: list[dict[str, Any]]
 ) -> None:
     PackedLlama.compile = compile_without_compiler
     if any("fp8" in dtype for dtype in dtypes):
@@ -260,7 +261,7 @@ def on_rank(
 
 
 def compare(
-    size: int, path: Path, cases: list[str], dtypes: list[str], layouts: list[dict[str, int]] | None = None
+    size: int, path: Path, cases: list[str], dtypes: list[str], layouts: list[dict[str, Any]] | None = None
 ) -> list[dict[str, Any]]:
     """One launch of `size` processes: a row for each layout (default all of them), case and number format."""
     launch(on_rank, size, str(path), cases, dtypes, layouts or LAYOUTS[size])

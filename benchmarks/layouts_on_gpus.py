@@ -1,7 +1,7 @@
 """Tokens/s of each layout on several GPUs of one machine beside one GPU of it, in one run, with a look into the trace.
 
     python benchmarks/layouts_on_gpus.py --gpus 2 [--preset tinyllama-1.1b --micro-batch-size 8 --micro-batches 16] \
-        [--layouts replicate=2 shard=2 tensor=2 pipeline=2] [--json out.json] [--traces FOLDER]
+        [--layouts replicate=2 shard=2 shard=2,gather=step tensor=2 pipeline=2] [--json out.json] [--traces FOLDER]
 
 Every layout trains the same network on the same global batch: `--micro-batches` of a step, shared by the data ranks. The
 share of communication that is hidden is the time of NCCL kernels in which other kernels ran, of rank 0. Peak memory stands
@@ -99,10 +99,8 @@ def communication(options: argparse.Namespace, ranks: Ranks, device: torch.devic
         for _ in range(PROFILED_STEPS):
             run()
         torch.cuda.synchronize()
-    if not ranks.is_first:
-        return {}
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(options.traces or folder) / f"{ranks.parallel.words().replace(' ', '_')}.json"
+        path = Path(options.traces or folder) / f"{ranks.parallel.words().replace(' ', '_')}.rank_{ranks.rank}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         traced.export_chrome_trace(str(path))
         events = json.loads(path.read_text(encoding="utf-8", errors="replace"))["traceEvents"]
@@ -116,8 +114,8 @@ def communication(options: argparse.Namespace, ranks: Ranks, device: torch.devic
     return {"communication_ms": nccl / 1000 / PROFILED_STEPS, "hidden_share": both / nccl if nccl else None}
 
 
-def launch(options: argparse.Namespace, words: list[str], layout: dict[str, int], folder: Path) -> dict[str, Any]:
-    """Every rank of a layout as a process; what rank 0 found."""
+def launch(options: argparse.Namespace, words: list[str], layout: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Every rank of a layout as a process; what rank 0 found, and what a dry run counts meanwhile."""
     size, port = ParallelConfig(**layout).world_size, free_port()
     out = folder / "found.json"
     command = [sys.executable, __file__, *words, "--rank-of", json.dumps(layout), "--out", str(out)]
@@ -128,19 +126,20 @@ def launch(options: argparse.Namespace, words: list[str], layout: dict[str, int]
             "MASTER_PORT": str(port),
         }  # fmt: skip
         processes.append(subprocess.Popen(command, env=os.environ | (variables if size > 1 else {})))
+    dry = dry_run(preset(options.preset), train_config(options), ParallelConfig(**layout))["peak"]
     codes = [process.wait() for process in processes]
     if codes != [0] * size:
         return {"error": f"ended with {codes}"}
-    return json.loads(out.read_text())
+    return json.loads(out.read_text()) | {"dry_run_bytes": dry}
 
 
-def row(name: str, found: dict[str, Any], one: dict[str, Any], gpus: int, dry: int) -> str:
+def row(name: str, found: dict[str, Any], one: dict[str, Any], gpus: int) -> str:
     if "error" in found:
         return f"| {name} | {found['error']} |"
     speed, hidden = found["tokens_per_second"], found.get("hidden_share")
     scaling = speed / one["tokens_per_second"] / gpus if gpus > 1 else 1.0
     words = [
-        f"{speed:,.0f}", f"{scaling:.3f}", f"{found['peak_memory_bytes'] / 1e9:.1f}", f"{dry / 1e9:.1f}",
+        f"{speed:,.0f}", f"{scaling:.3f}", f"{found['peak_memory_bytes'] / 1e9:.1f}", f"{found['dry_run_bytes'] / 1e9:.1f}",
         f"{found['communication_ms']:.1f}" if "communication_ms" in found else "-",
         f"{hidden:.0%}" if hidden is not None else "-", f"{found['loss_last']:.5f}",
     ]  # fmt: skip
@@ -166,19 +165,23 @@ def main() -> None:
     if options.rank_of:
         one_rank(options)
         return
-    chosen = options.layouts or [f"{axis}={options.gpus}" for axis in AXES]
-    layouts = [{axis: int(size) for axis, size in (word.split("=") for word in text.split(","))} for text in chosen]
+    chosen = options.layouts or [*(f"{axis}={options.gpus}" for axis in AXES), f"shard={options.gpus},gather=step"]
+    layouts = [
+        {
+            key: int(value) if value.isdecimal() else value
+            for key, value in (word.split("=") for word in text.split(","))
+        }
+        for text in chosen
+    ]
     found: dict[str, Any] = {}
     print("| layout | tokens/s | of linear | peak GB | dry run GB | NCCL ms a step | hidden | loss |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        for layout in [{"replicate": 1}, *layouts]:
+        for layout in [{}, *layouts]:
             parallel = ParallelConfig(**layout)
             name = parallel.words()
             found[name] = launch(options, sys.argv[1:], layout, Path(folder))
-            dry = dry_run(preset(options.preset), train_config(options), parallel)["peak"]
-            found[name]["dry_run_bytes"] = dry
-            print(row(name, found[name], found["one process"], parallel.world_size, dry), flush=True)
+            print(row(name, found[name], found["one process"], parallel.world_size), flush=True)
             if options.json:
                 options.json.write_text(json.dumps(found, indent=1))
 

@@ -57,7 +57,7 @@ class Setting(NamedTuple):
     recompute: str = "none"
     optimizer_state: str = "fp32"
     seq_len: int = 2048
-    parallel: dict[str, int] = {}  # noqa: RUF012 (never changed)
+    parallel: dict[str, Any] = {}  # noqa: RUF012 (never changed)
 
     def train(self) -> TrainConfig:
         values: dict[str, Any] = self._asdict()
@@ -80,13 +80,15 @@ SETTINGS = [
     Setting("tinyllama-1.1b", 2, 2, seq_len=8192),
     Setting("tinyllama-1.1b", 1, recompute="full", optimizer_state="bf16"),
 ]
-AXES_OF_TWO = ("replicate", "shard", "tensor", "pipeline")
+LAYOUTS_OF_TWO: list[dict[str, Any]] = [
+    {"replicate": 2}, {"shard": 2}, {"shard": 2, "gather": "step"}, {"tensor": 2}, {"pipeline": 2},
+]  # fmt: skip
 SETTINGS_OF_TWO = [
-    Setting("tinyllama-1.1b", 8, 8, recompute=recompute, parallel={axis: 2})
+    Setting("tinyllama-1.1b", 8, 8, recompute=recompute, parallel=parallel)
     for recompute in ("none", "full")
-    for axis in AXES_OF_TWO
+    for parallel in LAYOUTS_OF_TWO
 ]
-DRY_SETTINGS_OF_TWO = [Setting("tiny-2m", 1, 4, "fp32", seq_len=64, parallel={axis: 2}) for axis in AXES_OF_TWO]
+DRY_SETTINGS_OF_TWO = [Setting("tiny-2m", 1, 4, "fp32", seq_len=64, parallel=parallel) for parallel in LAYOUTS_OF_TWO]
 DRY_SETTINGS = [
     Setting("tiny-2m", 2, precision="fp32", seq_len=64),
     Setting("tiny-2m", 2, 2, recompute="full", seq_len=64),

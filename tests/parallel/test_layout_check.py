@@ -53,7 +53,7 @@ def test_sizes_by_hand():
 )
 def test_refusals_show_the_arithmetic(sizes: dict[str, int], message: str):
     with pytest.raises(ValueError, match=message):
-        check_layout(TINYLLAMA, ParallelConfig(**sizes), **BATCH)
+        check_layout(TINYLLAMA, ParallelConfig.model_validate(sizes), **BATCH)
 
 
 def test_a_recipe_is_checked_when_it_is_loaded():

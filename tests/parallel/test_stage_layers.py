@@ -1,4 +1,4 @@
-"""Stages share the layers so that the slowest is as fast as may be; the head counts as what it costs."""
+"""Stages share the layers so that the slowest is about as fast as may be; the head counts as what it costs."""
 
 import itertools
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyllama.model.llama_config import PRESETS, LlamaConfig, preset
-from tinyllama.parallel.stage_layers import costs_outside_layers, layer_cost, layers_per_stage, stage_layers
+from tinyllama.parallel.stage_layers import SAME_SPEED, costs_outside_layers, layer_cost, layers_per_stage, stage_layers
 
 TINYLLAMA, ARTICLE, SMALL = (PRESETS[name] for name in ("tinyllama-1.1b", "article-1.1b", "small-120m"))
 
@@ -34,16 +34,16 @@ def test_layers_and_head_are_all_of_the_network():
 
 def test_divisions_by_hand():
     assert stage_layers(TINYLLAMA, 1) == [range(22)]
-    # 12 against 10 + 1.16; in halves the last stage would be the slower by more: 11 against 12.16
-    assert stage_layers(TINYLLAMA, 2) == [range(12), range(12, 22)]
+    # 12 against 10 + 1.16 would be the fastest; 11 against 12.16 is as fast, within 2%, and its first stage smaller
+    assert stage_layers(TINYLLAMA, 2) == [range(11), range(11, 22)]
     assert stage_layers(TINYLLAMA, 2, "full") == [range(11), range(11, 22)]  # 11.87: the head is worth 0.87
-    assert layers_per_stage(TINYLLAMA, 3) == [8, 8, 6]
+    assert layers_per_stage(TINYLLAMA, 3) == [7, 8, 7]  # 8.16 at most; 8 with 8 8 6
     assert layers_per_stage(TINYLLAMA, 4) == [6, 6, 6, 4]  # 6 at most; 6 6 5 5 would be 6.16
     assert layers_per_stage(TINYLLAMA, 8) == [3, 3, 3, 3, 3, 3, 3, 1]
     assert layers_per_stage(TINYLLAMA, 22) == [1] * 22
     assert layers_per_stage(ARTICLE, 2) == [12, 12]  # 12.08 against 12.90; 13 and 11 would be 13.08
     assert layers_per_stage(SMALL, 2) == [7, 5]  # the head is worth 2.84 layers: 7.84; 8 and 4 would be 8
-    assert layers_per_stage(SMALL, 4) == [3, 4, 4, 1]  # of equal stages the later ones have more
+    assert layers_per_stage(SMALL, 4) == [3, 4, 4, 1]
 
 
 @pytest.mark.parametrize("stages", [0, 23])
@@ -65,7 +65,7 @@ def every_division(layers: int, stages: int) -> list[list[int]]:
 def test_no_division_is_better(
     layers: int, stages: int, vocab_size: int, embedding_dim: int, seq_len: int, recompute: str
 ):
-    """Beside every division there is, by the costs of all stages from the slowest on; of equal ones the later have more."""
+    """Beside every division there is: of those whose slowest stage is near the best, the most equal one."""
     stages = min(stages, layers)
     model = LlamaConfig(
         vocab_size=vocab_size, seq_len=seq_len, dim=32, n_layers=layers, n_heads=4, n_kv_heads=2, ffn_dim=48,
@@ -73,12 +73,16 @@ def test_no_division_is_better(
     )  # fmt: skip
     first, last = costs_outside_layers(model)
 
-    def order(sizes: list[int]) -> tuple[list[int], list[int]]:
+    def slowest(sizes: list[int]) -> int:
         costs = [size * layer_cost(model, recompute) for size in sizes]
         costs[0] += first
         costs[-1] += last
-        return sorted(costs, reverse=True), costs
+        return max(costs)
 
     found = stage_layers(model, stages, recompute)
     assert [layer for layers in found for layer in layers] == list(range(layers))
-    assert layers_per_stage(model, stages, recompute) == min(every_division(layers, stages), key=order)
+    every = every_division(layers, stages)
+    allowed = int(min(map(slowest, every)) * (1 + SAME_SPEED))
+    fast = [sizes for sizes in every if slowest(sizes) <= allowed]
+    wanted = min(fast, key=lambda sizes: (sum(size**2 for size in sizes), sizes))
+    assert layers_per_stage(model, stages, recompute) == wanted

@@ -17,13 +17,15 @@ UNEVEN = [(5, 1, 1, 3), (1, 4, 1, 4), (1, 2, 2, 4), (3, 1, 1, 5), (1, 1, 2, 8)] 
 
 def agrees(
     name: str, sizes: tuple[int, int, int, int], micro_batch_size: int, recompute: str, micro_batches: int = 4,
-    precision: str = "bf16",
+    precision: str = "bf16", gather: str = "layer",
 ) -> None:  # fmt: skip
     """`micro_batches`: of each data rank."""
     from tinyllama.train.dry_run import dry_run
 
     replicate, shard, tensor, pipeline = sizes
-    parallel = ParallelConfig(replicate=replicate, shard=shard, tensor=tensor, pipeline=pipeline)
+    parallel = ParallelConfig.model_validate({
+        "replicate": replicate, "shard": shard, "tensor": tensor, "pipeline": pipeline, "gather": gather,
+    })  # fmt: skip
     model = PRESETS[name]
     tokens = micro_batches * parallel.data_ranks * micro_batch_size * model.seq_len
     train = TrainConfig.model_validate({
@@ -42,6 +44,22 @@ def agrees(
 @pytest.mark.parametrize("sizes", [(16, 1, 1, 1), (8, 2, 1, 1), (4, 2, 2, 1), (2, 2, 2, 2), (2, 1, 1, 3)], ids=str)
 def test_a_small_network_on_sixteen_devices(sizes: tuple[int, int, int, int]):
     agrees("small-120m", sizes, micro_batch_size=4, recompute="none")
+
+
+@pytest.mark.parametrize("sizes", [(1, 16, 1, 1), (4, 2, 2, 1)], ids=str)
+def test_a_small_network_gathered_once_a_step(sizes: tuple[int, int, int, int]):
+    agrees("small-120m", sizes, micro_batch_size=4, recompute="none", gather="step")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("sizes", [(1, 16, 1, 1), (8, 2, 1, 1), (2, 4, 2, 1)], ids=str)
+@pytest.mark.parametrize(
+    ("micro_batch_size", "recompute", "micro_batches"), [(4, "none", 4), (8, "full", 2), (2, "selective", 1)]
+)
+def test_tinyllama_gathered_once_a_step(
+    sizes: tuple[int, int, int, int], micro_batch_size: int, recompute: str, micro_batches: int
+):
+    agrees("tinyllama-1.1b", sizes, micro_batch_size, recompute, micro_batches, gather="step")
 
 
 @pytest.mark.parametrize("sizes", [(16, 1, 1, 1), (4, 2, 2, 1)], ids=str)

@@ -19,7 +19,11 @@ A100, H100 = KINDS["A100-40G"], KINDS["H100"]
 
 def test_products_of_four_axes_by_hand():
     # 16 = 2^4 is spread over four axes in (4 + 3 choose 3) ways, 6 = 2 x 3 in 4 x 4
-    assert [len({layout.words() for layout in layouts_of(count)}) for count in (1, 2, 6, 16)] == [1, 4, 16, 35]
+    for count, ways, without_pipeline, not_sharded in ((1, 1, 1, 1), (2, 4, 3, 2), (6, 16, 9, 4), (16, 35, 15, 5)):
+        layouts = list(layouts_of(count))
+        by_step = [layout for layout in layouts if layout.gather == "step"]  # another way where shards have no stages
+        assert (len(layouts) - len(by_step), len(by_step)) == (ways, without_pipeline - not_sharded)
+        assert len({layout.words() for layout in layouts}) == len(layouts)
     assert all(layout.world_size == 16 for layout in layouts_of(16))
 
 
@@ -29,7 +33,8 @@ def test_sixteen_devices():
     assert {layout.parallel.tensor for layout in layouts} == {1, 2, 4}
     assert {layout.parallel.pipeline for layout in layouts} == {1, 2, 4, 8, 16}
     fitting = [layout for layout in layouts if layout.fits]
-    assert fitting[0].overrides() == ["parallel.shard=16", "train.micro_batch_size=8"]
+    assert fitting[0].overrides() == ["parallel.shard=16", "parallel.gather=step", "train.micro_batch_size=8"]
+    assert fitting[0].overrides(ParallelConfig(gather="step")) == ["parallel.shard=16", "train.micro_batch_size=8"]
     assert fitting[0].tokens_per_second > 0.985 * max(layout.tokens_per_second for layout in fitting)
 
 
@@ -68,7 +73,7 @@ def test_pretrain_takes_every_layout_that_is_found(n_gpus: int, name: str):
     recipe = load_recipe(name)
     for layout in find_layouts(recipe.llama_config(), recipe.train, n_gpus, H100)[:10]:
         taken = load_recipe(name, layout.overrides())
-        assert taken.parallel.sizes == layout.parallel.sizes
+        assert taken.parallel.words() == layout.parallel.words()
         assert taken.parallel.world_size == n_gpus
 
 
@@ -76,7 +81,7 @@ def test_a_layout_needs_what_its_parts_need():
     planned = plan_layout(TINYLLAMA, TrainConfig(micro_batch_size=4), ParallelConfig(shard=8, tensor=2), A100)
     assert planned.memory_bytes == sum(planned.memory_parts.values())
     assert planned.tokens_per_second == pytest.approx(2_097_152 / planned.time.total)
-    assert list(planned.listed()) == [*AXES, "micro_batch_size", "memory_bytes_per_gpu", "tokens_per_second"]
+    assert list(planned.listed()) == [*AXES, "gather", "micro_batch_size", "memory_bytes_per_gpu", "tokens_per_second"]
 
 
 def test_a_16_gb_card_needs_recompute_and_short_moments():

@@ -30,7 +30,7 @@ def test_strides_by_hand():
     ],
 )
 def test_the_slowest_link_by_hand(sizes: dict[str, int], axis: str, gigabytes: int):
-    assert bandwidth(ParallelConfig(**sizes), axis, A100) == gigabytes * 1e9
+    assert bandwidth(ParallelConfig.model_validate(sizes), axis, A100) == gigabytes * 1e9
 
 
 def test_smaller_nodes():

@@ -24,7 +24,7 @@ def train(micro_batch_size: int, micro_batches: int = 3, seq_len: int = 2048, **
     return TrainConfig(tokens_per_step=tokens, micro_batch_size=micro_batch_size, seq_len=seq_len, **values)
 
 
-def parts_of(micro_batch_size: int, micro_batches: int = 3, *, sizes: dict[str, int] | None = None, **values: Any):
+def parts_of(micro_batch_size: int, micro_batches: int = 3, *, sizes: dict[str, Any] | None = None, **values: Any):
     """Parts of tinyllama-1.1b's memory; `micro_batches` are each data rank's."""
     parallel = ParallelConfig(**(sizes or {}))
     return memory_parts(TINYLLAMA, train(micro_batch_size, micro_batches * parallel.data_ranks, **values), parallel)
@@ -52,11 +52,11 @@ def test_stages_hold_the_network_once(name: str):
 
 def test_stages_by_hand():
     first, last = stages(TINYLLAMA, ParallelConfig(tensor=4, pipeline=2))
-    # 12 layers and the embedding; 10, the last norm and the head
-    assert first.parameters == 12 * (MATRICES // 4 + 4096) + TABLE // 4
-    assert last.parameters == 10 * (MATRICES // 4 + 4096) + 2048 + TABLE // 4
-    assert first.products == 12 * MATRICES // 4
-    assert last.products == 10 * MATRICES // 4 + TABLE // 4
+    # 11 layers and the embedding; 11, the last norm and the head
+    assert first.parameters == 11 * (MATRICES // 4 + 4096) + TABLE // 4
+    assert last.parameters == 11 * (MATRICES // 4 + 4096) + 2048 + TABLE // 4
+    assert first.products == 11 * MATRICES // 4
+    assert last.products == 11 * MATRICES // 4 + TABLE // 4
     article_first, article_last = stages(PRESETS["article-1.1b"], ParallelConfig(pipeline=2))
     assert article_first.projections == article_last.projections == 3072 * 1536
 
@@ -87,12 +87,23 @@ def test_sharding_divides_the_state_and_not_the_activations():
     assert shared["optimizer"] == 8 * held
     # embedding's and head's gradients are summed before they are shared out
     assert shared["gradients"] == 4 * (22 * MATRICES // 16 + 45 * 2048 + 2 * TABLE)
-    for part in ("activations", "loss", "context"):
+    for part in ("activations", "loss"):
         assert shared[part] == whole[part]
+    assert shared["context"] == whole["context"] + NCCL_BYTES  # the ranks of a copy are a group too
     assert shared["compute_copy"] == 0
     # in the loss: embedding and head gathered in fp32, the head's copy and new gradient
     assert shared["buffers"] == 8 * TABLE + (2 + 4) * TABLE + 2**26
-    assert parts_of(4, sizes={"replicate": 2, "shard": 16}) == shared
+    both = parts_of(4, sizes={"replicate": 2, "shard": 16})
+    assert both == shared | {"context": CONTEXT_BYTES + 3 * NCCL_BYTES}
+
+
+def test_shards_gathered_once_a_step_by_hand():
+    parts, by_layer = (parts_of(4, sizes={"shard": 16, "gather": gather}) for gather in ("step", "layer"))
+    assert parts["gradients"] == 4 * 1_100_048_384  # whole until the step ends
+    # in the loss, as before, and all layers in 16 bits
+    assert parts["buffers"] == by_layer["buffers"] + 2 * 22 * MATRICES
+    for part in ("weights", "optimizer", "activations", "loss", "context"):
+        assert parts[part] == by_layer[part]
 
 
 def test_tensor_slices_by_hand():
@@ -108,18 +119,18 @@ def test_tensor_slices_by_hand():
 
 def test_pipeline_by_hand():
     parts = parts_of(4, 8, sizes={"pipeline": 2})
-    assert parts["weights"] == 4 * (12 * LAYER + TABLE)  # the first stage needs most: two micro-batches in flight
-    assert parts["activations"] == 8192 * (2 * 12 * 59_528 + 4 * 5632 + 4096)
-    assert parts["compute_copy"] == 2 * 12 * MATRICES
+    assert parts["weights"] == 4 * (11 * LAYER + TABLE)  # the first stage needs most: two micro-batches in flight
+    assert parts["activations"] == 8192 * (2 * 11 * 59_528 + 4 * 5632 + 4096)
+    assert parts["compute_copy"] == 2 * 11 * MATRICES
     assert parts["loss"] == 0
     assert parts["buffers"] == 2**26 + 4 * 8192 * 2048 * 2  # two streams that were sent, room for two gradients
 
 
 def test_sharded_stages_by_hand():
     parts = parts_of(4, 8, sizes={"pipeline": 2, "shard": 4})
-    assert parts["weights"] == 4 * ((12 * MATRICES + TABLE) // 4 + 24 * 2048)
-    assert parts["gradients"] == 4 * (12 * LAYER + TABLE)  # summed before they are shared out
-    assert parts["buffers"] == 2**26 + 4 * TABLE + 2 * 12 * MATRICES + 4 * 8192 * 2048 * 2
+    assert parts["weights"] == 4 * ((11 * MATRICES + TABLE) // 4 + 22 * 2048)
+    assert parts["gradients"] == 4 * (11 * LAYER + TABLE)  # summed before they are shared out
+    assert parts["buffers"] == 2**26 + 4 * TABLE + 2 * 11 * MATRICES + 4 * 8192 * 2048 * 2
 
 
 def test_micro_batches_in_flight():
@@ -134,7 +145,7 @@ def test_micro_batches_in_flight():
 def test_no_axis_takes_more_for_weights_and_moments(axis: str, name: str):
     model = PRESETS[name]
     whole = memory_parts(model, train(2, 8, 256))
-    cut = memory_parts(model, train(2, 8, 256), ParallelConfig(**{axis: 2}))
+    cut = memory_parts(model, train(2, 8, 256), ParallelConfig.model_validate({axis: 2}))
     for part in ("weights", "optimizer"):
         assert 0 < cut[part] <= whole[part]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tinyllama.gpu_kinds import KINDS
 from tinyllama.model.llama_config import PRESETS
 from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.parallel.stage_layers import layers_per_stage
+from tinyllama.parallel.stage_layers import SAME_SPEED, layers_per_stage
 from tinyllama.plan import stage_sizes
 from tinyllama.plan.step_time import micro_batch_times, step_time
 from tinyllama.train.train_config import TrainConfig
@@ -75,7 +75,7 @@ def test_the_plan_s_stages_beside_the_schedule(stages_count: int):
 def test_no_other_two_stages_are_faster_by_the_plan(
     monkeypatch: pytest.MonkeyPatch, name: str, seq_len: int, micro_batch_size: int, recompute: str
 ):
-    """FLOPs decide, but the plan knows element-wise work, gaps and each device's rates too."""
+    """By more than counts as the same. FLOPs decide, but the plan knows element-wise work, gaps and rates too."""
     model = replace(PRESETS[name], seq_len=seq_len)
     train = TrainConfig.model_validate({
         "micro_batch_size": micro_batch_size, "seq_len": seq_len, "recompute": recompute,
@@ -89,4 +89,4 @@ def test_no_other_two_stages_are_faster_by_the_plan(
         return max(time.total for _, time in micro_batch_times(model, H100, train, ParallelConfig(pipeline=2)))
 
     chosen, _ = layers_per_stage(model, 2, recompute)
-    assert slowest(chosen) <= 1.001 * min(map(slowest, range(1, model.n_layers)))
+    assert slowest(chosen) <= (1 + SAME_SPEED) * min(map(slowest, range(1, model.n_layers)))

@@ -20,7 +20,7 @@ TINY = LlamaConfig(vocab_size=64, seq_len=16, dim=32, n_layers=2, n_heads=4, n_k
 def test_room_is_made_for_what_a_save_copies(axes: dict[str, int], tied_head: bool):
     """Alone, before the first save: the same names, shapes and formats as all ranks together give rank 0."""
     train = TrainConfig(seq_len=16, micro_batch_size=1, tokens_per_step=64, optimizer_state="bf16")
-    with _fake_ranks(ParallelConfig(**axes), 0) as ranks:
+    with _fake_ranks(ParallelConfig.model_validate(axes), 0) as ranks:
         state = CutState(replace(TINY, tied_head=tied_head), train, CPU, torch.float32, ranks)
         for rooms, copied in zip(state.rooms(), (state.weights(), state.moments()), strict=True):
             found = {name: (value.shape, value.dtype, value.device) for name, value in rooms}

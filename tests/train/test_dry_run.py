@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ TRAIN = TrainConfig(tokens_per_step=8 * 2048 * 64, micro_batch_size=8)
 NORMS = TINYLLAMA.parameter_counts()["norms"]
 
 
-def found(config: LlamaConfig = TINYLLAMA, train: TrainConfig = TRAIN, rank: int = 0, **sizes: int) -> dict[str, int]:
+def found(config: LlamaConfig = TINYLLAMA, train: TrainConfig = TRAIN, rank: int = 0, **sizes: Any) -> dict[str, int]:
     return dry_run(config, train, ParallelConfig(**sizes), rank)
 
 
@@ -56,6 +57,16 @@ def test_shards_and_slices_divide(replicated: dict[str, int]):
     assert sharded["activations"] == replicated["activations"]
     assert sliced["weights"] == 4 * ((N - NORMS) // 2 + NORMS)
     assert replicated["activations"] / 2 < sliced["activations"] < 0.6 * replicated["activations"]
+
+
+def test_shards_gathered_once_keep_weights_and_gradients_whole():
+    by_layer, by_step = found(shard=16), found(shard=16, gather="step")
+    matrices = TINYLLAMA.n_parameters - NORMS - 2 * TINYLLAMA.vocab_size * TINYLLAMA.dim
+    for part in ("weights", "optimizer", "compute_copy"):
+        assert by_step[part] == by_layer[part]
+    assert by_step["gradients"] - by_layer["gradients"] == 4 * (matrices - matrices // 16)
+    # The backward pass refers to the gathered weights: of all layers in 16 bits, where else it is of the head.
+    assert by_step["peak"] - by_layer["peak"] == pytest.approx(4 * (matrices - matrices // 16) + 2 * matrices, rel=0.03)
 
 
 def test_the_first_stage_holds_as_many_micro_batches_as_there_are_stages(replicated: dict[str, int]):

@@ -69,6 +69,6 @@ def test_three_axes_and_all_of_them(tmp_path: Path, processes: int):
 @pytest.mark.full
 def test_compiled_layers_in_layouts(tmp_path: Path):
     """The compiler sees through slices and shards in one graph, recomputed or not."""
-    layouts = [{"shard": 2}, {"tensor": 2}, {"pipeline": 2}]
+    layouts = [{"shard": 2}, {"shard": 2, "gather": "step"}, {"tensor": 2}, {"pipeline": 2}]
     cases = ["compiled", "compiled, recompute full"]
     check(compare(2, tmp_path / "rows.json", cases, BOTH, layouts), len(layouts) * len(cases), dtypes=2)

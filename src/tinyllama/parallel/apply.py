@@ -118,8 +118,7 @@ def shard(network: PackedLlama, mesh: RankMesh) -> None:
     exact = network.packed[0].master.dtype
     short = MixedPrecisionPolicy(param_dtype=network.compute_dtype, reduce_dtype=exact, cast_forward_inputs=False)
     whole = MixedPrecisionPolicy(param_dtype=exact, reduce_dtype=exact, cast_forward_inputs=False)
-    # A pipeline's micro-batches follow each other closely: its layers stay gathered from the first to the last.
-    again = mesh.size("pipeline") == 1
+    again = not mesh.parallel.gathers_once
     common: Any = {"mesh": mesh.data, "ignored_params": norms}
     for projection in (network.embedding_projection, network.head_projection):
         if projection is not None:
@@ -133,14 +132,15 @@ def shard(network: PackedLlama, mesh: RankMesh) -> None:
             module.set_gradient_divide_factor(1.0)  # sums, as everywhere here: an update divides once
 
 
-def hold_until_last(network: PackedLlama, *, is_last: bool) -> None:
+def hold_until_last(network: PackedLlama, *, layers_too: bool, is_last: bool) -> None:
     """What waits for a step's last micro-batch: embedding and head stay gathered, and copies do not sum their shards yet.
 
     Nothing runs beside the gathering of embedding and head, or beside their sums, as layers run beside each other's.
+    `layers_too`: these stay as well.
     """
     if isinstance(network, FSDPModule):
-        network.set_reshard_after_backward(is_last, recurse=False)
-        network.set_requires_gradient_sync(is_last, recurse=False)
+        network.set_reshard_after_backward(is_last, recurse=layers_too)
+        network.set_requires_gradient_sync(is_last, recurse=layers_too)
         network.set_requires_all_reduce(is_last)
 
 

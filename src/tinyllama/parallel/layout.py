@@ -13,6 +13,7 @@ With `train.deterministic_reduction` they first go to L lanes in equal portions,
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from tinyllama.config_base import Config, setting
 
@@ -45,6 +46,12 @@ class ParallelConfig(Config):
         "Stages of neighbouring layers, through which micro-batches go one after another.",
         changes_result=False,
         ge=1,
+    )
+    gather: Literal["layer", "step"] = setting(
+        "layer",
+        "When sharded weights are gathered. layer: before each layer's pass, for least memory. step: once a step, and "
+        "gradients are shared out once, for least waiting; 6 bytes a parameter more on each rank.",
+        changes_result=False,
     )
     threads: int = setting(
         0,
@@ -80,6 +87,12 @@ class ParallelConfig(Config):
         """Whether a rank holds a part of the network only."""
         return self.world_size > self.replicate
 
+    @property
+    def gathers_once(self) -> bool:
+        """Whether sharded layers stay gathered for a whole step. A pipeline's do: its micro-batches follow each other
+        closely."""
+        return self.pipeline > 1 or self.gather == "step"
+
     def coordinates(self, rank: int) -> dict[str, int]:
         """A rank's place along each axis of `sizes`."""
         found: dict[str, int] = {}
@@ -93,9 +106,10 @@ class ParallelConfig(Config):
         return at["replicate"] * self.shard + at["shard"]
 
     def words(self) -> str:
-        """The layout as people read it: axes of more than one rank."""
+        """The layout as people read it: axes of more than one rank, `by step` where shards are gathered once a step."""
         named = [f"{key} {self.sizes[key]}" for key in AXES if self.sizes[key] > 1]
-        return " x ".join(named) or "one process"
+        by_step = " by step" if self.shard > 1 and self.gather == "step" else ""
+        return (" x ".join(named) or "one process") + by_step
 
 
 @dataclass(frozen=True)

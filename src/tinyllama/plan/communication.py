@@ -1,7 +1,8 @@
 """Bytes and seconds of what the ranks send each other, axis by axis.
 
 Collectives are rings: an all-gather or a reduce-scatter of b bytes over n ranks sends b (n - 1) / n from each device, an
-all-reduce twice that (Thakur et al. 2005). A transfer takes its bytes over the slowest link of the ring, and a start.
+all-reduce twice that (Thakur et al. 2005). A transfer takes its bytes over the slowest link of the ring, and a start; a
+gather or scatter also moves the rank's own b / n from one place of its memory to another.
 """
 
 from typing import NamedTuple
@@ -15,7 +16,8 @@ from tinyllama.plan.stage_sizes import Stage
 from tinyllama.train.train_config import TrainConfig
 
 FP32_BYTES = 4
-COLLECTIVE_SECONDS = 20e-6  # assumed: a collective or a message cannot take less
+COLLECTIVE_SECONDS = 40e-6  # a collective or a message takes no less; measured between two H200
+OWN_BYTES_PER_SECOND = 1.2e12  # at which collectives move a rank's own share; fitted to gathers and scatters there
 
 # Collectives of one layer and micro-batch along the tensor axis, each of the stream: gathered before q k v and before
 # gate and up, scattered after o and after down; mirrored in the backward pass; and those of what is computed again.
@@ -30,17 +32,31 @@ class Transfer(NamedTuple):
 
 
 class ShardTransfers(NamedTuple):
-    """Seconds of a micro-batch's transfers of layers, and of a step's of embedding and head."""
+    """Seconds of one gathering of the layers' weights for each time that they are, of their gradients' sums, and of a step's
+    transfers of embedding and head."""
 
-    layers: float
+    gathers: float
+    sums: float
     tables: float
+
+    @property
+    def layers(self) -> float:
+        return self.gathers + self.sums
 
 
 def ring_seconds(n_bytes: float, ranks: int, bytes_per_second: float) -> float:
     """Seconds of an all-gather or reduce-scatter over `ranks` of `n_bytes`, the whole of what is gathered or scattered."""
     if ranks == 1:
         return 0.0
-    return n_bytes * (ranks - 1) / ranks / bytes_per_second + COLLECTIVE_SECONDS
+    own = n_bytes / ranks
+    return (n_bytes - own) / bytes_per_second + own / OWN_BYTES_PER_SECOND + COLLECTIVE_SECONDS
+
+
+def all_reduce_seconds(n_bytes: float, ranks: int, bytes_per_second: float) -> float:
+    """Seconds of an all-reduce over `ranks` of `n_bytes`, in their place."""
+    if ranks == 1:
+        return 0.0
+    return 2 * n_bytes * (ranks - 1) / ranks / bytes_per_second + COLLECTIVE_SECONDS
 
 
 def replicate_seconds(stage: Stage, parallel: ParallelConfig, gpu: GpuKind) -> Transfer:
@@ -51,24 +67,25 @@ def replicate_seconds(stage: Stage, parallel: ParallelConfig, gpu: GpuKind) -> T
     speed = bandwidth(parallel, "replicate", gpu)
 
     def all_reduce(parameters: int) -> float:
-        return 2 * ring_seconds(FP32_BYTES * parameters / parallel.shard, parallel.replicate, speed)
+        return all_reduce_seconds(FP32_BYTES * parameters / parallel.shard, parallel.replicate, speed)
 
     return Transfer(all_reduce(stage.parameters), all_reduce(stage.table if stage.is_first else stage.layer_matrices))
 
 
 def shard_seconds(stage: Stage, parallel: ParallelConfig, gpu: GpuKind, precision: str) -> ShardTransfers:
-    """Sharded weights: those of layers are gathered in the products' format before their forward and before their backward
-    pass (in a pipeline once a step), embedding and head in fp32; fp32 gradients are reduced and scattered."""
+    """Sharded weights: those of layers are gathered in the products' format, before their forward and before their backward
+    pass or once a step, embedding and head in fp32; fp32 gradients are reduced and scattered."""
     speed = bandwidth(parallel, "shard", gpu)
 
     def seconds(value_bytes: int, parameters: int) -> float:
         return ring_seconds(value_bytes * parameters, parallel.shard, speed) if parameters else 0.0
 
-    gathers = 1 if parallel.pipeline > 1 else 2
-    c, layer = VALUE_BYTES[precision].product, stage.layer_matrices
-    layers = stage.n_layers * (gathers * seconds(c, layer) + seconds(FP32_BYTES, layer))
-    projections = gathers * seconds(c, stage.projections) + seconds(FP32_BYTES, stage.projections)
-    return ShardTransfers(layers + projections, 2 * seconds(FP32_BYTES, stage.tables))
+    def of_layers(value_bytes: int) -> float:
+        return stage.n_layers * seconds(value_bytes, stage.layer_matrices) + seconds(value_bytes, stage.projections)
+
+    times = 1 if parallel.gathers_once else 2
+    gathers = times * of_layers(VALUE_BYTES[precision].product)
+    return ShardTransfers(gathers, of_layers(FP32_BYTES), 2 * seconds(FP32_BYTES, stage.tables))
 
 
 def tensor_seconds(stage: Stage, parallel: ParallelConfig, gpu: GpuKind, train: TrainConfig) -> float:
@@ -87,7 +104,7 @@ def tensor_seconds(stage: Stage, parallel: ParallelConfig, gpu: GpuKind, train: 
     seconds = stage.n_layers * TENSOR_COLLECTIVES[train.recompute] * stream
     seconds += 2 * embedded * (stage.is_first + stage.is_last)
     if stage.is_last:
-        seconds += 2 * ring_seconds(3 * FP32_BYTES * n_tokens, parallel.tensor, speed)
+        seconds += all_reduce_seconds(3 * FP32_BYTES * n_tokens, parallel.tensor, speed)
     return seconds
 
 

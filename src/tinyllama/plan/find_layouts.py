@@ -55,12 +55,15 @@ class PlannedLayout:
         """What makes a recipe, which has this layout of its own, train so, as `pretrain` takes it."""
         own = recipe_s.sizes
         axes = [f"parallel.{axis}={ranks}" for axis, ranks in self.axes.items() if ranks > 1 or own[axis] > 1]
+        if self.parallel.shard > 1 and self.parallel.gather != recipe_s.gather:
+            axes.append(f"parallel.gather={self.parallel.gather}")
         return [*axes, f"train.micro_batch_size={self.micro_batch_size}"]
 
     def listed(self) -> dict[str, Any]:
         """As `--json` shows it."""
         return {
             **self.axes,
+            "gather": self.parallel.gather,
             "micro_batch_size": self.micro_batch_size,
             "memory_bytes_per_gpu": self.memory_bytes,
             "tokens_per_second": round(self.tokens_per_second, 1),
@@ -76,8 +79,8 @@ def find_layouts(model: LlamaConfig, train: TrainConfig, n_gpus: int, gpu: GpuKi
     """Every layout and micro-batch that divides the network and the step evenly, the fastest first.
 
     Speeds within SAME_SPEED of each other, counted down from the best, are as good as equal: then the layout of fewer axes
-    comes first, replicated before sharded before tensor before pipeline, and of one layout the larger micro-batch. Empty
-    when nothing divides evenly.
+    comes first, replicated before sharded before tensor before pipeline, shards gathered for each layer before those
+    gathered once, and of one layout the larger micro-batch. Empty when nothing divides evenly.
     """
     layouts = [
         plan_layout(model, train.model_copy(update={"micro_batch_size": size}), parallel, gpu)
@@ -90,7 +93,8 @@ def find_layouts(model: LlamaConfig, train: TrainConfig, n_gpus: int, gpu: GpuKi
         parallel = layout.parallel
         behind = math.floor(math.log(best / layout.tokens_per_second) / SAME_SPEED) if best else 0
         n_axes = sum(ranks > 1 for ranks in layout.axes.values())
-        return (behind, n_axes, parallel.pipeline, parallel.tensor, parallel.shard, -layout.micro_batch_size)
+        sizes = (parallel.pipeline, parallel.tensor, parallel.shard)
+        return (behind, n_axes, *sizes, parallel.gathers_once, -layout.micro_batch_size)
 
     return sorted(layouts, key=order)
 
@@ -104,12 +108,15 @@ def plan_layout(model: LlamaConfig, train: TrainConfig, parallel: ParallelConfig
 
 
 def layouts_of(n_gpus: int) -> Iterator[ParallelConfig]:
-    """Every product of the four axes that is `n_gpus`."""
+    """Every product of the four axes that is `n_gpus`, and both ways to gather shards where there are two."""
     for pipeline in divisors(n_gpus):
         for tensor in divisors(n_gpus // pipeline):
             data_ranks = n_gpus // pipeline // tensor
             for shard in divisors(data_ranks):
-                yield ParallelConfig(replicate=data_ranks // shard, shard=shard, tensor=tensor, pipeline=pipeline)
+                layout = ParallelConfig(replicate=data_ranks // shard, shard=shard, tensor=tensor, pipeline=pipeline)
+                yield layout
+                if shard > 1 and not layout.gathers_once:
+                    yield layout.model_copy(update={"gather": "step"})
 
 
 def micro_batch_sizes(model: LlamaConfig, train: TrainConfig, parallel: ParallelConfig) -> list[int]:

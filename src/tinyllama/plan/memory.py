@@ -17,7 +17,7 @@ from tinyllama.train.train_config import TrainConfig
 
 FP32_BYTES = 4
 CONTEXT_BYTES = 820_000_000  # of the driver; measured on an H100
-NCCL_BYTES = 700_000_000  # assumed: buffers of the ranks' connections
+NCCL_BYTES = 1_000_000_000  # buffers of a group of ranks; measured between two H200: 0.9 to 1.2 GB
 WORKSPACE_BYTES = 2**26  # of matrix products; measured on an H100
 ALLOCATOR_SHARE = 0.03  # lost between blocks; measured on an H100: 1% to 8%
 USABLE_SHARE = 0.97  # of the memory; it may be more that is lost
@@ -43,8 +43,15 @@ def fullest_stage(
     stage, parts = max(every, key=lambda found: sum(found[1].values()))
     if not on_gpu:
         return stage, parts | {"allocator": 0, "context": 0}
-    context = CONTEXT_BYTES + (NCCL_BYTES if parallel.world_size > 1 else 0)
+    context = CONTEXT_BYTES + NCCL_BYTES * groups_of_ranks(parallel)
     return stage, parts | {"allocator": int(ALLOCATOR_SHARE * sum(parts.values())), "context": context}
+
+
+def groups_of_ranks(parallel: ParallelConfig) -> int:
+    """In which one rank is: of all ranks, of each axis where the network is cut, and of the first and last stage."""
+    if not parallel.cuts_the_network:
+        return int(parallel.world_size > 1)
+    return 1 + sum(size > 1 for size in parallel.sizes.values()) + (parallel.pipeline > 1)
 
 
 def allocated_bytes(parts: dict[str, int]) -> int:
@@ -141,15 +148,17 @@ def _gradient_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig, 
     """Sums of gradients before and after the step's micro-batch `number`, from 0.
 
     The first micro-batch's are in their weights' formats: 16 bits where products read copies; from the second on all are
-    fp32, and so are those that the ranks sum. Sharded ones are fp32 throughout; embedding's and head's, and with a pipeline
-    all, are summed over a step's micro-batches before they are shared out.
+    fp32, and so are those that the ranks sum. Sharded ones are fp32 throughout; embedding's and head's, and of shards that
+    are gathered once a step all, are summed over a step's micro-batches before they are shared out: by the last backward
+    pass, in a pipeline after it.
     """
     exact = FP32_BYTES * stage.parameters
     if parallel.shard > 1:
         layers = stage.parameters - stage.tables - stage.norms
         held = exact - FP32_BYTES * (layers - layers // parallel.shard)
-        sums = exact if parallel.pipeline > 1 else held
-        return (sums if number > 0 else 0), sums
+        sums = exact if parallel.gathers_once else held
+        is_shared_out = parallel.pipeline == 1 and number + 1 == micro_batches_of_a_rank(train, parallel)
+        return (sums if number > 0 else 0), held if is_shared_out else sums
     c = VALUE_BYTES[train.precision].product
     head = stage.table if stage.is_last else 0
     first = exact - (FP32_BYTES - c) * (stage.products - head)  # the loss makes the head's in fp32
@@ -181,8 +190,9 @@ class Gathered(NamedTuple):
 def _gathered_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig) -> Gathered:
     """Embedding and head are gathered in fp32 for a whole step; the loss makes a 16-bit copy of the head and its fp32
     gradient anew. Of the layers two are there at a time in the products' format, one with its gradient, which is made
-    fp32 to be summed; those that copies of the network sum wait for the end of the backward pass. In a pipeline all layers
-    stay. At the end embedding's and head's gradients go in one piece.
+    fp32 to be summed; those that copies of the network sum wait for the end of the backward pass. Gathered once a step, all
+    layers stay until the last backward pass has come to them, in a pipeline until it has ended. At the end embedding's and
+    head's gradients go in one piece.
     """
     if parallel.shard == 1:
         return Gathered(0, 0, 0)
@@ -190,14 +200,16 @@ def _gathered_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig) 
     tables = FP32_BYTES * stage.tables
     head_copy = c * stage.table if c < FP32_BYTES else 0
     head_gradient = FP32_BYTES * stage.table if stage.is_last else 0
-    if parallel.pipeline > 1:
-        tables += c * (stage.n_layers * layer + stage.projections)
-        return Gathered(tables + head_copy, tables, tables)
+    staying = c * (stage.n_layers * layer + stage.projections) if parallel.gathers_once else 0
+    passing = 0 if parallel.gathers_once else 2 * c * layer
     # Of slices the fp32 logits are let go of before the first chunk makes the head's gradient.
     has_gradient = parallel.tensor == 1 or train.micro_batch_size * train.seq_len > LOSS_CHUNK_TOKENS
-    in_loss = tables + head_copy + (head_gradient if has_gradient else 0)
-    summed = FP32_BYTES * stage.n_layers * layer // parallel.shard if parallel.replicate > 1 else 0  # until the end
-    at_layer = (3 * c + FP32_BYTES) * layer
+    in_loss = staying + tables + head_copy + (head_gradient if has_gradient else 0)
     if micro_batches_of_a_rank(train, parallel) > 1:
         head_gradient = 0  # the backward pass begins with adding it to the former ones
-    return Gathered(in_loss, tables + head_gradient + 2 * c * layer, summed + tables + max(at_layer, tables))
+    in_backward = staying + tables + head_gradient + passing
+    if parallel.pipeline > 1:
+        return Gathered(in_loss, in_backward, staying + tables)
+    summed = FP32_BYTES * stage.n_layers * layer // parallel.shard if parallel.replicate > 1 else 0  # until the end
+    at_layer = (passing or c * layer) + (c + FP32_BYTES) * layer
+    return Gathered(in_loss, in_backward, summed + tables + max(at_layer, tables))

@@ -34,6 +34,9 @@ ATTENTION_HALF_TOKENS = 950  # sequences so long reach half of what attention re
 EFFICIENCY_TOKENS = 2048  # the length that a device's attention_efficiency is for
 FP16_SHARE = 0.95  # of the speed of bf16 products: more power for longer significands; measured on an H100
 BACKWARD_SHARE = 2 / 3  # of the computation; communication hides behind it
+# Of the time of hidden transfers, what the computation beside them loses: collectives take multiprocessors and memory.
+# Fitted to layers that two H200 gather for each pass.
+BESIDE_SHARE = 0.6
 ADAMW_VALUES_MOVED = 8  # read w g m v, write w m v, and read g once more for its norm; fp32 all
 
 
@@ -178,27 +181,40 @@ def fp8_cast_bytes_per_token(model: LlamaConfig, tensor: int = 1) -> int:
 def weight_bytes_per_micro_batch(precision: str, parallel: ParallelConfig) -> int:
     """Bytes moved for one parameter in each micro-batch, beside the products themselves, c bytes a value in these.
 
-    Replicated: the gradient is written (c), read (c) and added to the fp32 sum (8). Sharded: the weight is gathered twice
-    (2 c), its gradient written, read (2 c) and reduced in fp32 (8).
+    The gradient is written (c), read (c) and added to the fp32 sum (8). Where shards are gathered for each pass: the weight
+    is copied out of what was gathered twice (4 c), its gradient written (c), made fp32 to be sent (c + 4), and the shard's
+    is added to its sum (12); each time the shard's weight is made short (8 + 2 c).
     """
-    c = VALUE_BYTES[precision].product
-    return 4 * c + 8 if parallel.shard > 1 else 2 * c + 8
+    c, n = VALUE_BYTES[precision].product, parallel.shard
+    if n > 1 and not parallel.gathers_once:
+        return 6 * c + 4 + (20 + 2 * c) // n
+    return 2 * c + 8
 
 
 def _exposed(stage: Stage, time: MicroBatchTime, gpu: GpuKind, train: TrainConfig, parallel: ParallelConfig) -> float:
-    """What is left of the transfers of weights and gradients beyond the computation that they run beside.
+    """What is left of the transfers of weights and gradients beyond the computation that they run beside, and what they take
+    of it.
 
-    Gradients are only summed over copies in the last micro-batch's backward pass. Sharded layers move in each micro-batch;
-    embedding and head once a step, beside nothing. In a pipeline all of it comes before the first micro-batch and after
-    the last one.
+    Gradients are only summed over copies in the last micro-batch's backward pass. Sharded layers move in each micro-batch,
+    or are gathered in the first one's forward pass and summed in the last one's backward pass; embedding and head move once
+    a step, beside nothing. In a pipeline all of it comes before the first micro-batch and after the last one.
     """
+    forward, backward = time.compute * (1 - BACKWARD_SHARE), time.compute * BACKWARD_SHARE
     copies = replicate_seconds(stage, parallel, gpu)
     if parallel.shard == 1:
-        return max(copies.alone, copies.total - time.compute * BACKWARD_SHARE)
+        return _beside(copies.total, backward, copies.alone)
     shards = shard_seconds(stage, parallel, gpu, train.precision)
     if parallel.pipeline > 1:
         return shards.layers + shards.tables + copies.total
     copied_tables = copies.total * stage.tables / stage.parameters
-    of_layers = max(0.0, shards.layers - time.compute)
-    of_the_last = max(0.0, shards.layers + copies.total - copied_tables - time.compute)
-    return (micro_batches_of_a_rank(train, parallel) - 1) * of_layers + of_the_last + shards.tables + copied_tables
+    alone, copied = shards.tables + copied_tables, copies.total - copied_tables
+    if parallel.gathers_once:
+        return alone + _beside(shards.gathers, forward) + _beside(shards.sums + copied, backward)
+    more = micro_batches_of_a_rank(train, parallel) - 1
+    return alone + more * _beside(shards.layers, time.compute) + _beside(shards.layers + copied, time.compute)
+
+
+def _beside(transfers: float, computation: float, alone: float = 0.0) -> float:
+    """Seconds that transfers add to a computation that they run beside, all but `alone` of them."""
+    seen = max(alone, transfers - computation)
+    return seen + BESIDE_SHARE * (transfers - seen)

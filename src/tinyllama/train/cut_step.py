@@ -47,7 +47,8 @@ class CutStep:
                 self._through_stages(list(micro_batches), step)
                 return
             for number, batch in enumerate(micro_batches, 1):
-                hold_until_last(self._network, is_last=number == self._micro_batches)
+                is_last = number == self._micro_batches
+                hold_until_last(self._network, layers_too=self._mesh.parallel.gathers_once, is_last=is_last)
                 self._ranks.where.at(Place.FORWARD, step + 1)
                 hidden = self._network(batch.tokens, self._keys(batch, step))
                 self._ranks.where.at(Place.BACKWARD, step + 1)

@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining import Schedule1F1B, schedules
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -216,6 +217,11 @@ def _booked_gradients(ledger: Ledger, state: CutState) -> Iterator[None]:
             if is_sharded(parameter.leaf) and parameter.leaf.grad is not None:
                 grad: Any = parameter.leaf.grad
                 ledger.book(grad._local_tensor, "gradients")
+        for module in state.network.modules():
+            group = module._get_fsdp_state()._fsdp_param_group if isinstance(module, FSDPModule) else None
+            for held in group.fsdp_params if group is not None else ():  # sums that are not shared out yet
+                if held.unsharded_accumulated_grad is not None:
+                    ledger.book(held.unsharded_accumulated_grad, "gradients")
 
     def booked_join(self: CutGradients) -> Tensor:
         totals = join(self)
