@@ -34,7 +34,7 @@ def test_tinyllamas_own_case():
     assert planned["parameters"] == 1_100_048_384
     assert planned["flops_per_token"] == {"causal": 6_760_722_432, "palm": 7_314_370_560}
     assert planned["steps"] == 1_430_512
-    assert planned["parallel"] == {"replicate": 1, "shard": 16, "tensor": 1, "pipeline": 1}
+    assert planned["parallel"] == {"replicate": 1, "shard": 16, "tensor": 1, "pipeline": 1, "gather": "step"}
     assert planned["micro_batch_size"] == 8  # TinyLlama's own: sharded, 16k tokens on a 40 GB device
     assert planned["gpu_hours"] == pytest.approx(planned["days"] * 24 * 16)
     assert planned["cost"] == pytest.approx(planned["gpu_hours"] * 2, abs=0.01)
@@ -115,7 +115,7 @@ def test_a_step_that_devices_cannot_share():
     step = TrainConfig(tokens_per_step=2_119_680, micro_batch_size=1)
     assert plan(TINYLLAMA, step, "23xH100", gpus_per_node=23)["fits"]
     staged = plan(TINYLLAMA, TrainConfig(), "7xH100")
-    assert staged["parallel"] == {"replicate": 1, "shard": 1, "tensor": 1, "pipeline": 7}
+    assert staged["parallel"] == {"replicate": 1, "shard": 1, "tensor": 1, "pipeline": 7, "gather": "layer"}
     assert staged["stage_layers"] == [3, 3, 3, 3, 4, 4, 2]
     assert "7 x 2048 = 14,336; 2,093,056 would be and could be shared by replicate or shard alone" in staged["notes"][1]
     assert len(plan(TINYLLAMA, TrainConfig(), "8xH100")["notes"]) == 1

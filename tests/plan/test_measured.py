@@ -9,7 +9,7 @@ from tinyllama import files
 from tinyllama.gpu_kinds import find_gpu
 from tinyllama.model.llama_config import preset
 from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.plan.memory import allocated_bytes, memory_parts
+from tinyllama.plan.memory import WORKSPACE_BYTES, allocated_bytes, memory_parts
 from tinyllama.plan.step_time import step_time
 from tinyllama.train.train_config import TrainConfig
 
@@ -33,9 +33,9 @@ def test_peak_within_5_percent_and_step_within_10(name: str, row: dict[str, Any]
     model, gpu = preset(row["preset"]), find_gpu(MEASURED[name]["device"])
     assert gpu is not None
     parts = memory_parts(model, train, parallel)
-    left_over = row["left_over_bytes"]  # by the setting before, in the same processes
+    left_over = max(0, row["left_over_bytes"] - WORKSPACE_BYTES)  # by the setting before, in the same processes
     assert allocated_bytes(parts) == pytest.approx(row["peak_bytes"] - left_over, rel=0.05)
-    if left_over < 1e8:  # else the driver counts that setting's groups of ranks too
+    if not left_over:  # else the driver counts that setting's groups of ranks too
         assert sum(parts.values()) == pytest.approx(row["device_bytes"], rel=0.05)
     time = step_time(model, gpu, train, parallel)
     if name == "h100" or time.gaps < 0.2 * time.total:  # what the host needs was measured beside the H100

@@ -11,7 +11,7 @@ def test_the_table_shows_figures_parts_and_layouts():
         "16 x A100-40G: fits",
         "1,100,048,384",
         "83.",
-        "shard 16, micro-batch 8",
+        "shard 16 by step, micro-batch 8",
         "optimizer",
         "weight traffic",
         "Layouts that fit",

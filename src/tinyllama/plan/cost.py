@@ -76,7 +76,7 @@ def plan(
         "tokens": steps * train.tokens_per_step,
         "steps": steps,
         "fits": bool(fitting),
-        "parallel": chosen.axes if chosen else None,
+        "parallel": chosen.keys if chosen else None,
         "micro_batch_size": chosen.micro_batch_size if chosen else None,
         "overrides": chosen.overrides(parallel or ONE_DEVICE) if chosen else [],
         "stage_layers": layers_per_stage(model, chosen.parallel.pipeline, train.recompute) if chosen else None,

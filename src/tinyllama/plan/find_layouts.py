@@ -37,6 +37,11 @@ class PlannedLayout:
         return {axis: self.parallel.sizes[axis] for axis in AXES}
 
     @property
+    def keys(self) -> dict[str, Any]:
+        """The recipe's keys in `[parallel]` that make the layout."""
+        return {**self.axes, "gather": self.parallel.gather}
+
+    @property
     def memory_bytes(self) -> int:
         """Of the device that needs most."""
         return sum(self.memory_parts.values())
@@ -62,8 +67,7 @@ class PlannedLayout:
     def listed(self) -> dict[str, Any]:
         """As `--json` shows it."""
         return {
-            **self.axes,
-            "gather": self.parallel.gather,
+            **self.keys,
             "micro_batch_size": self.micro_batch_size,
             "memory_bytes_per_gpu": self.memory_bytes,
             "tokens_per_second": round(self.tokens_per_second, 1),

@@ -104,9 +104,9 @@ def _layouts(layouts: list[dict[str, Any]], n_gpus: int) -> Table:
     return table
 
 
-def layout_words(sizes: dict[str, Any]) -> str:
-    """`replicate 2 x shard 8`: the axes of more than one rank."""
-    return ParallelConfig(**{axis: sizes[axis] for axis in AXES}).words()
+def layout_words(keys: dict[str, Any]) -> str:
+    """`replicate 2 x shard 8`: the axes of more than one rank, and how shards are gathered."""
+    return ParallelConfig(**{key: keys[key] for key in (*AXES, "gather")}).words()
 
 
 def launch_command(planned: dict[str, Any], words: list[str]) -> str:
