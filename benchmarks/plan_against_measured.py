@@ -6,9 +6,10 @@
     torchrun --nproc-per-node 2 benchmarks/plan_against_measured.py --out measured_2.json   # each axis, on two GPUs
 
 Each setting trains on random tokens, as `tinyllama bench` does. What the former one left on the device, as weights that
-compiled parts of a network refer to, is not counted, and `device` is left out. The first steps compile and warm up; the step time is the median of the timed ones. `peak` is PyTorch's `max_memory_allocated`,
-beside which the plan leaves its allowance for context out; `device` is what the driver reports as used, beside which it
-counts it. Of several ranks the largest peak and the slowest step count.
+compiled parts of a network refer to, is not counted, and `device` is left out then. The first steps compile and warm up; the
+step time is the median of the timed ones. `peak` is PyTorch's `max_memory_allocated`, beside which the plan leaves its
+allowance for context out; `device` is what the driver reports as used, beside which it counts it. Of several ranks the
+largest peak and the slowest step count.
 """
 
 import argparse

@@ -26,3 +26,16 @@ def test_room_is_made_for_what_a_save_copies(axes: dict[str, int], tied_head: bo
             found = {name: (value.shape, value.dtype, value.device) for name, value in rooms}
             assert found == {name: (value.shape, value.dtype, value.device) for name, value in copied}
             assert all(value.untyped_storage().nbytes() <= 4 for _, value in rooms), "no memory of the device"
+
+
+def test_what_gathering_once_would_take_is_said():
+    """16 bits of each weight and fp32 of its gradient, all but this rank's half of it."""
+    train = TrainConfig(seq_len=16, micro_batch_size=1, tokens_per_step=64, precision="bf16")
+    config = replace(
+        TINY, dim=2048, n_layers=1, n_heads=32, n_kv_heads=4, head_dim=64, ffn_dim=5632
+    )  # a layer of tinyllama-1.1b
+    for layout, expected in (({"shard": 2}, "gather=step, faster, 0.18 GB more"), ({"shard": 2, "gather": "step"}, "")):
+        with _fake_ranks(ParallelConfig.model_validate(layout), 0) as ranks:
+            said = CutState(config, train, CPU, torch.float32, ranks).describe(train)
+        assert expected in said
+        assert ("gather=step" in said) == bool(expected)

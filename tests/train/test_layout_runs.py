@@ -1,6 +1,5 @@
 """Whole runs on layouts that cut the network: the same figures as one process, and checkpoints that move between layouts."""
 
-import math
 import shutil
 import signal
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from tinyllama import files
 from tinyllama.checkpoint.checkpoint_format import WEIGHTS, newest_valid
 from tinyllama.checkpoint.save_load import load_tensors
 from tinyllama.exchange.open_model import open_model
+from tinyllama.parallel.layout import ParallelConfig
 
 STEPS = 40
 COMMON = {  # two stages have 3 layers and 1, three have 1, 2 and 1: the head is worth 1.3
@@ -27,24 +27,28 @@ COMMON = {  # two stages have 3 layers and 1, three have 1, 2 and 1: the head is
 }  # fmt: skip
 
 
-def sizes(**axes: int) -> dict[str, Any]:
-    return {"parallel__replicate": 1} | {f"parallel__{axis}": size for axis, size in axes.items()}
+def keys(**layout: Any) -> dict[str, Any]:
+    return {"parallel__replicate": 1} | {f"parallel__{key}": value for key, value in layout.items()}
+
+
+def ranks_of(**layout: Any) -> int:
+    return ParallelConfig(**layout).world_size
 
 
 class LayoutRun(RankRun):
     """A run of a number of ranks that is not the number of copies."""
 
-    def begin(self, **axes: int) -> int:
-        ranks = math.prod(axes.values())
-        self.start(ranks, **COMMON | sizes(**axes))
+    def begin(self, **layout: Any) -> int:
+        ranks = ranks_of(**layout)
+        self.start(ranks, **COMMON | keys(**layout))
         return ranks
 
-    def in_layout(self, **axes: int) -> dict[str, Any]:
-        return self.to_its_end(math.prod(axes.values()), **COMMON | sizes(**axes))
+    def in_layout(self, **layout: Any) -> dict[str, Any]:
+        return self.to_its_end(ranks_of(**layout), **COMMON | keys(**layout))
 
-    def until(self, step: int, **axes: int) -> None:
+    def until(self, step: int, **layout: Any) -> None:
         """Stopped by a signal to the last rank, some steps after `step`."""
-        ranks = self.begin(**axes)
+        ranks = self.begin(**layout)
         self.wait_until(lambda: steps_done(self.run_dir) >= step)
         self.processes.send(signal.SIGTERM, [ranks - 1])
         assert self.processes.wait() == [143] * ranks, self.processes.errors(0)
@@ -100,26 +104,28 @@ def test_a_checkpoint_moves_between_layouts(run: LayoutRun, alone: tuple[list[di
 @pytest.mark.parametrize(
     "axes",
     [
-        {"shard": 2}, {"tensor": 2}, {"pipeline": 2}, {"shard": 2, "tensor": 2}, {"shard": 2, "pipeline": 2},
+        {"shard": 2}, {"shard": 2, "gather": "step"}, {"tensor": 2}, {"pipeline": 2}, {"shard": 2, "tensor": 2},
+        {"shard": 2, "pipeline": 2},
         {"replicate": 2, "tensor": 2, "pipeline": 2}, {"replicate": 2, "shard": 2, "tensor": 2}, {"pipeline": 3},
         {"shard": 2, "pipeline": 3},
     ],
     ids=str,
 )  # fmt: skip
 def test_every_layout_trains_what_one_process_does(
-    run: LayoutRun, alone: tuple[list[dict[str, Any]], dict[str, Any]], axes: dict[str, int]
+    run: LayoutRun, alone: tuple[list[dict[str, Any]], dict[str, Any]], axes: dict[str, Any]
 ):
     check(run, run.in_layout(**axes), alone)
 
 
 @pytest.mark.full
 def test_a_checkpoint_moves_between_unequal_stages(run: LayoutRun, alone: tuple[list[dict[str, Any]], dict[str, Any]]):
-    """Every layer is on another stage after each change."""
+    """Every layer is on another stage, or on all ranks, after each change."""
     run.until(4, pipeline=3)
     run.until(12, shard=2, pipeline=2)
+    run.until(16, shard=2, gather="step")
     run.until(20, pipeline=4)
     check(run, run.in_layout(tensor=2, pipeline=2), alone)
-    assert started(run.run_dir) == [3, 4, 4, 4]
+    assert started(run.run_dir) == [3, 4, 2, 4, 4]
 
 
 @pytest.mark.full
@@ -151,6 +157,6 @@ def test_training_begins_from_a_model_in_any_layout(run: LayoutRun, tmp_path: Pa
     losses = []
     for axes in ({"replicate": 1}, {"shard": 2, "tensor": 2}):
         other = LayoutRun(Path(shutil.copytree(run.run_dir, tmp_path / f"run_{len(losses)}")))
-        other.to_its_end(math.prod(axes.values()), **changes | sizes(**axes))
+        other.to_its_end(ranks_of(**axes), **changes | keys(**axes))
         losses.append([row["loss"] for row in files.read_jsonl(other.run_dir / "metrics.jsonl")])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
