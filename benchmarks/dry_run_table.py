@@ -16,6 +16,7 @@ LAYOUTS = [  # replicate, shard, tensor, pipeline
     (16, 1, 1, 1), (1, 16, 1, 1), (2, 8, 1, 1), (8, 1, 2, 1), (4, 1, 4, 1), (8, 1, 1, 2), (4, 1, 2, 2), (2, 1, 4, 2),
     (4, 1, 1, 4), (1, 8, 2, 1), (1, 8, 1, 2), (1, 4, 2, 2), (2, 2, 2, 2),
 ]  # fmt: skip
+BY_STEP = [(1, 16, 1, 1), (2, 8, 1, 1), (1, 8, 2, 1)]  # parallel.gather = "step"
 
 
 def main() -> None:
@@ -29,17 +30,18 @@ def main() -> None:
     names = [*PARTS, "peak"]
     print(f"| replicate x shard x tensor x pipeline | rank | {' | '.join(names)} |\n|---|---:|{'---:|' * len(names)}")
     rows = []
-    for layout in LAYOUTS:
-        parallel = ParallelConfig(**dict(zip(AXES, layout, strict=True)))
+    for layout, gather in [*((layout, "layer") for layout in LAYOUTS), *((layout, "step") for layout in BY_STEP)]:
+        parallel = ParallelConfig.model_validate(dict(zip(AXES, layout, strict=True)) | {"gather": gather})
         check_layout(
             config, parallel, micro_batches=train.micro_batches_per_step,
             micro_batch_tokens=train.micro_batch_size * train.seq_len,
         )  # fmt: skip
         for rank in sorted({0, parallel.world_size - 1} if parallel.pipeline > 1 else {0}):
             found = dry_run(config, train, parallel, rank)
-            rows.append({"layout": layout, "rank": rank, **found})
+            rows.append({"layout": layout, "gather": gather, "rank": rank, **found})
             figures = " | ".join(f"{found[name] / 1e9:.2f}" for name in names)
-            print(f"| {' x '.join(map(str, layout))} | {rank} | {figures} |", flush=True)
+            words = " x ".join(map(str, layout)) + (" by step" if gather == "step" else "")
+            print(f"| {words} | {rank} | {figures} |", flush=True)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
 
