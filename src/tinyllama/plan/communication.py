@@ -32,8 +32,8 @@ class Transfer(NamedTuple):
 
 
 class ShardTransfers(NamedTuple):
-    """Seconds of one gathering of the layers' weights for each time that they are, of their gradients' sums, and of a step's
-    transfers of embedding and head."""
+    """Seconds in which layers' weights are gathered and their gradients summed, of a micro-batch, or of a step where that is
+    done once a step; and of a step's transfers of embedding and head."""
 
     gathers: float
     sums: float
