@@ -33,7 +33,7 @@ def slow_order(n_windows: int, seed: int, quarantine: list[Quarantined], n_sampl
 
 
 @given(st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_as_walking_over_the_windows_would_have_it(data: st.DataObject):
     n_windows = data.draw(st.integers(2, 40))
     seed = data.draw(st.integers(0, 5))
