@@ -37,6 +37,11 @@ PANELS = (
 )
 
 
+def panels_of(folder: Path) -> list[Panel]:
+    """Those whose traces are in the folder."""
+    return [panel for panel in PANELS if all((folder / f"{name}.json").is_file() for name in panel.traces)]
+
+
 def spans_of(path: Path) -> tuple[list[Span], list[Span]]:
     """Times of the computation's kernels and of NCCL's, in milliseconds from the first of all."""
     events = json.loads(path.read_text(encoding="utf-8", errors="replace"))["traceEvents"]
@@ -76,7 +81,7 @@ def draw(folder: Path) -> str:
     """The picture as SVG."""
     shapes: list[str] = []
     top = 0
-    for panel in PANELS:
+    for panel in panels_of(folder):
         traces = {name: spans_of(folder / f"{name}.json") for name in panel.traces}
         whole = max(end for lanes in traces.values() for spans in lanes for _, end in spans)
         start = panel.start_ms if panel.start_ms >= 0 else whole + panel.start_ms
@@ -101,6 +106,8 @@ def main() -> None:
     parser.add_argument("traces", type=Path, help="the folder of --traces")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
+    if not panels_of(options.traces):
+        parser.error(f"{options.traces} has no traces of two GPUs; benchmarks/layouts_on_gpus.py --traces makes them")
     options.out.write_text(draw(options.traces))
 
 

@@ -75,7 +75,7 @@ def _gpu(
 
 
 _MEASURED_H100 = "measured: tinyllama-1.1b trained by this network on one H100, 80,200 tokens/s"
-_MEASURED_H200 = "measured: the same on one H200, 78,700 tokens/s"
+_MEASURED_H200 = "measured: tinyllama-1.1b trained by this network on one H200, 78,700 tokens/s"
 _AS_ON_H100 = "assumed: the shares measured on an H100"
 _ASSUMED = "assumed: not measured"
 

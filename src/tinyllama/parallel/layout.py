@@ -50,7 +50,7 @@ class ParallelConfig(Config):
     gather: Literal["layer", "step"] = setting(
         "layer",
         "When sharded weights are gathered. layer: before each layer's pass, for least memory. step: once a step, and "
-        "gradients are shared out once, for least waiting; 6 bytes a parameter more on each rank.",
+        "gradients are shared out once, for least waiting; up to 6 bytes a parameter of the layers more on each rank.",
         changes_result=False,
     )
     threads: int = setting(

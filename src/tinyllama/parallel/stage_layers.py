@@ -16,7 +16,7 @@ def stage_layers(model: LlamaConfig, stages: int, recompute: str = "none") -> li
     """Numbers of the layers that each of `stages` stages has, in order; each has one at least.
 
     No other division's slowest stage costs less by more than SAME_SPEED. Of all that are so fast this one has the most equal
-    numbers, which needs the least memory; of stages with one layer less it has the earlier ones, which hold the most
+    numbers, which spares memory; of stages with one layer less it has the earlier ones, which hold the most
     micro-batches. `recompute`: the recipe's, which makes layers dearer. Raises ValueError for more stages than layers.
     """
     if not 1 <= stages <= model.n_layers:

@@ -183,7 +183,7 @@ def weight_bytes_per_micro_batch(precision: str, parallel: ParallelConfig) -> in
 
     The gradient is written (c), read (c) and added to the fp32 sum (8). Where shards are gathered for each pass: the weight
     is copied out of what was gathered twice (4 c), its gradient written (c), made fp32 to be sent (c + 4), and the shard's
-    is added to its sum (12); each time the shard's weight is made short (8 + 2 c).
+    is added to its sum (12); and the shard's weight is made short twice (8 + 2 c).
     """
     c, n = VALUE_BYTES[precision].product, parallel.shard
     if n > 1 and not parallel.gathers_once:
