@@ -166,7 +166,9 @@ def _override(values: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
-    values.setdefault(keys[0], {})[keys[1]] = value
+    section = values.setdefault(keys[0], {})
+    if isinstance(section, dict):  # what else a file may have there is refused with the whole
+        section[keys[1]] = value
 
 
 def _explain(error: ValidationError, origin: str) -> str:

@@ -116,6 +116,7 @@ def line_chart(chart: Chart, chart_id: str) -> str:
     if not series:
         return ""
     x_scale, y_scale = _scales(chart, series)
+    chart_id = escape(chart_id)
     drawn = [_axes(chart, x_scale, y_scale), _marks(chart.marks, x_scale, chart.height - BOTTOM)]
     drawn += [_series(one, x_scale, y_scale) for one in series]
     return (
