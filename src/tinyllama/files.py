@@ -33,10 +33,19 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, so that each survives a power cut."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
+
+
 @contextmanager
 def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary file beside `path`; on success sync it and rename it to `path`, on failure remove it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     handle, temporary_name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(temporary_name)
     try:
@@ -56,10 +65,10 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success sync its files and rename it to `path`.
 
-    An older folder at `path` is replaced. Files are synced before the rename, so a crash leaves the old or the new, or
-    neither in the moment between two renames; never a part of one.
+    An older folder at `path` is replaced, and removed when the new one is in its place. Files are synced before the
+    rename, so a crash leaves the old or the new, or neither in the moment between two renames; never a part of one.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         yield temporary
@@ -69,20 +78,27 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                     os.fsync(handle.fileno())
         sync_folder(temporary)
         temporary.chmod(0o755)
-        if path.exists():
-            remove_folder(path)
+        going = _renamed(path) if path.exists() else None
         temporary.replace(path)
         sync_folder(path.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+    if going is not None:
+        shutil.rmtree(going)
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder so that a kill on the way never leaves half of it under its name: renamed first, then removed."""
-    going = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    path.replace(going)
+    """Remove a folder so that no kill and no power cut leaves half of it under its name: renamed first, then removed."""
+    going = _renamed(path)
+    sync_folder(path.parent)
     shutil.rmtree(going)
+
+
+def _renamed(path: Path) -> Path:
+    """Give a folder a temporary name; returns it."""
+    going = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    return path.replace(going)
 
 
 def sweep_temporary(folder: Path) -> None:
@@ -126,6 +142,18 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             break
     return rows
+
+
+def cut_unfinished_line(path: Path) -> None:
+    """Cut off a last line that a kill left without its end: what is appended to it would be lost with it."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        if size and file.read() != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def sha256_file(path: Path) -> str:

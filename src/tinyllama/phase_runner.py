@@ -194,10 +194,20 @@ def _taken_up(phase: Phase, previous: dict[str, Any]) -> dict[str, Any]:
 def _remove_result(phase: Phase) -> None:
     """Remove what the phase wrote; results too dear to be made anew stay, with their marker."""
     if phase.out.is_dir():
-        if not phase.keeps_changed or set(phase.out.iterdir()) == {phase.unfinished_path}:
-            shutil.rmtree(phase.out)
+        if phase.keeps_changed and set(phase.out.iterdir()) != {phase.unfinished_path}:
+            return
+        # A marker that nothing matches comes first and goes last: what a kill leaves is neither whole nor gone on with.
+        files.write_json(phase.unfinished_path, {"phase": phase.name})
+        phase.manifest_path.unlink(missing_ok=True)
+        files.sync_folder(phase.out)
+        for path in phase.out.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path != phase.unfinished_path:
+                path.unlink()
+        shutil.rmtree(phase.out)
         return
-    for path in (phase.out, phase.manifest_path, phase.unfinished_path):
+    for path in (phase.manifest_path, phase.out, phase.unfinished_path):
         path.unlink(missing_ok=True)
 
 
