@@ -15,7 +15,15 @@ import pyarrow.parquet as pq
 from tinyllama import log
 from tinyllama.clean.split import is_validation
 from tinyllama.errors import InputError
-from tinyllama.files import atomic_file, read_json, sha256_file, sha256_json, sweep_temporary, write_json
+from tinyllama.files import (
+    atomic_file,
+    read_json,
+    sha256_file,
+    sha256_json,
+    sweep_temporary,
+    sync_folder,
+    write_json,
+)
 from tinyllama.shards.shard_format import (
     DOCUMENT_SCHEMA,
     FORMAT_VERSION,
@@ -84,8 +92,8 @@ def write_shards(
         if not train.documents:
             raise InputError(f"{', '.join(map(str, inputs))}: no document for training in these files; give more text")
     except InputError:  # once the input is mended all of the work is new
-        _remove_shards(out)
         progress_path.unlink()
+        _remove_shards(out)
         raise
     if not validation.documents:
         log.warn(f"no validation document among {train.documents}: validation will have nothing to measure")
@@ -316,11 +324,17 @@ def _begin_or_go_on(out: Path, key: str) -> Path:
 
 
 def _remove_shards(out: Path) -> None:
-    """Remove both splits. Raises InputError, before anything is gone, for a file that is no part of token shards."""
+    """Remove both splits, first of all the word of what is finished in them.
+
+    Raises InputError, before anything is gone, for a file that is no part of token shards.
+    """
     folders = [out / split for split in SPLITS if (out / split).exists()]
     for folder in folders:
         for file in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
             if not PART_OF_SHARDS.fullmatch(file.name):
                 raise InputError(f"{file}: in the way, and no part of token shards; choose another folder")
+    if folders:
+        (out / PROGRESS_FILE).unlink(missing_ok=True)
+        sync_folder(out)
     for folder in folders:
         shutil.rmtree(folder)
