@@ -92,6 +92,7 @@ def write_event(run_dir: Path, event: str, *, anyway: bool = False, **details: A
         return
     line = json.dumps({"time": round(time.time(), 3), "event": event, **details}) + "\n"
     try:
+        files.cut_unfinished_line(run_dir / "events.jsonl")
         with (run_dir / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(line)
     except OSError as error:
