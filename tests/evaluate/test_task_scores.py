@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from tinyllama.evaluate.task_scores import SCORES, difference, estimate
+from tinyllama.evaluate.task_scores import HIGHER_IS_BETTER, SCORES, Difference, difference, estimate
 
 metrics: Any = sklearn_metrics  # their types are narrower than they are
 scipy_stats: Any = stats
@@ -167,3 +167,105 @@ def test_differences_of_groups_by_hand():
     assert (found.value, found.n, found.wins, found.losses) == (pytest.approx(1 / 3), 3, 2, 1)
     with pytest.raises(ValueError, match="two examples at least"):
         difference("mean", a, b, ["x"] * 6)
+
+
+@pytest.mark.parametrize("kind", sorted(SCORES.keys() - {"optional_mean", "all_right", "all_same", "best"}))
+def test_every_kind_counts_an_example_as_often_as_it_was_drawn(kind: str):
+    draw = np.random.default_rng(5)
+    n_classes = 3 if kind == "macro_f1" else 2
+    rows = draw.integers(0, n_classes, (30, 2)).astype(float) + (kind in ("weighted_perplexity", "bits_per_unit"))
+    counts = np.bincount(draw.integers(0, 30, 30), minlength=30)
+    assert SCORES[kind](rows, counts.astype(float)) == pytest.approx(
+        SCORES[kind](np.repeat(rows, counts, axis=0), np.ones(30))
+    )
+
+
+def test_the_best_threshold_counts_an_example_as_often_as_it_was_drawn():
+    rows = np.array([(-1, 0.0, 1.0), (-9, 0.5, 0.0), (-5, 1.0, 0.0), (-3, 0.2, 0.0)])
+    # three times silent at -1, twice half right at -9, -5 not drawn, once .2 at -3: 3 + 1 + .2 of 6
+    assert SCORES["best"](rows, np.array([3.0, 2.0, 0.0, 1.0])) == pytest.approx(4.2 / 6)
+
+
+def test_errors_of_ratios_by_hand():
+    values = [(-6, 3), (-2, 2)]  # ratio -8/5; residuals -1.2 and 1.2: sqrt(2 / 1 * 2.88) / 5 = .48
+    found = estimate("weighted_perplexity", values)
+    assert (found.value, found.stderr) == (pytest.approx(math.exp(1.6)), pytest.approx(0.48 * math.exp(1.6)))
+    found = estimate("bits_per_unit", values)
+    assert (found.value, found.stderr) == (pytest.approx(1.6 / math.log(2)), pytest.approx(0.48 / math.log(2)))
+    assert estimate("perplexity", [-709.0]).value == math.exp(709)  # the last power that is exact
+
+
+def f1_of(rows: np.ndarray) -> float:
+    gold, predicted = rows.T
+    both, either = ((gold == 1) & (predicted == 1)).sum(), (gold == 1).sum() + (predicted == 1).sum()
+    return 2 * both / either if either else 0.0
+
+
+def test_a_bootstrap_is_of_a_thousand_samples_that_are_always_the_same():
+    draw, n = np.random.default_rng(6), 25
+    a, b = draw.integers(0, 2, (n, 2)), draw.integers(0, 2, (n, 2))
+    b[:, 0] = a[:, 0]
+    chance = np.random.default_rng(0)
+    samples = [chance.integers(0, n, n) for _ in range(1000)]
+    error = np.std([f1_of(a[sample]) for sample in samples], ddof=1)
+    assert estimate("f1", a.tolist()).stderr == pytest.approx(error, rel=1e-9)
+    found = difference("f1", a.tolist(), b.tolist())
+    gaps = [f1_of(b[sample]) - f1_of(a[sample]) for sample in samples]
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(gaps, [0.025, 0.975])))
+    assert (found.value, found.n) == (pytest.approx(f1_of(b) - f1_of(a)), n)
+    assert found.low < found.value < found.high
+    assert (found.wins, found.losses, found.sign_p) == (None, None, None)
+
+
+def test_a_sign_test_is_of_two_sides_and_leaves_ties_out():
+    found = difference("mean", [0, 0, 0, 0, 0, 1, 0], [1, 1, 1, 1, 1, 1, 0])
+    assert (found.wins, found.losses, found.sign_p) == (5, 0, pytest.approx(2 / 32))
+    found = difference("mean", [1, 1, 1, 0], [0, 0, 0, 1])
+    assert (found.wins, found.losses, found.sign_p) == (1, 3, pytest.approx(10 / 16))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "is_shown"),
+    [(0.1, 0.3, True), (0.0, 0.3, False), (-0.1, 0.3, False), (-0.3, 0.0, False), (-0.3, -0.1, True)],
+)
+def test_a_difference_is_shown_when_its_interval_leaves_zero_out(low: float, high: float, is_shown: bool):
+    assert Difference((low + high) / 2, low, high, 9).is_shown == is_shown
+
+
+def test_a_difference_is_of_the_examples_that_both_have_a_value_of():
+    a, b = [1, None, 0, 0, 1, 1], [None, 1, 1, 1, 1, 0]
+    found = difference("optional_mean", a, b)  # the last four: gaps 1, 1, 0, -1
+    assert (found.n, found.value, found.wins, found.losses) == (4, 0.25, 2, 1)
+    reach = scipy_stats.t.ppf(0.975, 3) * np.std([1, 1, 0, -1], ddof=1) / 2
+    assert (found.low, found.high) == (pytest.approx(0.25 - reach), pytest.approx(0.25 + reach))
+    groups = ["x", "x", "y", "x", "y", "y"]  # without the first two: sums 1 + 0 - 1 of y, 1 of x
+    found = difference("optional_mean", a, b, groups)
+    assert (found.n, found.wins, found.losses) == (4, 1, 0)
+    error = math.sqrt(2 * (0.75**2 + 0.75**2)) / 4
+    assert found.high - found.value == pytest.approx(scipy_stats.t.ppf(0.975, 1) * error)
+
+
+def test_two_examples_are_enough_for_a_difference_and_one_is_not():
+    assert difference("mean", [0, 1], [1, 1]).value == 0.5
+    assert difference("f1", [(1, 0), (1, 1)], [(1, 1), (1, 1)]).n == 2
+    for a, b in (([0], [1]), ([1, None], [0, 0]), ([], [])):
+        with pytest.raises(ValueError, match="two examples at least"):
+            difference("optional_mean", a, b)
+
+
+def test_lower_is_better_for_perplexities_and_bits_alone():
+    assert {kind for kind, higher in HIGHER_IS_BETTER.items() if not higher} == {
+        "perplexity",
+        "weighted_perplexity",
+        "bits_per_unit",
+    }
+
+
+def test_scores_without_a_spread_are_nought():
+    assert estimate("f1", [(0, 0), (0, 0)]).value == 0
+    assert estimate("f1", [(0, 1), (1, 1), (1, 0), (0, 0), (0, 0)]).value == 0.5
+    assert estimate("mcc", [(1, 1), (1, 0)]).value == 0
+    assert estimate("mcc", [(0, 0), (0, 1), (1, 1), (1, 1), (1, 0)]).value == pytest.approx((2 - 1) / 6)
+    assert estimate("pearson", [(1, 3), (1, 3)]).value == 0
+    assert estimate("pearson", [(0, 0), (1, -2), (2, -4)]).value == pytest.approx(-1)
+    assert estimate("spearman", [(1, 10), (2, 1000), (3, 20)]).value == pytest.approx(0.5)

@@ -197,3 +197,76 @@ def test_a_decoder_kept_gives_the_same(opened: OpenedModel):
 def test_number_formats():
     assert number_format("bf16") == torch.bfloat16
     assert number_format("auto") == (torch.bfloat16 if torch.cuda.is_available() else torch.float32)
+
+
+def test_number_formats_by_name():
+    wanted = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    assert {name: number_format(name) for name in wanted} == wanted
+
+
+def test_auto_is_bf16_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch):
+    for there, wanted in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=there: there)
+        assert number_format("auto") == wanted
+
+
+def test_sixty_four_prompts_are_decoded_together_each_with_its_own_seed(opened: OpenedModel):
+    groups: list[tuple[int, list[int]]] = []
+
+    class Recorded(Decoder):
+        def new_tokens(self, prompts: list[list[int]], config: GenerateConfig, seeds: list[int] | None = None) -> Any:
+            groups.append((len(prompts), seeds or []))
+            return super().new_tokens(prompts, config, seeds)
+
+    found = generate_many(
+        opened, ["x"] * 65, GenerateConfig(max_new_tokens=1, seed=7), decoder=Recorded(opened.model, 512)
+    )
+    assert groups == [(64, list(range(7, 71))), (1, [71])]
+    assert len(found["sequences"]) == 65
+
+
+def test_tokens_per_second_are_all_new_tokens_over_all_seconds(opened: OpenedModel, monkeypatch: pytest.MonkeyPatch):
+    clock = iter([100.0, 103.0, 5.0, 8.0])
+    monkeypatch.setattr("tinyllama.generate.decode.time.perf_counter", lambda: next(clock))
+    config = GenerateConfig(max_new_tokens=5, temperature=0.0)
+    assert generate_many(opened, ["The", "x"], config)["tokens_per_second"] == 3.33  # 10 in 3 s
+    assert generate(opened, "The", config)["tokens_per_second"] == 1.67
+
+
+def scripted(opened: OpenedModel, rows: list[list[int]], prompts: list[str], **changes: Any) -> tuple[Any, int]:
+    """What is made of these tokens, a row a step; and how many rows were read."""
+    read = 0
+
+    class Script(Decoder):
+        def new_tokens(self, *given: Any) -> Any:
+            nonlocal read
+            for row in rows:
+                read += 1
+                yield row
+
+    found = generate_many(opened, prompts, GenerateConfig(**changes), decoder=Script(opened.model, 512))
+    return found["sequences"], read
+
+
+def test_sequences_end_one_by_one_and_the_last_ends_the_steps(opened: OpenedModel, tokenizer: Tokenizer):
+    x, eos = tokenizer.encode("x")[-1], tokenizer.eos_id
+    assert eos is not None
+    rows = [[eos, x, x], [x, x, x], [-1, eos, x], [-1, -1, x], [x, x, x], [x, x, x]]
+    found, read = scripted(opened, rows, ["a", "b", "c"], max_new_tokens=4)
+    assert [sequence["token_ids"] for sequence in found] == [[], [x, x], [x, x, x, x]]
+    assert [sequence["finish_reason"] for sequence in found] == ["stop", "stop", "length"]
+    assert [sequence["text"] for sequence in found] == ["", "xx", "xxxx"]
+    assert read == 4  # nothing after the last has its tokens
+    with pytest.raises(InputError, match="step_00000003: its logits are not finite"):
+        scripted(opened, [[x, x], [x, -1]], ["a", "b"])
+
+
+def test_a_stop_string_is_found_where_the_text_ends_with_it(opened: OpenedModel, tokenizer: Tokenizer):
+    x, y = tokenizer.encode("x")[-1], tokenizer.encode("y")[-1]
+    found, read = scripted(opened, [[x], [y], [x], [x]], ["a"], stop=["yx"])
+    assert (found[0]["text"], found[0]["token_ids"], found[0]["finish_reason"], read) == ("x", [x, y, x], "stop", 3)
+    found, read = scripted(opened, [[x], [y], [x]], ["a"], stop=["yxx"], max_new_tokens=3)
+    assert (found[0]["text"], found[0]["finish_reason"]) == ("xyx", "length")
+    byte = tokenizer.encode("\u00e9")[-2]  # the first byte of a character, written as U+FFFD when nothing follows
+    found, _ = scripted(opened, [[x], [byte]], ["a"], stop=["\ufffd"], max_new_tokens=2)
+    assert (found[0]["text"], found[0]["finish_reason"]) == ("x", "stop")

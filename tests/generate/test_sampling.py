@@ -20,6 +20,10 @@ from tinyllama.generate.sampling import (
 
 PROBABILITIES = [0.5, 0.25, 0.15, 0.1]
 LOGITS = torch.tensor(PROBABILITIES).log() + 3.0
+CHANCES = [
+    [820393175.5, 38546435.5, 1882142315.5, 1335068697.5, 111320219.5],
+    [3953318707.5, 3077354976.5, 57618921.5, 335151670.5, 1541062979.5],
+]  # times 2^32, of five seeds, numbers 0 and 9
 
 
 def kept(logits: torch.Tensor) -> list[int]:
@@ -184,3 +188,63 @@ def test_filters_are_those_of_transformers(options: dict[str, Any]):
     found = keep_top_k(with_temperature(found, 0.7), options.get("top_k", 0))
     found = keep_min_p(keep_top_p(found, options.get("top_p", 1.0)), options.get("min_p", 0.0))
     assert torch.allclose(found.softmax(-1), wanted.softmax(-1), atol=1e-6)
+
+
+def test_chances_of_a_seed_are_the_same_in_every_version():
+    """Samples are told by their seed: what seed and number gave once they must give for ever."""
+    seeds = torch.tensor([0, 1, 2**32 + 5, -3, 2**62])
+    found = torch.stack([uniforms(seeds, 0), uniforms(seeds, 9)])
+    assert (found * 2**32).tolist() == CHANCES
+    assert torch.equal(uniforms(seeds, torch.tensor(9)), found[1])
+
+
+def test_top_p_is_reached_exactly():
+    logits = torch.tensor([0.5, 0.25, 0.125, 0.125], dtype=torch.float64).log()
+    kept_at = {p: kept(keep_top_p(logits, p)) for p in (0.4999, 0.5001, 0.7499, 0.7501, 0.9999)}
+    assert kept_at == {0.4999: [0], 0.5001: [0, 1], 0.7499: [0, 1], 0.7501: [0, 1, 2], 0.9999: [0, 1, 2, 3]}
+    halves = torch.tensor([2.0, 2.0, -200.0])  # probabilities of exactly 1/2: one of them reaches it
+    assert kept(keep_top_p(halves, 0.5)) == [0]
+    assert kept(keep_top_p(torch.tensor([[-9.0, 5.0, 0.0], [7.0, 0.0, 1.0]]), 1e-6).flatten()) == [1, 3]
+
+
+def test_min_p_keeps_what_is_just_as_likely():
+    logits = torch.tensor([[0.0, math.log(0.5), -5.0], [1.0, 3.0, 3.0]], dtype=torch.float64)
+    assert torch.isfinite(keep_min_p(logits, 0.5)).tolist() == [[True, True, False], [False, True, True]]
+    assert torch.isfinite(keep_min_p(logits, 0.5001)).tolist() == [[True, False, False], [False, True, True]]
+    assert torch.isfinite(keep_min_p(logits, 1.0)).tolist() == [[True, False, False], [False, True, True]]
+
+
+def test_top_k_is_of_each_row():
+    logits = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]])
+    assert torch.isfinite(keep_top_k(logits, 2)).tolist() == [[True, True, False], [False, True, True]]
+    assert torch.equal(keep_top_k(logits, 3), logits)
+
+
+def test_the_penalty_by_hand_around_nought():
+    logits, seen = torch.tensor([0.5, -0.5, 0.0, 0.5]), torch.tensor([True, True, True, False])
+    assert penalize_repetition(logits, seen, 4.0).tolist() == [0.125, -2.0, 0.0, 0.5]
+    assert penalize_repetition(logits, seen, 0.5).tolist() == [1.0, -0.25, 0.0, 0.5]
+
+
+def test_the_draw_passes_its_chance():
+    logits = torch.tensor([0.25, 0.25, 0.5], dtype=torch.float64).log()
+    chances = torch.tensor([0.2499, 0.2501, 0.4999, 0.5001, 0.9999], dtype=torch.float64)
+    assert draw(logits.expand(5, 3), chances).tolist() == [0, 1, 1, 2, 2]
+    uneven = torch.tensor([[0.0, -math.inf, -math.inf], [-math.inf, -math.inf, 3.0]])
+    assert draw(uneven, torch.tensor([1 - 2**-33, 2**-33], dtype=torch.float64)).tolist() == [0, 2]
+
+
+def test_every_setting_of_the_choice_is_asked():
+    """Of 300 seeds: which of four tokens are drawn (probabilities .5 .25 .15 .1)."""
+    assert {drawn(seed) for seed in range(300)} == {0, 1, 2, 3}
+    assert {drawn(seed, top_k=3) for seed in range(300)} == {0, 1, 2}
+    assert {drawn(seed, top_p=0.7) for seed in range(300)} == {0, 1}
+    assert {drawn(seed, min_p=0.25) for seed in range(300)} == {0, 1, 2}
+    assert {drawn(seed, min_p=0.35, temperature=2.0) for seed in range(300)} == {0, 1, 2, 3}  # after temperature
+    # top-p is of what top-k has left: .5 of .75 is two thirds
+    assert {drawn(seed, top_k=2, top_p=0.66) for seed in range(300)} == {0}
+    numbers = [int(choose(LOGITS[None], GenerateConfig(temperature=1.0), torch.tensor([3]), n)) for n in range(60)]
+    assert len(set(numbers)) == 4
+    seen = torch.tensor([[True, False, False, False]])
+    config = GenerateConfig(temperature=1e-6, repetition_penalty=9.0)
+    assert int(choose(LOGITS[None], config, torch.tensor([0]), 0, seen)) == 1
