@@ -1,57 +1,24 @@
 """Every option of a command reaches what it is for; the parts are stand-ins that write down how they are called."""
 
-import importlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from tinyllama.cli import app
+from tests.command_line import Call, StandIn, recorded, replace, result, tinyllama
 from tinyllama.errors import InputError, RecipeError
 from tinyllama.phase_runner import Phase
 from tinyllama.recipe import Recipe, load_recipe
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
-StandIn = Callable[..., list[Call]]
 SUMMARY = {"documents": 1234, "share": 0.5}
 PLAIN = "documents: 1,234\nshare: 0.5\n"
 
 
-def tinyllama(*words: object, stdin: str = "") -> Result:
-    return CliRunner().invoke(app, list(map(str, words)), input=stdin)
-
-
-def result(*words: object, stdin: str = "") -> Any:
-    done = tinyllama(*words, "--json", stdin=stdin)
-    assert done.exception is None, done.output
-    assert done.stdout.count("\n") == 1
-    return json.loads(done.stdout)
-
-
-def replace(monkeypatch: pytest.MonkeyPatch, target: str, value: object) -> None:
-    """Some parts have a function's name in the package, so the module is asked for by its own."""
-    module, name = target.rsplit(".", 1)
-    monkeypatch.setattr(importlib.import_module(module), name, value)
-
-
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    """Puts a function that only writes down its arguments in place of another, named by its dotted path."""
-
-    def put(target: str, answer: Any = None) -> list[Call]:
-        calls: list[Call] = []
-
-        def called(*args: Any, **kwargs: Any) -> Any:
-            calls.append((args, kwargs))
-            return answer
-
-        replace(monkeypatch, target, called)
-        return calls
-
-    return put
+    return partial(recorded, monkeypatch)
 
 
 @pytest.fixture
