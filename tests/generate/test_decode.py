@@ -238,7 +238,7 @@ def scripted(opened: OpenedModel, rows: list[list[int]], prompts: list[str], **c
     read = 0
 
     class Script(Decoder):
-        def new_tokens(self, *given: Any) -> Any:
+        def new_tokens(self, *given: Any, **named: Any) -> Any:
             nonlocal read
             for row in rows:
                 read += 1

@@ -83,8 +83,8 @@ def test_buffers_are_kept_for_the_same_choice_and_made_anew_for_another(monkeypa
     decoder = Decoder(tiny_llama().eval())
 
     def run(lengths: list[int], **changes: Any) -> int:
-        before = len(made)
-        list(decoder.new_tokens(prompts(lengths), GenerateConfig(**({"max_new_tokens": 4} | changes))))
+        before, changes = len(made), {"max_new_tokens": 4} | changes
+        list(decoder.new_tokens(prompts(lengths), GenerateConfig(**changes)))
         return len(made) - before
 
     assert (run([3, 9]), run([9, 1]), run([3, 9], seed=7, stop=["x"], prompts=["y"])) == (1, 0, 0)
