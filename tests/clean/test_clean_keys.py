@@ -79,7 +79,7 @@ ROWS: list[tuple[str, dict[str, Any], Any, Any, list[str], Any, Any]] = [
      {"1": "near_duplicate"}, {}),
     ("minhash_bands", {"near_duplicates": True, "minhash_rows": 4}, 1000, 1, [LONG, FAR], {"0": "near_duplicate"}, {}),
     ("minhash_rows", {"near_duplicates": True}, 2, 1000, [LONG, FAR], {"0": "near_duplicate"}, {}),
-    ("minhash_ngram_words", {"near_duplicates": True}, 1, 300, [LONG + " Indeed.", NEAR],
+    ("minhash_ngram_words", {"near_duplicates": True}, 1, 2000, [LONG + " Indeed.", NEAR],
      {"1": "near_duplicate", "good": "near_duplicate"}, {}),
     ("duplicate_paragraphs", {}, True, False, [f"{LONG}\n\n{SHARED}", f"{prose(34, 50)}\n\n{SHARED}"],
      ("0", LONG), ("0", f"{LONG}\n\n{SHARED}")),
