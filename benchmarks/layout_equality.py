@@ -3,8 +3,10 @@
     python benchmarks/layout_equality.py --processes 2 4 8 [--case dropout ...] [--dtype float64] [--json table.json]
 
 Each number of processes is one launch (gloo, CPU), which goes through all layouts of it and all cases. What is compared:
-the losses and gradient norms of 10 steps, relative to the reference's, and every canonical gradient of step 1, relative to
-the reference's largest value of that tensor. The reference is one process without any layout.
+the losses and gradient norms of 10 steps, relative to the reference's, and every canonical gradient of step 1 and weight
+after the last step, relative to the reference's largest value of that tensor. The last step is made by a new state that was
+given the weights, moments and counters of the one before it; then a batch is judged. The reference is one process without
+any layout, which goes on with its state.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from torch import Tensor
 
 from tinyllama.drill.rank_processes import LOADED, free_port
 from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.model.loss import IGNORED, token_losses
 from tinyllama.model.packed_llama import PackedLlama
 from tinyllama.parallel import apply, fp8_products
 from tinyllama.parallel.launch import join
@@ -54,7 +57,7 @@ TINY: dict[str, Any] = {
     "vocab_size": 64, "seq_len": SEQ_LEN, "dim": 32, "n_layers": 4, "n_heads": 8, "n_kv_heads": 4, "ffn_dim": 48,
 }  # fmt: skip
 ARTICLE = {"dim": 48, "n_heads": 8, "n_kv_heads": 4, "ffn_dim": 32, "embedding_dim": 24}  # article-1.1b, scaled down
-UNEVEN = {"dim": 18, "head_dim": 4, "vocab_size": 68, "ffn_dim": 52}  # rows that shards cannot share evenly, if at all
+UNEVEN = {"dim": 17, "head_dim": 4, "vocab_size": 68, "ffn_dim": 52}  # rows that shards cannot share evenly, if at all
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes of the network, of the training
     "untied": ({}, {}),
@@ -97,16 +100,20 @@ class Found(NamedTuple):
     losses: list[float]
     norms: list[float]
     gradients: dict[str, Tensor]  # of step 1, whole and canonical
+    weights: dict[str, Tensor]  # after the last step
+    judged: list[float]  # of a batch after it: loss, right predictions
 
 
 def batches(step: int, vocab_size: int) -> list[DeviceBatch]:
-    """A step's micro-batches, the same whoever computes them."""
+    """A step's micro-batches, the same whoever computes them; of unequal numbers of targets that count."""
     generator = torch.Generator().manual_seed(step)
     found = []
     for number in range(MICRO_BATCHES):
         ids = torch.randint(vocab_size, (MICRO_BATCH_SIZE, SEQ_LEN + 1), generator=generator)
         samples = torch.arange(number * MICRO_BATCH_SIZE, (number + 1) * MICRO_BATCH_SIZE)
-        found.append(DeviceBatch(ids[:, :-1], ids[:, 1:], samples))
+        targets = ids[:, 1:].clone()
+        targets[0, :number] = IGNORED
+        found.append(DeviceBatch(ids[:, :-1], targets, samples))
     return found
 
 
@@ -130,8 +137,11 @@ def start(case: str, dtype: str, ranks: Ranks) -> tuple[LlamaConfig, TrainConfig
         return config, train, state_of(config, train, torch.device("cpu"), ranks, masters)
 
 
-def training(case: str, dtype: str, ranks: Ranks, nudge: float = 0.0) -> Found:
-    """10 updates; the gradients are rank 0's. `nudge`: by which share the first weights are moved, of one process."""
+def training(
+    case: str, dtype: str, ranks: Ranks, nudge: float = 0.0, steps: int = STEPS, *, resumes: bool = False
+) -> Found:
+    """So many updates; gradients and weights are rank 0's. `nudge`: by which share the first weights are moved, of one
+    process. `resumes`: the last update is a new state's, which was given all that a checkpoint holds."""
     torch.compiler.reset()  # a process compiles for one network, not for one after another
     config, train, state = start(case, dtype, ranks)
     state.init_weights(7)
@@ -149,12 +159,53 @@ def training(case: str, dtype: str, ranks: Ranks, nudge: float = 0.0) -> Found:
 
     vars(state.gradients)["clear"] = clear
     losses, norms = [], []
-    for step in range(STEPS):
+    for step in range(steps):
         mine = own_batches(step, config, train, ranks)
+        if resumes and step == steps - 1:
+            state = resumed(case, dtype, state)
         result = train_step(state, mine, train, step=step, lr=LEARNING_RATE)
         losses.append(result.loss.item())
         norms.append(result.grad_norm.item())
-    return Found(losses, norms, gradients)
+    judged = judge(state, batches(steps, config.vocab_size)[1])
+    weights = {name: value.clone() for name, value in state.weights()}
+    with state.whole() as model:
+        assert model is not None
+        for name, value in weights.items():
+            assert torch.equal(model.get_parameter(name).float(), value.float()), name
+    return Found(losses, norms, gradients, weights, judged)
+
+
+def resumed(case: str, dtype: str, state: TrainState) -> TrainState:
+    """A new state with the weights, moments and counters of another one, which go through rank 0."""
+    weights, moments = ({name: value.clone() for name, value in held} for held in (state.weights(), state.moments()))
+    _, _, new = start(case, dtype, state.ranks)
+    if state.ranks.is_first:
+        new.optimizer.updates.copy_(state.optimizer.updates)
+        new.loss_scale.factor.copy_(state.loss_scale.factor)
+        new.loss_scale.good_updates.copy_(state.loss_scale.good_updates)
+        new.read_weights(weights)
+        if isinstance(new, CutState):
+            new._read = weights, moments
+        else:
+            for name, value in new.optimizer.moments().items():
+                value.copy_(moments[name])
+    new.share()
+    return new
+
+
+def judge(state: TrainState, batch: DeviceBatch) -> list[float]:
+    """A batch's loss and right predictions, each data rank's share of them."""
+    if isinstance(state, CutState):
+        found = state.token_losses(batch.tokens, batch.targets)
+        state.rest()
+    else:
+        network = state.network
+        with torch.no_grad():
+            found = token_losses(network.hidden(batch.tokens), network.output_weight, batch.targets)
+    sums = (
+        torch.zeros(2, dtype=torch.float64) if found is None else torch.stack([part.double().sum() for part in found])
+    )
+    return (state.ranks.sum(sums) / state.ranks.data_size).tolist()
 
 
 def emulate_fp8() -> None:
@@ -202,6 +253,11 @@ def difference(found: Found, wanted: Found) -> dict[str, float]:
             ((found.gradients[name] - value).abs().max() / value.abs().max()).item()
             for name, value in wanted.gradients.items()
         ),
+        "weight": max(
+            ((found.weights[name] - value).abs().max() / value.abs().max()).item()
+            for name, value in wanted.weights.items()
+        ),
+        "judged": max(abs(a - b) / max(abs(b), 1) for a, b in zip(found.judged, wanted.judged, strict=True)),
     }
 
 
@@ -239,19 +295,20 @@ def launch(target: Callable[..., None], size: int, *given: Any) -> None:
 
 
 def on_rank(
-    rank: int, size: int, port: int, path: str, cases: list[str], dtypes: list[str], layouts: list[dict[str, Any]]
-) -> None:
+    rank: int, size: int, port: int, path: str, cases: list[str], dtypes: list[str], layouts: list[dict[str, Any]],
+    steps: int,
+) -> None:  # fmt: skip
     PackedLlama.compile = compile_without_compiler
     if any("fp8" in dtype for dtype in dtypes):
         emulate_fp8()
     rows = []
     with joined(rank, size, port) as ranks:
         for dtype in dtypes:
-            wanted = {case: training(case, dtype, Ranks()) for case in cases} if rank == 0 else {}
+            wanted = {case: training(case, dtype, Ranks(), steps=steps) for case in cases} if rank == 0 else {}
             for sizes in layouts:
                 lay_out_as(ranks, ParallelConfig(**sizes), rank)
                 for case in cases:
-                    found = training(case, dtype, ranks)
+                    found = training(case, dtype, ranks, steps=steps, resumes=True)
                     if rank == 0:
                         row = {"processes": size, "layout": ranks.parallel.words(), "case": case, "dtype": dtype}
                         clipped = min(wanted[case].norms) > 0.3
@@ -261,16 +318,18 @@ def on_rank(
 
 
 def compare(
-    size: int, path: Path, cases: list[str], dtypes: list[str], layouts: list[dict[str, Any]] | None = None
-) -> list[dict[str, Any]]:
+    size: int, path: Path, cases: list[str], dtypes: list[str], layouts: list[dict[str, Any]] | None = None,
+    steps: int = STEPS,
+) -> list[dict[str, Any]]:  # fmt: skip
     """One launch of `size` processes: a row for each layout (default all of them), case and number format."""
-    launch(on_rank, size, str(path), cases, dtypes, layouts or LAYOUTS[size])
+    launch(on_rank, size, str(path), cases, dtypes, layouts or LAYOUTS[size], steps)
     return json.loads(path.read_text())
 
 
 def is_equal(row: dict[str, Any]) -> bool:
     """Whether a layout gave the training of one process."""
-    keys = ["loss"] + ["gradient"] * (row["dtype"] != "fp8") + ["grad_norm"] * (row["dtype"] in EXACT)
+    exact = ["grad_norm", "weight", "judged"]
+    keys = ["loss"] + ["gradient"] * (row["dtype"] != "fp8") + exact * (row["dtype"] in EXACT)
     return max(row[key] for key in keys) <= LIMITS[row["dtype"]]
 
 
