@@ -43,3 +43,41 @@ def test_state_round_trip():
     scale.update(ON)
     other.load(scale.state())
     assert other.state() == scale.state() == {"factor": FIRST / 2, "good_updates": 1}
+
+
+def test_the_factor_begins_at_2_to_the_16_of_a_mean_and_is_never_above_2_to_the_24():
+    scale = LossScale(True, TOKENS, CPU)
+    assert scale.factor.item() == 65536 / 128
+    for _ in range(9):  # 2 ** 16 to 2 ** 25
+        for _ in range(1000):
+            scale.update(ON)
+    assert (scale.factor.item(), scale.good_updates.item()) == (2**24 / 128, 0)
+
+
+def test_it_grows_after_every_thousandth_good_update():
+    scale = LossScale(True, 1, CPU)
+    for number in range(2001):
+        assert scale.factor.item() == 65536 * 2 ** (number // 1000)
+        assert scale.good_updates.item() == number % 1000
+        scale.update(ON)
+
+
+def test_two_overflows_quarter():
+    scale = LossScale(True, 1, CPU)
+    scale.update(OFF)
+    scale.update(OFF)
+    assert (scale.factor.item(), scale.good_updates.item()) == (16384, 0)
+
+
+def test_between_half_the_limit_and_the_limit_it_grows_to_the_limit():
+    scale = LossScale(True, 1, CPU)
+    scale.load({"factor": 0.75 * 2**24, "good_updates": 999})
+    scale.update(ON)
+    assert scale.factor.item() == 2**24
+
+
+def test_where_none_is_needed_it_stays_one():
+    scale = LossScale(False, TOKENS, CPU)
+    for is_off in [OFF, *[ON] * 1001]:
+        scale.update(is_off)
+    assert scale.state() == {"factor": 1.0, "good_updates": 0}

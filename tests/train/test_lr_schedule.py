@@ -60,3 +60,28 @@ def test_every_step_of_short_runs_has_a_rate_above_zero():
         for cooldown in range(total + 1):
             made = lr_schedule(TrainConfig(steps=total, warmup_steps=2, cooldown_steps=cooldown))
             assert all(made.lr_at(step) > 0 for step in range(1, total + 1)), (total, cooldown)
+
+
+def test_the_recipe_s_values_are_the_schedule_s():
+    train = TrainConfig(lr_schedule="wsd", steps=40, warmup_steps=3, cooldown_steps=7, peak_lr=0.5, min_lr=0.25)
+    assert lr_schedule(train) == LrSchedule("wsd", 40, 3, 7, 0.5, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("steps", "warmup", "cooldown", "wanted"),
+    [
+        (10, 6, 4, (6, 4)), (10, 7, 4, (1, 4)),  # exactly the room that cooldown leaves, and one step more
+        (100, 2000, 90, (10, 90)), (100, 2000, 95, (5, 95)),  # a tenth, but no more than the room
+        (9, 8, 9, (0, 9)), (9, 8, 12, (0, 9)), (20, 30, 0, (2, 0)), (19, 30, 0, (1, 0)),
+    ],
+)  # fmt: skip
+def test_warmup_and_cooldown_are_cut_to_the_run(steps: int, warmup: int, cooldown: int, wanted: tuple[int, int]):
+    made = lr_schedule(TrainConfig(steps=steps, warmup_steps=warmup, cooldown_steps=cooldown))
+    assert (made.warmup_steps, made.cooldown_steps) == wanted
+
+
+def test_cosine_between_warmup_and_cooldown():
+    made = schedule(total_steps=20, warmup_steps=4, cooldown_steps=4)  # from step 4 to step 16
+    thirds = [0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * third / 3)) for third in range(4)]
+    assert [made.lr_at(step) for step in (4, 8, 12, 16)] == pytest.approx(thirds)
+    assert made.lr_at(17) == pytest.approx(0.1 * 4 / 5)

@@ -1,5 +1,6 @@
 """A step without a finite loss or gradient changes nothing; many of them end the run, after one try from the last save."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,3 +106,31 @@ def test_the_search_of_the_loss_scale_is_no_fault():
     guard.see(LOSS_SCALE_SEARCH + 1, 3.0, is_off=True)
     with pytest.raises(SkippedStepsError, match="33 steps in a row"):
         guard.check(LOSS_SCALE_SEARCH + 1)
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("fp32", 3), ("bf16", 3), ("fp16", 35)])
+def test_so_many_in_a_row_are_too_many_and_a_good_one_begins_anew(precision: str, allowed: int):
+    guard = StepGuard(TrainConfig.model_validate({"precision": precision, "max_skipped_in_a_row": 3}))
+    for start in (0, 100):
+        for step in range(start, start + allowed - 1):
+            assert guard.see(step, math.inf, is_off=True) == "the loss is no finite number"
+            guard.check(step)
+        assert guard.in_a_row == allowed - 1
+        assert guard.see(start + 60, math.nan, is_off=False) is None  # what counts is whether the update was made
+        assert guard.in_a_row == 0
+        guard.check(start + 60)
+    for step in range(allowed):
+        guard.see(step, 2.0, is_off=True)
+    with pytest.raises(SkippedStepsError, match=f"{allowed} steps in a row up to step 77 had") as error:
+        guard.check(77)
+    assert error.value.step == 77
+
+
+def test_the_reason_of_a_skip_is_told_by_loss_and_format():
+    reasons = {
+        precision: StepGuard(TrainConfig.model_validate({"precision": precision})).see(1, 2.0, is_off=True)
+        for precision in ("fp16", "bf16", "fp32")
+    }
+    assert reasons["bf16"] == reasons["fp32"] == "the gradient is not finite"
+    assert reasons["fp16"] == "left fp16's range, the loss scale is halved"
+    assert StepGuard(TrainConfig(precision="fp16")).see(1, math.nan, is_off=True) == "the loss is no finite number"

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 
 from tests.conftest import overrides
 from tests.train.run_processes import events, outcome, run_to_its_end, start, steps_done, stopped, wait_until
-from tinyllama.train.stop_requests import StopRequests
+from tinyllama.train import stop_requests
+from tinyllama.train.stop_requests import StopRequests, agreed
 
 WORDS = overrides(train__steps=100, train__save_every_steps=1000, train__validate_every_steps=20)
 
@@ -74,3 +76,74 @@ def test_handlers_are_given_back_and_the_first_reason_counts():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+@pytest.mark.parametrize(
+    ("counts", "wanted"),
+    [
+        ([0.0, 0.0, 0.0], None),
+        ([1.0, 0.0, 0.0], ("SIGTERM", 143)),
+        ([0.0, 3.0, 0.0], ("SIGINT", 130)),
+        ([0.0, 0.0, 2.0], ("time limit of 1.5 minutes", 75)),
+        ([0.0, 1.0, 4.0], ("SIGINT", 130)),
+        ([1.0, 5.0, 4.0], ("SIGTERM", 143)),
+        ([], None),  # of a rank that is alone
+    ],
+)
+def test_ranks_agree_on_the_weightiest_request(counts: list[float], wanted: tuple[str, int] | None):
+    assert agreed(counts, 1.5) == wanted
+
+
+def test_requests_are_counted_by_their_kind():
+    with StopRequests() as stops:
+        assert stops.counts() == [0.0, 0.0, 0.0]
+        assert stops.by_signal() is None
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stops.counts() == [0.0, 1.0, 0.0]
+        assert stops.by_signal() == ("SIGINT", 130)
+        os.kill(os.getpid(), signal.SIGTERM)  # the first one counts
+        assert stops.counts() == [0.0, 1.0, 0.0]
+
+
+def test_a_signal_is_weightier_than_the_time_limit(monkeypatch: pytest.MonkeyPatch):
+    clock = [1000.0]
+    monkeypatch.setattr(stop_requests.time, "monotonic", lambda: clock[0])
+    with StopRequests(0.5) as stops:
+        clock[0] = 1029.9
+        assert stops.now() is None
+        clock[0] = 1030.0
+        assert stops.now() == ("time limit of 0.5 minutes", 75)
+        assert stops.by_signal() is None
+        assert stops.counts() == [0.0, 0.0, 1.0]
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stops.now() == ("SIGTERM", 143)
+        assert stops.counts() == [1.0, 0.0, 0.0]
+    clock[0] = 1e9
+    assert StopRequests(0.0).now() is None
+
+
+def test_the_signal_is_answered_with_a_line_of_the_one_that_speaks(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    for speaks in (True, False):
+        monkeypatch.setattr(stop_requests.log, "is_speaker", lambda speaks=speaks: speaks)
+        with StopRequests() as stops:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stops.now() == ("SIGTERM", 143)
+        out, errors = capfd.readouterr()
+        assert out == ""
+        assert ("pretrain: SIGTERM: the step under way is finished" in errors) == speaks
+
+
+def test_outside_the_main_thread_signals_are_not_taken():
+    seen = []
+
+    def work() -> None:
+        before = signal.getsignal(signal.SIGTERM)
+        with StopRequests(60) as stops:
+            seen.extend([signal.getsignal(signal.SIGTERM) is before, stops.now()])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [True, None]
