@@ -45,3 +45,21 @@ def test_hostile_and_damaged_rows(tmp_path: Path):
 
 def test_nothing_without_groups(tmp_path: Path):
     assert tables(tmp_path, {"steps": []}) == ""
+
+
+def test_a_group_of_twenty_values_is_whole_and_of_more_is_cut(tmp_path: Path):
+    for count, rows in ((20, 20), (21, 20)):
+        page = tables(tmp_path, {"licence": {f"l{n}": {"in": 1, "out": 1, "bytes_out": 0} for n in range(count)}})
+        assert len(rows_of(page)) == rows
+        assert ("and 1 more in clean/funnel.json" in page) == (count == 21)
+        assert "<summary>Licences</summary>" in page
+
+
+def test_a_row_by_hand(tmp_path: Path):
+    group = {"x" * 81: {"in": 0, "out": 0, "bytes_out": 0}, "de": {"in": 1600, "out": 1200, "bytes_out": 1_500_000}}
+    page = tables(tmp_path, {"language": group})
+    assert rows_of(page) == [
+        ["x" * 80 + " …", "0", "0", "", "0 bytes"],
+        ["de", "1,600", "1,200", "75.0%", "1.5 MB"],
+    ]
+    assert re.findall('<th scope="col">(.*?)</th>', page) == ["language", "documents in", "out", "kept", "text out"]

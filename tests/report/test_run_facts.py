@@ -2,7 +2,7 @@ import pytest
 
 from tests.report.run_folder import crawl_only, manifest, metrics_row, whole, write, write_rows
 from tinyllama.errors import InputError
-from tinyllama.report.run_facts import FunnelStep, counts, number, read_run, table
+from tinyllama.report.run_facts import MANIFESTS, OTHER_FILES, FunnelStep, counts, number, read_run, table
 
 
 def test_a_whole_run(tmp_path):
@@ -105,3 +105,91 @@ def test_numbers_tables_counts():
     ] * 7
     assert table([1]) == {}
     assert counts({"b": 2, "a": 2, "c": 9, "d": 0, "e": "x", "f": float("nan")}) == {"c": 9, "a": 2, "b": 2}
+
+
+@pytest.mark.parametrize("name", [*MANIFESTS.values(), *OTHER_FILES])
+def test_any_file_of_a_run_makes_it_one(tmp_path, name: str):
+    write(tmp_path / "my run", name, "" if name.endswith(("l", "toml")) else {})
+    assert read_run(tmp_path / "my run").name == "my run"
+
+
+def test_each_file_goes_into_its_own_part(tmp_path):
+    write(tmp_path, "recipe.toml", "[model]\ndim = 3\n")
+    groups = {name: {name: {"in": 1}} for name in ("domain", "language", "licence")}
+    write(tmp_path, "clean/funnel.json", groups | {"other": {"a": 1}})
+    write_rows(tmp_path, "metrics.jsonl", [{"step": 2.0}, {"step": 1}])
+    write_rows(tmp_path, "events.jsonl", [{"event": "start"}, {"event": "stop"}])
+    write(tmp_path, "evaluation.json", {"e": 1})
+    write(tmp_path, "samples.json", {"samples": [{"text": "a"}, 5, {"text": "b"}]})
+    write(tmp_path, "scorecard.json", {"c": 1})
+    for phase, name in MANIFESTS.items():
+        write(tmp_path, name, manifest(phase, seconds=1))
+    facts = read_run(tmp_path)
+    assert (facts.recipe_text, facts.recipe) == ("[model]\ndim = 3\n", {"model": {"dim": 3}})
+    assert facts.document_groups == groups
+    assert [row["step"] for row in facts.metrics] == [1, 2]
+    assert [row["event"] for row in facts.events] == ["start", "stop"]
+    assert (facts.evaluation, facts.scorecard) == ({"e": 1}, {"c": 1})
+    assert [row["text"] for row in facts.samples] == ["a", "b"]
+    assert {phase: found["phase"] for phase, found in facts.manifests.items()} == {phase: phase for phase in MANIFESTS}
+    assert list(facts.phase_seconds) == [phase for phase in MANIFESTS if phase != "documents"]
+
+
+def test_the_evaluations_figures_come_before_the_trainings(tmp_path):
+    assert list(MANIFESTS)[-4:] == ["pretrain", "evaluate", "generate", "export"]
+    rows = [metrics_row(1, validation={"loss": 1.0}), metrics_row(2, validation={})]
+    write_rows(tmp_path, "metrics.jsonl", rows)
+    assert (read_run(tmp_path).validation, read_run(tmp_path).unigram_perplexity) == ({"loss": 1.0}, None)
+    trained = manifest("pretrain", validation={"loss": 2.0}, unigram_perplexity=20)
+    write(tmp_path, "checkpoints/manifest.json", trained)
+    assert (read_run(tmp_path).validation, read_run(tmp_path).unigram_perplexity) == ({"loss": 2.0}, 20)
+    write(tmp_path, "evaluation.json", {"validation": {"loss": 3.0}, "unigram_perplexity": 0})
+    assert (read_run(tmp_path).validation, read_run(tmp_path).unigram_perplexity) == ({"loss": 3.0}, 0)
+    write(tmp_path, "metrics.jsonl", "")
+    write(tmp_path, "evaluation.json", {"validation": {}})
+    (tmp_path / "checkpoints/manifest.json").unlink()
+    assert read_run(tmp_path).validation == {}
+
+
+def test_parameters_are_those_of_the_first_phase_that_knows_them(tmp_path):
+    for phase, name, count in (
+        ("export", "model", 3), ("evaluate", "evaluation.manifest.json", 2), ("pretrain", "checkpoints", 1),
+    ):  # fmt: skip
+        file = name if name.endswith("json") else f"{name}/manifest.json"
+        write(tmp_path, file, manifest(phase, parameters=count))
+        assert read_run(tmp_path).parameters == count
+
+
+def test_seconds_are_of_finished_phases_and_not_below_zero(tmp_path):
+    for phase, seconds in (("shards", 0), ("crawl", -1), ("tokenizer", "x")):
+        write(tmp_path, MANIFESTS[phase], manifest(phase, seconds=seconds))
+    write(tmp_path, MANIFESTS["documents"], manifest("documents", seconds=2))
+    write(tmp_path, MANIFESTS["clean"], manifest("clean"))
+    assert read_run(tmp_path).phase_seconds == {"documents": 2, "shards": 0}
+    assert list(read_run(tmp_path).phase_seconds) == ["documents", "shards"]
+
+
+def test_a_bad_step_of_the_funnel_does_not_end_it(tmp_path):
+    steps = [
+        {"step": "a", "documents_in": 9, "documents_out": None},
+        {
+            "documents_in": 8,
+            "documents_out": 7,
+            "bytes_in": 6,
+            "bytes_out": "x",
+            "dropped": {"r": 1.9, "s": 0.5, "t": -3},
+        },
+        {"step": "c", "documents_in": None, "documents_out": 5},
+        {"step": "d", "documents_in": 4, "documents_out": 3, "bytes_out": 2},
+    ]
+    write(tmp_path, "clean/funnel.json", {"steps": steps})
+    assert read_run(tmp_path).funnel == (
+        FunnelStep("", 8, 7, 6, None, {"r": 1}),
+        FunnelStep("d", 4, 3, None, 2, {}),
+    )
+
+
+def test_events_that_are_no_text_are_named(tmp_path):
+    (tmp_path / "events.jsonl").write_bytes(b'{"event": "\xff"}\n')
+    with pytest.raises(InputError, match=r"events\.jsonl: not UTF-8"):
+        read_run(tmp_path)

@@ -1,10 +1,12 @@
 from pathlib import Path
 
+import pytest
+
 from tests.report.run_folder import metrics_row, whole, write_rows
 from tests.report.test_run_report import _Page, _written
 from tinyllama.report.plots import MARK_NAMES, MAX_MARKS, Chart, Mark, Series, legend, line_chart
 from tinyllama.report.run_facts import read_run
-from tinyllama.report.run_story import gone_back_from, marks, rows
+from tinyllama.report.run_story import gone_back_from, marks, rows, story
 
 SPIKE = {
     "time": 1_790_000_000.5, "event": "spike", "step": 25, "reason": "loss 9.000 at step 25", "answer": "going back",
@@ -86,3 +88,100 @@ def test_lines_that_are_no_events(tmp_path: Path):
     write_rows(tmp_path, "events.jsonl", [odd, {"event": "roll_back", "step": None, "windows": 5}, {"event": ["stop"]}])
     assert "What happened" in _written(tmp_path)
     assert marks(read_run(tmp_path)) == []
+
+
+def spike(step: float, *losses: object) -> dict:
+    return {"event": "spike", "step": step, "losses": list(losses)}
+
+
+def test_what_was_gone_back_from_begins_where_the_run_went_back_to(tmp_path: Path):
+    whole(tmp_path)
+    back = {"event": "roll_back", "step": 6}
+    events = [
+        {"event": "roll_back", "step": 1},  # without a spike before it
+        spike(9, [5, 1.0], [6, 2.0], [7, None], [8, "x"], [7.5, 3.0, 1], 4, [9, 4.0]),
+        {"event": "save", "step": 9},
+        back,
+        {"event": "roll_back", "step": 2},  # its spike is done with
+        spike(20, [19, 8.0], [20, 9.0]),
+        spike(21, [20, 8.5], [21, 9.5]),  # the later of two counts
+        back | {"step": 20},
+        spike(30, [3, 1.0]),
+        back | {"step": 25},  # nothing of it is left
+        spike(40, [40, 1.0]),
+        {"event": "roll_back", "step": "x"},
+        back | {"step": 3},
+    ]
+    write_rows(tmp_path, "events.jsonl", events)
+    found = gone_back_from(read_run(tmp_path))
+    assert [list(series.points) for series in found] == [[(6, 2.0), (9, 4.0)], [(20, 8.5), (21, 9.5)]]
+    assert {(series.name, series.kind) for series in found} == {("gone back from", "dashed")}
+
+
+def test_a_mark_is_shown_once_a_step_with_its_last_reason(tmp_path: Path):
+    whole(tmp_path)
+    events = [
+        {"event": "skip", "step": 1, "reason": "a"},
+        {"event": "skip", "step": 1, "reason": "b" * 201},
+        {"event": "resume", "step": 1, "reason": "not said"},
+        {"event": "finish", "step": 1},
+        {"event": "save", "step": "x"},
+        {"event": "save", "step": 1234},
+    ]
+    write_rows(tmp_path, "events.jsonl", events)
+    assert [(mark.kind, mark.x, mark.label) for mark in marks(read_run(tmp_path))] == [
+        ("skip", 1, f"no update at step 1: {'b' * 200}"),
+        ("resume", 1, "resumed at step 1"),
+        ("save", 1234, "checkpoint saved at step 1,234"),
+    ]
+
+
+def test_rows_say_when_what_where_and_why(tmp_path: Path):
+    whole(tmp_path)
+    twelve = [f"d{number}" for number in range(12)]
+    events = [
+        {"event": "start", "step": 0, "time": 0},
+        {"event": "save", "step": 1},
+        {"event": "set_aside", "step": 1234, "reason": "r", "answer": "a", "checkpoint": "not said"},
+        {"event": "full_disk", "time": 1e30, "answer": 5, "reason": "only"},
+        {"event": "allow_change", "windows": [], "documents": twelve},
+        {"event": "quarantine", "windows": [1, 2], "documents": [*twelve, "x" * 41, "y"]},
+        {"event": "resume", "checkpoint": "step_1", "time": "x"},
+        {"event": "finish", "documents": ["z" * 41]},
+    ]
+    write_rows(tmp_path, "events.jsonl", events)
+    listed = ", ".join(twelve)
+    assert rows(read_run(tmp_path)) == [
+        ("1970-01-01 00:00:00", "started", "0", ""),
+        ("", "damaged checkpoint", "1,234", "r; a"),
+        ("", "full disk", "", "only"),
+        ("", "recipe changed", "", f"0 windows; documents {listed}"),
+        ("", "data left out", "", f"2 windows; documents {listed} and 2 more"),
+        ("", "resumed", "", "step_1"),
+        ("", "finished", "", f"documents {'z' * 40}"),
+    ]
+
+
+@pytest.mark.parametrize(("count", "is_open"), [(2, False), (3, True), (30, True), (31, False)])
+def test_a_short_story_is_open(tmp_path: Path, count: int, is_open: bool):
+    whole(tmp_path)
+    write_rows(tmp_path, "events.jsonl", [{"event": "skip", "step": step} for step in range(count)])
+    page = story(read_run(tmp_path))
+    assert page.startswith("<details open>" if is_open else "<details>")
+    assert page.count("<tr><td>") == count
+
+
+def test_of_many_events_the_last_two_hundred_are_listed(tmp_path: Path):
+    whole(tmp_path)
+    write_rows(tmp_path, "events.jsonl", [{"event": "skip", "step": step} for step in range(201)])
+    found = rows(read_run(tmp_path))
+    assert [found[0][2], found[-1][2], len(found)] == ["1", "200", 200]
+    write_rows(tmp_path, "events.jsonl", [{"event": "save", "step": 1}])
+    assert story(read_run(tmp_path)) == ""
+
+
+def test_the_table_of_events_has_each_in_its_column(tmp_path: Path):
+    whole(tmp_path)
+    write_rows(tmp_path, "events.jsonl", [{"event": "stop", "step": 5, "time": 86400, "reason": "<" + "y" * 600}])
+    page = story(read_run(tmp_path))
+    assert f"<tr><td>1970-01-02 00:00:00</td><td>stopped</td><td>5</td><td>&lt;{'y' * 599} …</td></tr>" in page

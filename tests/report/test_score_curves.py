@@ -1,5 +1,8 @@
 import json
+import re
+from html import unescape
 from pathlib import Path
+from typing import Any
 
 from tinyllama.report.run_facts import read_run
 from tinyllama.report.run_report import write_report
@@ -56,3 +59,90 @@ def test_a_damaged_card_is_no_card(tmp_path: Path):
         score_curves(read_run(run_with(tmp_path, card)))
     evil = {"rows": [{"task": "<script>", "metric": "acc", "ours": {"a": {"value": 1, "n": 1, "n_official": 1}}}]}
     assert "<script>" not in score_curves(read_run(run_with(tmp_path, evil)))
+
+
+def charts_of(folder: Path, card: object) -> dict[str, dict[str, list[list[Any]]]]:
+    """By the chart's title, by series: [x in words, y in words] of its points."""
+    page = score_curves(read_run(run_with(folder, card)))
+    found = {}
+    for title, data in re.findall(r'data-chart="(.*?)".*?<title.*?>(.*?)</title>', page):
+        series = json.loads(unescape(title))["series"]
+        found[data] = {one["name"]: [place[2:] for place in one["points"]] for one in series}
+    return found
+
+
+def scored(task: str, value: object, tokens: object, metric: str = "acc", **more: object) -> dict[str, object]:
+    return {"task": task, "metric": metric, "value": value, "tokens": tokens} | more
+
+
+def test_points_stand_by_powers_of_ten_of_their_tokens(tmp_path: Path):
+    card = {
+        "checkpoints": [
+            scored("piqa", 0.55, 1e6, "acc_norm"),
+            scored("piqa", 0.52, 1e3, "acc_norm"),
+            scored("piqa", 0.45, 10_000, "acc_norm"),  # the one measured in training gives way to it
+            scored("piqa", 0.1, 0, "acc_norm"),
+            scored("piqa", 0.1, -5, "acc_norm"),
+            scored("piqa", None, 10, "acc_norm"),
+            scored("arc", 0.25, 100),
+        ],
+        "published_curve": [
+            scored("piqa", 0.7, 1e12, "acc_norm", model="Pythia 1B"),
+            scored("piqa", 0.6, 1e11, "acc_norm", model="Pythia 1B"),
+            scored("piqa", 0.9, 1e12, "acc", model="Pythia 1B"),  # of another metric
+            scored("arc", 0.4, 1e12, "acc_norm", model="Pythia 1B"),
+            scored("piqa", 0.8, 1e9, "acc_norm", model="TinyLlama 3T"),
+            scored("piqa", 0.8, None, "acc_norm", model="TinyLlama 3T"),
+        ],
+    }
+    assert charts_of(tmp_path, card) == {
+        "piqa, acc_norm": {
+            "this run": [["3", "52.0%"], ["4", "45.0%"], ["6", "55.0%"]],
+            "Pythia": [["11", "60.0%"], ["12", "70.0%"]],
+            "TinyLlama": [["9", "80.0%"]],
+        },
+        "arc, acc": {"this run": [["2", "25.0%"]]},
+    }
+
+
+def test_tasks_measured_in_training_have_their_first_metric(tmp_path: Path):
+    assert charts_of(tmp_path, {}) == {"piqa, acc_norm": {"this run": [["4", "50.0%"]]}}
+    page = score_curves(read_run(tmp_path))
+    assert "in the same metric, zero-shot." in page
+    rows = [
+        {"step": 1, "tasks": {"piqa": {"acc": 0.5}}},
+        {"step": 2, "tokens": 10, "tasks": {"a": {}, "b": {"acc": None}}},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert score_curves(read_run(tmp_path)) == ""
+
+
+def test_at_most_twelve_tasks_are_drawn(tmp_path: Path):
+    many = [scored(f"t{number}", 0.5, 10) for number in range(13)]
+    assert len(charts_of(tmp_path, {"checkpoints": many})) == 12
+
+
+def test_the_table_of_scores(tmp_path: Path):
+    def row(task: str, **cell: object) -> dict[str, object]:
+        return {"task": task, "metric": "acc", "ours": {"m": {"value": 0.123456, "n": 1000, "n_official": 2000} | cell}}
+
+    two = row("two") | {
+        "ours": {"m": {"value": 0.5, "n": 1, "n_official": 1}, "k": {"value": 2, "n": 3, "n_official": 3}}
+    }
+    card = {"rows": [row("a", value="x"), row("b", n=None), row("c", n_official=None), row("d"), two]}
+    card["rows"].append(row("e", stderr=0.0123456, n=2000))
+    page = score_curves(read_run(run_with(tmp_path, card)))
+    found = [re.findall("<td>(.*?)</td>", part) for part in re.findall("<tr>(.*?)</tr>", page)]
+    assert found[1:] == [
+        ["d", "acc", "0.1235", "1,000 of 2,000"], ["two", "acc", "0.5", "1"], ["two", "acc", "2", "3"],
+        ["e", "acc", "0.1235 ± 0.01235", "2,000"],
+    ]  # fmt: skip
+    page = score_curves(read_run(run_with(tmp_path, {"rows": [row(f"t{number}") for number in range(81)]})))
+    assert page.count("<tr><td>") == 80
+
+
+def test_a_tasks_name_cannot_leave_its_place(tmp_path: Path):
+    evil = "\"'><img src=x>"
+    page = score_curves(read_run(run_with(tmp_path, {"checkpoints": [scored(evil, 0.5, 10, evil)]})))
+    assert "<img" not in page
+    assert page.count("&quot;&#x27;&gt;&lt;img src=x&gt;") >= 4
