@@ -1,8 +1,13 @@
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests.tiny_model import make_run, save_checkpoint, tiny_llama
-from tinyllama.exchange.model_card import card_facts, model_card
+from tinyllama.errors import InputError
+from tinyllama.exchange.model_card import _evaluation, _figures, _plain, card_facts, model_card
 from tinyllama.exchange.open_model import open_model
 
 
@@ -53,3 +58,81 @@ def test_text_from_outside_cannot_write_markup():
     assert "\n# x" not in card
     assert "\n# d" not in card
     assert "a\\](http://b) \\| \\`c\\`" in card
+
+
+def facts(**parts: Any) -> dict[str, Any]:
+    return {"name": "x", "parameters": 1_234_567, "model": {"dim": 32, "seq_len": 48}, **parts}
+
+
+def test_figures_are_shown_as_people_read_them():
+    scores = {"a": 12.3456789, "b": 1_000_000, "c": True, "d": "two | words", "e": 1e-12, "f": 0.5}
+    card = model_card(facts(recipe=scores, data={"clean documents out": 4}, sources=["one", "two"]))
+    for line in (
+        "## Network\n\n| | |\n|---|---|\n| parameters | 1,234,567 |\n| dim | 32 |\n| seq\\_len | 48 |\n",
+        "## Recipe\n\n| | |\n|---|---|\n| a | 12.3457 |\n| b | 1,000,000 |\n| c | True |\n| d | two \\| words |\n",
+        "| e | 1e-12 |\n| f | 0.5 |\n",
+        "## Data: sources\n\n- one\n- two\n",
+        "## Data: what became of it\n\n| | |\n|---|---|\n| clean documents out | 4 |\n",
+        "- 48 tokens are the most",
+    ):
+        assert line in card, line
+    assert "Scores" not in card
+    assert "## Scores on held-out text\n\n| | |\n|---|---|\n| loss | 1.5 |\n" in model_card(facts(scores={"loss": 1.5}))
+    assert "## Data" not in model_card(facts())
+    assert "? tokens are the most" in model_card({"name": "x", "parameters": 1, "model": {}})
+
+
+def test_numbers_alone_are_figures_one_table_deep():
+    values = {
+        "n_out": 3,
+        "ok": True,
+        "text": "x",
+        "dropped": {"too_short": 2, "why": "x", "is": False, "deep": {"a": 1}},
+    }
+    assert _figures(values, "clean") == {"clean n out": 3, "clean dropped too short": 2}
+    assert _figures(None, "clean") == {}
+    assert _figures([1], "clean") == {}
+
+
+def test_scores_are_those_of_the_step():
+    values = {"step": 3, "validation": {"loss": 2.0}, "unigram_perplexity": 9.0, "tasks": {"a": {"acc": 0.5}, "b": 1}}
+    wanted = {"validation loss": 2.0, "unigram model's perplexity": 9.0, "a acc": 0.5}
+    assert _evaluation(values, 3) == wanted
+    assert _evaluation(values, 4) == {}
+    assert _evaluation(values | {"tasks": None}, 3) == {k: v for k, v in wanted.items() if k != "a acc"}
+
+
+def test_facts_are_of_the_run_that_holds_the_checkpoint(prepared_run: Path, tmp_path: Path):
+    run = make_run(prepared_run, tmp_path / "mine")
+    for phase, summary in (("crawl", {"pages_stored": 7}), ("clean", {"documents_out": 5}), ("shards", {"tokens": 9})):
+        (run / phase).mkdir(exist_ok=True)
+        (run / phase / "manifest.json").write_text(json.dumps({"summary": summary}))
+    (run / "recipe.toml").write_text('[sources]\ndocumentation_site = true\nseeds = ["s"]\npaths = ["p"]\n')
+    found = card_facts(open_model(run, "cpu"))
+    assert found["name"] == "mine"
+    assert found["data"] == {"crawl pages stored": 7, "clean documents out": 5, "shards tokens": 9}
+    assert found["sources"][0].startswith("the documentation of the Python packages")
+    assert found["sources"][1:] == ["s", "p"]
+    assert found["parameters"] == tiny_llama().config.n_parameters
+    assert found["model"] == tiny_llama().config.to_dict()
+    assert found["recipe"] == {"step": 3, "tokens": 300, "seed": 1}
+    assert found["scores"] == {}
+    (run / "evaluation.json").write_text(json.dumps({"step": 3, "validation": {"loss": 2.5}}))
+    assert card_facts(open_model(run, "cpu"))["scores"] == {"validation loss": 2.5}
+    (run / "evaluation.json").write_text(json.dumps([3]))
+    (run / "recipe.toml").write_text("[sources\n")
+    with pytest.raises(InputError, match=r"recipe\.toml: not valid TOML"):
+        card_facts(open_model(run, "cpu"))
+    (run / "recipe.toml").unlink()
+    checkpoint = open_model(run, "cpu")
+    state: Any = replace(checkpoint.state, validation={"loss": 4.5, "by_kind": {"web": 1}})  # pyright: ignore[reportArgumentType, reportCallIssue]
+    measured = card_facts(replace(checkpoint, state=state))
+    assert measured["sources"] == []
+    assert measured["scores"] == {"validation loss": 4.5, "validation by kind web": 1}  # as training measured it
+    alone = card_facts(replace(checkpoint, state=None))
+    assert alone.keys() == {"name", "parameters", "model"}
+    assert alone["name"] == "step_00000003"
+
+
+def test_text_is_one_line_without_markup():
+    assert _plain(" a\n b\t*c*_[d](e)<f>&#|\\` ") == "a b \\*c\\*\\_\\[d\\](e)\\<f\\>\\&\\#\\|\\\\\\`"
