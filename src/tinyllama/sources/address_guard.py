@@ -15,6 +15,7 @@ from zope.interface import implementer
 from tinyllama.errors import InputError
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")  # RFC 8215; older Pythons take it for global
 
 
 def is_public(address: str) -> bool:
@@ -29,7 +30,7 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
-    return ip.is_global and not ip.is_multicast
+    return ip.is_global and not ip.is_multicast and ip not in _LOCAL_NAT64
 
 
 def parse_host_ports(entries: Sequence[str]) -> frozenset[tuple[str, int]]:
