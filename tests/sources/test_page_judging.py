@@ -157,8 +157,9 @@ def test_a_crawl_ends_when_it_has_enough_pages(spider: PageSpider) -> None:
     requests = spider._feed()
     list(spider._on_page(reply(requests[0], TWENTY)))
     list(spider._on_page(reply(requests[2], TWENTY)))
-    with pytest.raises(CloseSpider, match="enough"):
+    with pytest.raises(CloseSpider) as ended:
         list(spider._on_page(reply(requests[1], TWENTY)))
+    assert ended.value.reason == "enough"
     assert [state for state, _ in fates(spider).values()] == ["stored", "stored", "queued", "queued"]
     assert spider._feed() == []
 
@@ -272,8 +273,9 @@ def test_a_fault_of_ours_ends_the_crawl(spider: PageSpider) -> None:
     spider.job.frontier.add(["http://a.org/", "http://a.org/2"])
     requests = spider._feed()
     spider.job.warc = None  # pyright: ignore[reportAttributeAccessIssue]
-    with pytest.raises(CloseSpider, match="fault"):
+    with pytest.raises(CloseSpider) as ended:
         list(spider._on_page(reply(requests[0], TWENTY)))
+    assert ended.value.reason == "fault"
     assert "AttributeError" in spider.job.fault
     assert spider._feed() == []
 
