@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import zstandard
+import pyarrow as pa
 
 from tinyllama.errors import InputError
 
@@ -97,14 +97,15 @@ def _lines(path: Path) -> Iterator[str]:
             if path.suffix == ".gz":
                 stream: Any = gzip.GzipFile(fileobj=file)
             elif path.suffix == ".zst":
-                stream = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(file))  # type: ignore[arg-type]
+                # Arrow's streams raise at a file that is cut off; zstandard's own reader takes it for whole.
+                stream = io.BufferedReader(pa.CompressedInputStream(file, "zstd"))  # type: ignore[arg-type]
             else:
                 stream = file
             while line := stream.readline(MAX_LINE_BYTES + 1):
                 if len(line) > MAX_LINE_BYTES:
                     raise InputError(f"{path}: a line of more than {MAX_LINE_BYTES:,} bytes")
                 yield line.decode()
-    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+    except (EOFError, OSError, zlib.error) as error:
         raise InputError(f"{path}: damaged compression ({error})") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8") from None

@@ -7,7 +7,6 @@
 NAME is the task's, with `-5shot` and `-first100` style endings where the setting is not the plain one.
 """
 
-import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -77,9 +76,11 @@ def read_examples(folder: Path, name: str) -> list[dict[str, Any]]:
     """The rows of one task's examples. Raises InputError when they are missing or damaged."""
     path = folder / f"{name}{EXAMPLES}"
     try:
-        with path.open("rb") as file:
-            reader = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8")
-            return [json.loads(line) for line in reader]
+        stream = zstandard.ZstdDecompressor().decompressobj()
+        content = stream.decompress(path.read_bytes())
+        if not stream.eof:
+            raise ValueError("cut off")
+        return [json.loads(line) for line in content.splitlines()]
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; evaluate the task again") from None
     except (zstandard.ZstdError, ValueError) as error:
