@@ -101,10 +101,15 @@ def _renamed(path: Path) -> Path:
     return path.replace(going)
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether `atomic_file` or `atomic_folder` gave it its name, for as long as they work on it."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
 def sweep_temporary(folder: Path) -> None:
     """Remove what `atomic_file` and `atomic_folder` left in `folder` and below when they were killed."""
     for path in sorted(folder.rglob(".*")):
-        if not _TEMPORARY.fullmatch(path.name):
+        if not is_temporary(path):
             continue
         if path.is_dir():
             shutil.rmtree(path)

@@ -105,11 +105,11 @@ def run_phase(phase: Phase) -> dict[str, Any]:
     elif phase.unfinished_path.exists():
         marker = files.read_json(phase.unfinished_path)
         before = marker if marker.get("fingerprint") == fingerprint else _taken_up(phase, marker)
-    elif phase.out.is_dir() and any(phase.out.iterdir()):
+    elif phase.out.is_dir() and not all(files.is_temporary(path) for path in phase.out.iterdir()):
         raise InputError(f"{phase.out}: not empty and not a result of `{phase.name}`; choose another folder")
     if before:
         log.info(f"{phase.name}: going on where it stopped, {phase.out}")
-        files.sweep_temporary(phase.out)
+    files.sweep_temporary(phase.out)
 
     stamp = {"phase": phase.name, "format_version": phase.format_version, "fingerprint": fingerprint}
     stamp["config"] = phase.config
@@ -205,9 +205,13 @@ def _remove_result(phase: Phase) -> None:
                 shutil.rmtree(path)
             elif path != phase.unfinished_path:
                 path.unlink()
+        files.sync_folder(phase.out)
         shutil.rmtree(phase.out)
         return
-    for path in (phase.manifest_path, phase.out, phase.unfinished_path):
+    if phase.manifest_path.exists():
+        phase.manifest_path.unlink()
+        files.sync_folder(phase.out.parent)
+    for path in (phase.out, phase.unfinished_path):
         path.unlink(missing_ok=True)
 
 
