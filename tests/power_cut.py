@@ -51,6 +51,33 @@ class Cut:
         return folder
 
 
+class Disk:
+    """A folder that shows one cut after another; only what differs is written, so nobody else may change it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._tree: Tree = {}
+        folder.mkdir(parents=True)
+
+    def show(self, cut: Cut) -> Path:
+        """Make the folder hold what is left."""
+        gone = [
+            path
+            for path in self._tree
+            if path not in cut.tree or (self._tree[path] is None) != (cut.tree[path] is None)
+        ]
+        for path in sorted(gone, reverse=True):
+            (self.folder / path).rmdir() if self._tree[path] is None else (self.folder / path).unlink()
+            del self._tree[path]
+        for path, data in sorted(cut.tree.items()):
+            if data is None:
+                (self.folder / path).mkdir(exist_ok=True)
+            elif self._tree.get(path) != data:
+                (self.folder / path).write_bytes(data)
+        self._tree = cut.tree.copy()
+        return self.folder
+
+
 class Recorder:
     """While it is entered: the events below `root`, by whatever thread. What is there at first is on the disk."""
 
@@ -122,7 +149,9 @@ class Recorder:
                         data.append(Event("data", number, data=content))
         self._numbers = inodes
         keys = sorted(found.keys() | self._names.keys())
-        changes = [(*key, self._names.get(key), found.get(key)) for key in keys if self._names.get(key) != found.get(key)]
+        changes = [
+            (*key, self._names.get(key), found.get(key)) for key in keys if self._names.get(key) != found.get(key)
+        ]
         for together in [changes] if at_once and changes else [[change] for change in changes]:
             self.events.append(Event("names", changes=tuple(together)))
         self.events += data
@@ -134,7 +163,7 @@ class Recorder:
         """What each moment could leave, each once: nothing, all or some of what was not synced; and what a kill leaves."""
         names, data = dict(self.at_first[0]), dict(self.at_first[1])
         synced, waiting, marks = dict(data), list[tuple[Change, ...]](), list[Any]()
-        seen: set[frozenset[tuple[str, bytes | None]]] = set()
+        seen: set[tuple[int, frozenset[tuple[str, bytes | None]]]] = set()
         dice = random.Random(0)
         for event in [Event("mark"), *self.events]:
             if event.kind == "data":
@@ -159,7 +188,7 @@ class Recorder:
             ways += [("some", chosen, lambda: dice.choice((0.0, 0.3, 1.0))) for chosen in some]
             for how, chosen, share in ways:
                 tree = self._tree(_after(names, chosen), data, synced, share)
-                key = frozenset(tree.items())
+                key = len(marks), frozenset(tree.items())
                 if key not in seen:
                     seen.add(key)
                     yield Cut(tree, tuple(marks), how)
