@@ -105,3 +105,17 @@ def test_top_kernels():
     top = top_kernels(kernels)
     assert [row["ms"] for row in top] == list(range(19, 4, -1))
     assert all(len(row["name"]) == 90 and row["class"] == "fused elementwise" and row["launches"] == 2 for row in top)
+
+
+def test_figures_are_rounded_and_shares_count_idle_time():
+    kernels = [
+        KernelTime("aten::mm", 1.23456789, 2.5),
+        KernelTime("aten::mm", 1.0, 1.2),
+        KernelTime("unknown", 0.1, 0.4),
+    ]
+    rows = {row["class"]: row for row in class_table(iter(kernels), idle_ms=0.66543211)}
+    assert rows["product"] == {"class": "product", "ms": 2.2346, "share": 0.744856, "launches": 4}
+    assert rows["other"] == {"class": "other", "ms": 0.1, "share": 0.033333, "launches": 0}
+    assert rows["idle"] == {"class": "idle", "ms": 0.6654, "share": 0.221811, "launches": 0}
+    assert top_kernels(kernels)[0] == {"name": "aten::mm", "class": "product", "ms": 1.2346, "launches": 2}
+    assert [row["ms"] for row in top_kernels(kernels)] == [1.2346, 1.0, 0.1]

@@ -1,7 +1,9 @@
 """Time by kernel from a profiler's trace: sums, steps, and the gaps between kernels."""
 
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -84,3 +86,39 @@ def test_cpu_way():
     assert rows["elementwise"]["launches"] == 1
     assert sum(row["share"] for row in rows.values()) == pytest.approx(1, abs=1e-4)
     assert sum(row["ms"] for row in rows.values()) == pytest.approx(result["profiled_step_ms"], rel=0.02)
+
+
+def test_the_kinds_of_events_that_are_device_work():
+    found = kernels_of_trace(
+        [
+            kernel("a", 10, 1), kernel("b", 12, 2, "gpu_memcpy"), kernel("c", 15, 4, "gpu_memset"),
+            kernel("d", 0, 100, "cpu_op"), kernel("e", 0, 100) | {"ph": "i"},
+        ],
+        n_steps=1,
+    )  # fmt: skip
+    assert {(one.name, one.ms) for one in found[0]} == {("a", 0.001), ("b", 0.002), ("c", 0.004)}
+    assert found[1:] == (pytest.approx(0.009), pytest.approx(0.002))  # 10 to 19 us, idle 1 + 1
+
+
+def test_operations_of_a_cpu_by_hand(monkeypatch: pytest.MonkeyPatch):
+    rows = [("aten::mm", 3000.0, 4), ("aten::empty", 0.0, 9), ("aten::mul", 500.0, 2)]
+
+    class Traced(FakeProfile):
+        def key_averages(self) -> list[SimpleNamespace]:
+            return [SimpleNamespace(key=key, self_cpu_time_total=us, count=count) for key, us, count in rows]
+
+    asked: list[dict] = []
+    monkeypatch.setattr(kernel_trace, "profile", lambda **words: asked.append(words) or Traced())
+    for wall, idle in ((0.010, 3.25), (0.002, 0.0)):
+        moments = iter([1.0, 1.0 + wall])
+        monkeypatch.setattr(kernel_trace, "time", SimpleNamespace(perf_counter=lambda moments=moments: next(moments)))
+        runs: list[int] = []
+        found = profile_steps(lambda runs=runs: runs.append(1), 2, torch.device("cpu"))
+        assert len(runs) == 2
+        assert found["profiled_step_ms"] == pytest.approx(wall * 500)
+        assert [(row["name"], row["ms"], row["launches"]) for row in found["top_kernels"]] == [
+            ("aten::mm", 1.5, 2), ("aten::mul", 0.25, 1),
+        ]  # fmt: skip
+        assert found["kernel_classes"][-1]["ms"] == pytest.approx(idle)
+    assert [[str(one) for one in words["activities"]] for words in asked] == [["ProfilerActivity.CPU"]] * 2
+    assert os.environ["KINETO_LOG_LEVEL"]

@@ -28,8 +28,19 @@ KEYS = {
 CPU = torch.device("cpu")
 
 
+MEMORY_BYTES = 12 * 10**9
+# The command with a limit on its memory: what asks for terabytes is refused at once, on a machine of any size.
+BOUNDED = f"""
+import resource, sys
+resource.setrlimit(resource.RLIMIT_DATA, ({MEMORY_BYTES}, {MEMORY_BYTES}))
+from tinyllama.__main__ import main
+sys.argv[0] = "tinyllama"
+main()
+"""
+
+
 def run(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "tinyllama", "bench", *words], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-c", BOUNDED, "bench", *words], capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
