@@ -1,5 +1,6 @@
 """Results folders made by hand, for tests of what reads them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ from tinyllama.evaluate.task_results import write_result
 
 
 def write_scores(
-    folder: Path, name: str, kinds: dict[str, str], metrics: dict[str, float | None], **about: Any
+    folder: Path, name: str, kinds: dict[str, str], metrics: Mapping[str, float | None], **about: Any
 ) -> None:
     """A task's result; `about`: other fields, and `examples`: (hash, values by metric[, group]) of each."""
     examples = about.pop("examples", [])

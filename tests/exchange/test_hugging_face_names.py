@@ -187,6 +187,7 @@ def test_a_size_that_must_be_there(path: Path, key: str):
         ({"rope_scaling": "linear"}, "rope_scaling: 'linear' is not an object"),
         ({"rope_scaling": {"type": 3}}, "rope_scaling.rope_type: 3 is not supported; only default, linear, llama3 are"),
         ({"rope_scaling": {"type": "linear", "factor": 0}}, "rope_scaling.factor: 0"),
+        ({"rope_scaling": {"type": "yarn"}}, "rope_scaling.rope_type: 'yarn' is not supported"),
         ({"model_type": None}, "model_type: None; only 'llama' is read"),
     ],
 )
