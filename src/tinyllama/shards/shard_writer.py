@@ -324,7 +324,7 @@ def _begin_or_go_on(out: Path, key: str) -> Path:
 
 
 def _remove_shards(out: Path) -> None:
-    """Remove both splits, first of all the word of what is finished in them.
+    """Remove both splits, first of all what says that something in them is finished.
 
     Raises InputError, before anything is gone, for a file that is no part of token shards.
     """
@@ -337,4 +337,6 @@ def _remove_shards(out: Path) -> None:
         (out / PROGRESS_FILE).unlink(missing_ok=True)
         sync_folder(out)
     for folder in folders:
+        (folder / INDEX_FILE).unlink(missing_ok=True)
+        sync_folder(folder)
         shutil.rmtree(folder)
