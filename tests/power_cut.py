@@ -133,6 +133,8 @@ class Recorder:
         while todo:
             folder, path = todo.pop()
             for entry in os.scandir(path):
+                if entry.is_symlink():
+                    continue  # to what is nobody's to change
                 facts = entry.stat(follow_symlinks=False)
                 number = self._numbers.get(facts.st_ino)
                 if number is None:
