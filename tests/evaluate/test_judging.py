@@ -168,7 +168,8 @@ def test_a_result_says_what_it_is_of(data: Path, tmp_path: Path):
 
 def test_of_groups_tasks_without_data_are_left_out_and_named_ones_not(data: Path):
     def kept(names: list[str], **settings: Any) -> tuple[list[str], list[str]]:
-        entries, left_out = with_data(choose_tasks(names), names, TaskSettings(**({"data_dir": data} | settings)))
+        settings = {"data_dir": data} | settings
+        entries, left_out = with_data(choose_tasks(names), names, TaskSettings(**settings))
         return [entry.name for entry in entries], list(left_out)
 
     assert kept(["zero_shot", "squad"])[0] == ["piqa", "squad_v2"]

@@ -2,6 +2,7 @@ import math
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.tiny_model import make_run
-from tinyllama.evaluate.last_word import Passage, choose_passages, last_word_accuracy, passages_of
+from tinyllama.evaluate import last_word
+from tinyllama.evaluate.last_word import (
+    Passage,
+    _Item,
+    _tokens,
+    choose_passages,
+    last_word_accuracy,
+    passages_of,
+)
 from tinyllama.exchange.open_model import OpenedModel, open_model
 
 WORDS = [f"w{number}" for number in range(200)]
@@ -169,3 +178,85 @@ def test_a_context_that_is_too_long_is_cut_at_its_beginning(opened: OpenedModel,
 
 def test_no_passages(opened: OpenedModel):
     assert last_word_accuracy(opened, [], 4) == {"accuracy": None, "accuracy_stderr": None, "n": 0, "examples": []}
+
+
+def test_the_bounds_of_passages_by_hand():
+    assert found(sentence(20, "tiger.")) == [(20, "tiger")]
+    assert found(sentence(19, "tiger.")) == []
+    hundred = " ".join(["tiger", *WORDS[:99], "tiger."])
+    assert found(hundred) == [(100, "tiger")]
+    assert found(" ".join(["tiger", *WORDS[:100], "tiger."])) == []  # the word itself is the 101st before
+    two = " ".join([*WORDS[:20], "tiger tiger. Then", *WORDS[:20], "then."])
+    assert found(two) == [(21, "tiger"), (43, "then")]
+    text = ("x" * 99_872 + " ") + sentence(20, "tiger.")  # the text ends within the document's beginning that is read
+    cut = text[:100_000]
+    assert found(text) == found(cut)
+    assert found("x " * 49_960 + sentence(20, "tiger."))[0] == (100, "tiger")
+    assert found("x " * 50_000 + sentence(20, "tiger.")) == []
+
+
+def test_a_passage_is_drawn_by_the_hash_of_context_and_word():
+    import hashlib
+
+    [passage] = passages_of(sentence(20, "tiger."))
+    context = sentence(20, "").rstrip()
+    assert (passage.context, passage.word) == (context, "tiger")
+    assert passage.draw == hashlib.sha256(f"{context}\0tiger".encode()).hexdigest()
+
+
+def test_the_choice_is_the_first_of_all_in_drawn_order(reference_texts: list[str], tmp_path: Path):
+    texts = reference_texts[:12]
+    every = sorted({passage for text in texts for passage in passages_of(text)})
+    folder = write_documents(tmp_path / "a", [*texts, *texts], 2)
+    assert len(every) > 15
+    for count in (1, 7, 15):
+        assert choose_passages(folder, count) == every[:count]
+
+
+def test_tokens_of_a_passage_fill_the_context(opened: OpenedModel):
+    encode = opened.tokenizer.encode
+    text, word = "The value of a name", "elephants"
+    context, whole = encode(text), encode(f"{text} {word}")
+    n_answer = len(whole) - len(context)
+    assert whole[: len(context)] == context
+    assert n_answer > 1
+    passage = Passage("0", text, word)
+
+    def item(seq_len: int, add_bos: bool = True) -> Any:
+        return _tokens(replace(opened, add_bos=add_bos, config=replace(opened.config, seq_len=seq_len)), passage)
+
+    most = len(whole)  # with BOS one token more, and the last is never an input
+    assert item(most).ids == [1, *whole]
+    assert item(most - 1).ids == [1, *whole[1:]]
+    assert item(most - 1, add_bos=False).ids == whole
+    assert item(most - 2, add_bos=False).ids == whole[1:]
+    found = item(n_answer + 1)
+    assert (found.ids, found.n_answer, found.answer) == ([1, *whole[-n_answer - 1 :]], n_answer, whole[-n_answer:])
+    assert item(n_answer) is None
+    assert item(n_answer, add_bos=False).ids == whole[-n_answer - 1 :]
+
+
+def test_an_answer_is_right_when_every_token_is(opened: OpenedModel, monkeypatch: pytest.MonkeyPatch):
+    """Told guesses: of four passages one is right, one is wrong in its last token, one in its first, one is right."""
+    items = [_Item(Passage(str(n), f"c{n}", f"w{n}"), [1, 9, 300 + n, 400 + n], 2) for n in range(4)]
+    told = {0: [300, 400], 1: [301, 5], 2: [5, 402], 3: [303, 403]}
+    monkeypatch.setattr(
+        last_word, "_tokens", lambda opened, passage: items[int(passage.draw)] if passage.draw != "9" else None
+    )
+    batches: list[int] = []
+
+    def guesses(opened: OpenedModel, chosen: list[Any]) -> list[list[int]]:
+        batches.append(len(chosen))
+        return [told[int(one.passage.draw)] for one in chosen]
+
+    monkeypatch.setattr(last_word, "_guesses", guesses)
+    given = [Passage("9", "left out", ""), *(item.passage for item in items)]
+    found = last_word_accuracy(opened, given, 3)
+    assert (found["accuracy"], found["n"]) == (0.5, 4)
+    assert found["accuracy_stderr"] == 0.25
+    assert batches == [3, 1]
+    decode = opened.tokenizer.decode
+    assert [row["guess"] for row in found["examples"]] == [decode(told[n]).strip() for n in range(4)]
+    assert [row["context"] for row in found["examples"]] == ["c0", "c1", "c2", "c3"]
+    many = [Passage(str(n % 4), "c", "w") for n in range(12)]
+    assert len(last_word_accuracy(opened, many, 5)["examples"]) == 8
