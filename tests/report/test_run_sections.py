@@ -68,7 +68,7 @@ def test_every_tile_of_a_finished_run(tmp_path: Path):
 
 def test_tiles_of_a_run_under_way(tmp_path: Path):
     rows = [
-        metrics_row(step, tokens_per_second=speed) for step, speed in ((1, 10.0), (2, 500.0), (3, 400.0), (4, 20.0))
+        metrics_row(step, tokens_per_second=speed) for step, speed in ((1, 400.0), (2, 500.0), (3, 10.0), (4, 20.0))
     ]
     rows[1]["validation"] = {"perplexity": 1234.567}
     write_rows(tmp_path, "metrics.jsonl", rows)

@@ -126,3 +126,75 @@ def test_a_split_without_validation(tmp_path: Path):
     (tmp_path / "train").mkdir()
     write(tmp_path / "train/a.jsonl", LINES)
     assert split_files([tmp_path], "validation") == []
+
+
+def test_a_line_may_be_as_long_as_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(document_text, "MAX_LINE_BYTES", 20)
+    fits = b'{"text": "12345678"}'
+    for end in (b"", b"\n"):  # the line feed counts
+        path = write(tmp_path / "d.jsonl", b"\n" + fits[: 20 - len(end) - 2] + b'"}' + end)
+        assert len(list(read_documents(path))) == 1
+    path = write(tmp_path / "d.jsonl", b"\n" + fits + b"\n")
+    with pytest.raises(InputError, match="line 2 is longer than 20 bytes"):
+        list(read_documents(path))
+
+
+def test_lines_and_documents_are_counted_from_one_in_messages_and_from_zero_in_rows(tmp_path: Path):
+    path = write(tmp_path / "d.jsonl", b'{"text": "a"}\n\n{"text": "b"}\n{"id": 1}\n')
+    with pytest.raises(InputError, match=r"d\.jsonl: document 3 has no `text`"):
+        list(read_documents(path))
+    write(path, b'{"text": "a"}\n\n \n[]\n')
+    with pytest.raises(InputError, match="line 4 is not a JSON object"):
+        list(read_documents(path))
+    write(path, b'{"text": "a"}\n\n{"text": "b"}\n{"text": "c"}\n')
+    for first, rows in ((0, [0, 1, 2]), (1, [1, 2]), (2, [2]), (3, [])):
+        assert [document.row for document in read_documents(path, first)] == rows
+
+
+@pytest.mark.parametrize(
+    ("row", "identifier", "kind"),
+    [
+        ({"id": "", "kind": ""}, "", "web"),
+        ({"id": 0, "kind": "book"}, "0", "book"),
+        ({"source": None}, hashlib.sha256(b"\0t").hexdigest()[:16], "web"),
+        ({"source": "s"}, hashlib.sha256(b"s\0t").hexdigest()[:16], "web"),
+        ({"source": "\ud800"}, hashlib.sha256(b"\\ud800\0t").hexdigest()[:16], "web"),
+        ({"id": None, "source": 5}, hashlib.sha256(b"5\0t").hexdigest()[:16], "web"),
+    ],
+)
+def test_what_a_document_is_called(tmp_path: Path, row: dict[str, object], identifier: str, kind: str):
+    path = write(tmp_path / "d.jsonl", json.dumps(row | {"text": "t"}).encode())
+    assert [(document.id, document.kind) for document in read_documents(path)] == [(identifier, kind)]
+
+
+def test_a_parquet_file_of_more_rows_than_are_read_at_once(tmp_path: Path):
+    texts = [f"text {number}" for number in range(600)]
+    columns = {"id": list(range(600)), "kind": ["book"] * 600, "source": ["s"] * 600, "text": texts, "more": texts}
+    pq.write_table(pa.table(columns), tmp_path / "d.parquet")
+    found = list(read_documents(tmp_path / "d.parquet", first_row=10))
+    assert [tuple(document) for document in found] == [(n, str(n), "book", f"text {n}") for n in range(10, 600)]
+    pq.write_table(pa.table({"source": ["s"], "text": ["t"]}), tmp_path / "few.parquet")
+    (document,) = read_documents(tmp_path / "few.parquet")
+    assert document.id == hashlib.sha256(b"s\0t").hexdigest()[:16]
+
+
+def test_messages_are_one_short_line(tmp_path: Path):
+    path = write(tmp_path / "d.jsonl", b'{"text": ' + b"x" * 5000 + b"}\n")
+    with pytest.raises(InputError) as caught:
+        list(read_documents(path))
+    assert len(str(caught.value)) < len(str(path)) + 300
+
+
+def test_an_empty_or_missing_validation_folder_is_no_fault_and_a_missing_train_is(tmp_path: Path):
+    (tmp_path / "clean" / "train").mkdir(parents=True)
+    assert split_files([tmp_path / "clean"], "validation") == []
+    (tmp_path / "clean" / "validation").mkdir()
+    assert split_files([tmp_path / "clean"], "validation") == []
+    with pytest.raises(InputError):
+        split_files([tmp_path / "clean"], "train")
+    for split in ("train", "validation"):
+        write(tmp_path / "clean" / split / "a.jsonl", LINES)
+    loose = write(tmp_path / "loose.jsonl", LINES)
+    assert split_files([loose, tmp_path / "clean", loose], "validation") == [
+        loose, tmp_path / "clean" / "validation" / "a.jsonl", loose,
+    ]  # fmt: skip

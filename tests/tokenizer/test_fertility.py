@@ -1,6 +1,9 @@
+import hashlib
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -9,7 +12,15 @@ from tinyllama.cli import app
 from tinyllama.cli_options import fertility_table
 from tinyllama.tokenizer import fertility as fertility_file
 from tinyllama.tokenizer.bpe import Tokenizer
-from tinyllama.tokenizer.fertility import FertilitySample, count_tokens, fertility, hash_share, longest_pieces
+from tinyllama.tokenizer.fertility import (
+    FertilitySample,
+    KindSample,
+    count_tokens,
+    fertility,
+    hash_share,
+    is_byte_piece,
+    longest_pieces,
+)
 
 
 def sample_of(documents: list[tuple[str, str]]) -> FertilitySample:
@@ -96,3 +107,50 @@ def test_the_command_prints_the_table_and_the_manifest_keeps_the_figures(corpus:
     assert for_people[-2:] == fertility_table(summary["by_kind"]).splitlines()
     assert summary["by_kind"]["web"]["bytes_per_token"] == summary["bytes_per_token"]
     assert f"bytes_per_token: {summary['bytes_per_token']:,.4g}" in for_people
+
+
+def test_the_sample_by_hand(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(fertility_file, "SAMPLE_BYTES", 10)
+    sample = KindSample()
+
+    def texts_after(text: str, share: float) -> list[str]:
+        sample.add(text, len(text), share)
+        return sample.texts()
+
+    assert texts_after("aaaaaa", 0.5) == ["aaaaaa"]
+    assert texts_after("bbbbbb", 0.3) == ["bbbbbb", "aaaaaa"]
+    assert texts_after("cccc", 0.4) == ["bbbbbb", "cccc"]  # 10 bytes are enough without the largest
+    assert texts_after("d", 0.4) == ["bbbbbb", "cccc"]  # no smaller than the largest
+    assert texts_after("e", 0.6) == ["bbbbbb", "cccc"]
+    assert texts_after("fff", 0.1) == ["fff", "bbbbbb", "cccc"]  # 9 bytes would be too few
+    assert texts_after("gggg", 0.2) == ["fff", "gggg", "bbbbbb"]
+    assert (sample.documents, sample.text_bytes) == (7, 6 + 6 + 4 + 1 + 1 + 3 + 4)
+
+
+def test_a_seventeenth_kind_goes_under_other():
+    kinds = [f"k{number}" for number in range(16)]
+    sample = sample_of([(kind, "a") for kind in [*kinds, "k0", "late", "later", "k15"]])
+    assert list(sample.kinds) == [*kinds, "other"]
+    assert {kind: found.documents for kind, found in sample.kinds.items() if found.documents > 1} == {
+        "k0": 2, "k15": 2, "other": 2,
+    }  # fmt: skip
+
+
+def test_a_hash_share_is_the_first_eight_bytes_of_sha256():
+    assert hash_share("") == 0xE3B0C44298FC1C14 / 2**64
+    assert hash_share("abc") == 0xBA7816BF8F01CFEA / 2**64
+    assert hash_share("é") == int(hashlib.sha256(b"\xc3\xa9").hexdigest()[:16], 16) / 2**64
+
+
+def test_nothing_divides_by_zero(tokenizer: Tokenizer):
+    nothing = {"bytes_per_token": 0, "byte_fallback_share": 0, "byte_fallback_share_without_newlines": 0}
+    found = fertility(tokenizer, sample_of([("web", "")]))
+    row = {"documents": 1, "text_bytes": 0, "sample_bytes": 0} | nothing
+    assert found == nothing | {"by_kind": {"web": row}, "longest_pieces": longest_pieces(tokenizer)}
+
+
+def test_which_pieces_are_bytes_and_which_are_longest():
+    pieces = ["<unk>", "<s>", "</s>", "<0x41>", "<0x4>", "<0x411>", "xxx", "aaa", "▁▁▁▁", "<0xAB", "0x41>", *"bcdefghi"]
+    assert [piece for piece in pieces if is_byte_piece(piece)] == ["<0x41>"]
+    fake: Any = SimpleNamespace(vocab_size=len(pieces), piece=pieces.__getitem__, bos_id=1, eos_id=2, unk_id=0)
+    assert longest_pieces(fake) == ["<0x411>", "0x41>", "<0x4>", "<0xAB", "▁▁▁▁", "aaa", "xxx", "b", "c", "d"]

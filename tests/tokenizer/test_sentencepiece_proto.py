@@ -55,3 +55,32 @@ def test_a_model_with_user_defined_pieces_is_encoded_by_the_reference(with_user_
 def test_it_is_not_written_as_a_tokenizer_json_that_would_differ(with_user_defined: Path):
     with pytest.raises(InputError, match=r"2 user-defined pieces, such as '\[DOC_1\]'"):
         to_tokenizer_json(SentencePieceProcessor(model_file=str(with_user_defined)))
+
+
+@pytest.mark.parametrize("length", [125, 126, 127, 128, 300])
+def test_lengths_of_settings_in_one_and_two_bytes(length: int):
+    """The settings: a text (field 1) that fills them, the threads (field 16) before and after it."""
+    size = bytes([length]) if length < 128 else bytes([length & 127 | 128, length >> 7])
+    text = b"\x0a" + size + b"x" * length
+    threads = b"\x80\x01\x04"
+
+    def model(settings: bytes) -> bytes:
+        count = len(settings)
+        return (
+            b"\x12" + (bytes([count]) if count < 128 else bytes([count & 127 | 128, count >> 7])) + settings + b"\x0a\0"
+        )
+
+    assert without_thread_count(model(threads + text + threads)) == model(text)
+    assert without_thread_count(model(text)) == model(text)
+
+
+def test_fields_of_fixed_length_and_pieces_without_a_type_are_passed_over():
+    fixed = b"\x09" + b"\x12" * 8 + b"\x1d" + b"\x0a" * 4  # field 1 of 8 bytes, field 3 of 4
+    plain = b"\x0a\x03\x0a\x01p"
+    score = b"\x15" + b"\x18" * 4  # field 2 of a piece, its score
+    wanted = b"\x0a\x0a\x0a\x01q" + score + b"\x18\x04"
+    assert user_defined_pieces(plain + fixed[9:] + wanted) == ["q"]
+    assert without_thread_count(plain + fixed) == plain + fixed
+    other = b"\x0a\x06\x0a\x01r\x18\x84\x01"  # type 132, in two bytes
+    assert user_defined_pieces(other + wanted) == ["q"]
+    assert user_defined_pieces(b"\x1a" + wanted[1:]) == []  # field 3 of the model holds no pieces
