@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.tiny_model import random_tokens, tiny_llama
-from tinyllama.model.loss import IGNORED, next_token_loss
+from tinyllama.model.loss import IGNORED, next_token_loss, token_losses
 
 LOGITS = torch.tensor([[0.0, math.log(3)], [math.log(4), 0.0], [0.0, 0.0]])  # p of token 1: 3/4, 1/5, 1/2
 
@@ -29,6 +29,26 @@ def test_ignored_targets_count_nowhere():
     assert sums.loss.item() == pytest.approx(-math.log(3 / 4))
     assert sums.z_loss.item() == pytest.approx(math.log(4) ** 2)
     assert (sums.correct.item(), sums.count.item()) == (1, 1)
+
+
+def test_z_loss_is_only_made_where_it_is_asked_for():
+    assert sums_of([1, 0, 1]).z_loss.item() == 0
+    assert IGNORED == -100, "what Hugging Face's and PyTorch's losses leave out"
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 2, 4, 100])
+def test_each_target_s_loss_by_hand(chunk_tokens: int):
+    """Two rows of two tokens; one is ignored, one is a tie, of which the lower id is the likeliest."""
+    hidden = torch.stack([LOGITS[[0, 1]], LOGITS[[2, 2]]])
+    targets = torch.tensor([[1, 1], [IGNORED, 0]])
+    losses, right = token_losses(hidden, torch.eye(2), targets, chunk_tokens=chunk_tokens)
+    wanted = [[-math.log(3 / 4), -math.log(1 / 5)], [0.0, -math.log(1 / 2)]]
+    assert losses.tolist() == [pytest.approx(row, abs=1e-6) for row in wanted]
+    assert right.tolist() == [[True, False], [False, True]]
+    short, _ = token_losses(hidden.bfloat16(), torch.eye(2), targets)
+    assert short.dtype == torch.float32
+    exact, _ = token_losses(hidden.double(), torch.eye(2), targets)
+    assert exact.dtype == torch.float64
 
 
 def test_all_ignored_is_zero_and_no_nan():

@@ -1,6 +1,7 @@
 """Loss and gradients in one pass, against autograd over the written-out loss."""
 
 import importlib.util
+import math
 
 import pytest
 import torch
@@ -41,6 +42,52 @@ def test_gradients_are_autograds(n: int, V: int, chunk_tokens: int, z_loss: floa
         torch.testing.assert_close(getattr(sums, name), getattr(wanted, name).detach())
     torch.testing.assert_close(hidden_gradient, gradients[0], rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(weight_gradient - before, gradients[1], rtol=1e-10, atol=1e-12)
+
+
+def test_the_gradient_in_the_logits_place_by_hand():
+    """Probabilities less the target, times scale, and with z-loss 1 + 2 z log-partition; of an ignored row nothing."""
+    logits = torch.tensor([[0.0, math.log(3)], [math.log(4), 0.0], [0.0, 0.0], [5.0, 1.0]], dtype=torch.float64)
+    targets = torch.tensor([1, 1, 1, IGNORED])
+    place, scale = logits.clone(), torch.tensor(2.0, dtype=torch.float64)
+    loss, z, correct = loss_in_place_reference(place, targets, 0.5, scale)
+    ln4, ln5, ln2 = math.log(4), math.log(5), math.log(2)
+    assert loss.tolist() == pytest.approx([-math.log(3 / 4), ln5, ln2, 0])
+    assert z.tolist() == pytest.approx([ln4**2, ln5**2, ln2**2, 0])
+    assert correct.tolist() == [True, False, True, False], "a tie counts, an ignored row does not"
+    wanted = [
+        [2 * (1 + ln4) / 4, 2 * ((1 + ln4) * 3 / 4 - 1)], [2 * (1 + ln5) * 4 / 5, 2 * ((1 + ln5) / 5 - 1)],
+        [1 + ln2, 2 * ((1 + ln2) / 2 - 1)], [0, 0],
+    ]  # fmt: skip
+    assert place.tolist() == [pytest.approx(row) for row in wanted]
+    place = logits.clone()
+    loss_in_place_reference(place, targets, 0.0, None)
+    assert place.tolist() == [pytest.approx(row) for row in ([1 / 4, -1 / 4], [4 / 5, -4 / 5], [1 / 2, -1 / 2], [0, 0])]
+
+
+def test_a_loss_of_one_s_own_is_asked_chunk_by_chunk():
+    hidden, weight, targets = case(10, 5)
+    sizes = []
+
+    def of_chunk(logits: Tensor, wanted: Tensor, z_loss: float, scale: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        sizes.append((tuple(logits.shape), wanted.tolist(), z_loss, scale))
+        return loss_in_place_reference(logits, wanted, z_loss, scale)
+
+    sums, *gradients = loss_and_gradients(hidden, weight, targets, z_loss=0.1, chunk_tokens=4, loss_in_place=of_chunk)
+    flat = targets.flatten().tolist()
+    assert sizes == [((4, 5), flat[:4], 0.1, None), ((4, 5), flat[4:8], 0.1, None), ((2, 5), flat[8:], 0.1, None)]
+    plain, *others = loss_and_gradients(hidden, weight, targets, z_loss=0.1)
+    assert sums.loss.item() == pytest.approx(plain.loss.item())
+    for found, wanted in zip(gradients, others, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_short_gradients_are_added_in_fp32():
+    hidden, weight, targets = case(8, 5, dtype=torch.float32)
+    hidden, weight = hidden.bfloat16(), weight.bfloat16()
+    _, _, once = loss_and_gradients(hidden, weight, targets)
+    before = torch.full((5, 8), 1e-4)
+    _, _, added = loss_and_gradients(hidden, weight, targets, before.clone())
+    torch.testing.assert_close(added, before + once, rtol=1e-6, atol=1e-8)
 
 
 def test_all_ignored_is_zero_and_no_nan():
