@@ -38,6 +38,10 @@ LOWEST: dict[str, tuple[Any, Any]] = {  # the lowest value, and one that is refu
 }
 
 
+def config(**changes: Any) -> TrainConfig:
+    return TrainConfig(**changes)
+
+
 def test_the_defaults_are_tinyllamas():
     assert TrainConfig().model_dump() == DEFAULTS
 
@@ -45,17 +49,17 @@ def test_the_defaults_are_tinyllamas():
 @pytest.mark.parametrize("key", LOWEST)
 def test_the_lowest_value_is_allowed_and_the_next_one_below_refused(key: str):
     lowest, refused = LOWEST[key]
-    assert getattr(TrainConfig(**{key: lowest}), key) == lowest
+    assert getattr(config(**{key: lowest}), key) == lowest
     with pytest.raises(ValidationError, match=key):
-        TrainConfig(**{key: refused})
+        config(**{key: refused})
 
 
 def test_sizes_that_make_up_a_step_are_at_least_one_and_a_sequence_two():
-    least = {"tokens_per_step": 2, "micro_batch_size": 1, "seq_len": 2, "deterministic_reduction": True}
-    assert TrainConfig(**least, reduction_lanes=1).micro_batches_per_step == 1
+    least: dict[str, Any] = {"tokens_per_step": 2, "micro_batch_size": 1, "seq_len": 2, "deterministic_reduction": True}
+    assert config(**least, reduction_lanes=1).micro_batches_per_step == 1
     for key, value in {"tokens_per_step": 0, "micro_batch_size": 0, "seq_len": 1, "reduction_lanes": 0}.items():
         with pytest.raises(ValidationError, match=key):
-            TrainConfig(**(least | {"reduction_lanes": 1, key: value}))
+            config(**(least | {"reduction_lanes": 1, key: value}))
 
 
 def test_peak_lr_is_above_zero_and_min_lr_not_above_it():
@@ -68,9 +72,9 @@ def test_peak_lr_is_above_zero_and_min_lr_not_above_it():
 
 @pytest.mark.parametrize("key", ["beta1", "beta2"])
 def test_betas_are_below_one(key: str):
-    assert getattr(TrainConfig(**{key: 0.9999}), key) == 0.9999
+    assert getattr(config(**{key: 0.9999}), key) == 0.9999
     with pytest.raises(ValidationError, match=key):
-        TrainConfig(**{key: 1.0})
+        config(**{key: 1.0})
 
 
 def test_a_step_is_whole_micro_batches():
@@ -81,23 +85,27 @@ def test_a_step_is_whole_micro_batches():
             f"tokens_per_step: {wrong} is not a multiple of micro_batch_size x seq_len = 2 x 8 = 16; {mend} would be"
         )
         with pytest.raises(ValidationError, match=words):
-            TrainConfig(tokens_per_step=wrong, micro_batch_size=2, seq_len=8)
+            config(tokens_per_step=wrong, micro_batch_size=2, seq_len=8)
 
 
 def test_steps_win_over_tokens_and_tokens_are_rounded_up():
-    size = {"tokens_per_step": 32, "micro_batch_size": 2, "seq_len": 16}
+    size: dict[str, Any] = {"tokens_per_step": 32, "micro_batch_size": 2, "seq_len": 16}
     assert [TrainConfig(tokens=tokens, **size).total_steps for tokens in (1, 32, 33, 64, 65)] == [1, 1, 2, 2, 3]
     assert TrainConfig(tokens=65, steps=7, **size).total_steps == 7
 
 
 def test_lanes_count_with_one_order_of_sums_only():
-    size = {"tokens_per_step": 24, "micro_batch_size": 1, "seq_len": 2}  # 12 micro-batches: not for 8 lanes
-    assert TrainConfig(**size).layout(3) == Layout(3, 12, 0)
-    assert TrainConfig(**size, deterministic_reduction=True, reduction_lanes=4).layout(2) == Layout(2, 12, 4)
+    size: dict[str, Any] = {
+        "tokens_per_step": 24,
+        "micro_batch_size": 1,
+        "seq_len": 2,
+    }  # 12 micro-batches: not for 8 lanes
+    assert config(**size).layout(3) == Layout(3, 12, 0)
+    assert config(**size, deterministic_reduction=True, reduction_lanes=4).layout(2) == Layout(2, 12, 4)
     with pytest.raises(ValidationError, match="reduction_lanes: 8 lanes cannot share the step's 12 micro-batches"):
-        TrainConfig(**size, deterministic_reduction=True)
+        config(**size, deterministic_reduction=True)
     with pytest.raises(ValueError, match="5 ranks cannot share the step's 12"):
-        TrainConfig(**size).layout(5)
+        config(**size).layout(5)
 
 
 def test_one_order_of_sums_is_refused_where_the_network_is_cut():
