@@ -1,7 +1,9 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from tinyllama.checkpoint import checkpoint_format as form
 from tinyllama.checkpoint.save_load import weights_sha256
 from tinyllama.errors import InputError
 from tinyllama.exchange.hugging_face import export_hugging_face
-from tinyllama.exchange.open_model import open_model, open_tokenizer
+from tinyllama.exchange.open_model import _add_bos, open_model, open_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -282,3 +284,61 @@ def test_tokenizer_of_anything(run_dir: Path, exported: Path):
     assert len({open_tokenizer(path).fingerprint for path in places}) == 1
     with pytest.raises(InputError, match="no such"):
         open_tokenizer(run_dir / "nothing")
+
+
+def test_the_tokenizer_of_a_run_is_its_own_folder_or_its_newest_checkpoints(run_dir: Path, tmp_path: Path):
+    run = Path(shutil.copytree(run_dir, tmp_path / "run"))
+    shutil.rmtree(run / "checkpoints")
+    assert open_tokenizer(run).vocab_size == 512
+    other = Path(shutil.copytree(run_dir, tmp_path / "other"))
+    shutil.rmtree(other / "tokenizer")
+    assert open_tokenizer(other).fingerprint == open_tokenizer(run_dir).fingerprint
+    (other / "tokenizer").mkdir()
+    with pytest.raises(InputError, match=r"tokenizer: no tokenizer\.model or tokenizer\.json"):
+        open_tokenizer(other)  # the run's own folder is the one that is read
+
+
+@pytest.mark.parametrize(
+    ("settings", "adds"),
+    [({}, True), ({"add_bos_token": True}, True), ({"add_bos_token": None}, True), ({"add_bos_token": 0}, True),
+     ({"add_bos_token": False}, False), ([], True)],
+)  # fmt: skip
+def test_bos_is_written_unless_the_settings_say_false(tmp_path: Path, settings: Any, adds: bool):
+    assert _add_bos(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert _add_bos(tmp_path) is adds
+
+
+def test_with_bos_needs_a_vocabulary_that_has_one(run_dir: Path):
+    opened = open_model(run_dir, "cpu")
+    plain: Any = SimpleNamespace(bos_id=None)
+    assert opened.with_bos([]) == [1]
+    assert replace(opened, add_bos=False).with_bos([5]) == [5]
+    assert replace(opened, tokenizer=plain).with_bos([5]) == [5]
+    zero: Any = SimpleNamespace(bos_id=0)
+    assert replace(opened, tokenizer=zero).with_bos([5]) == [0, 5]
+
+
+def test_a_gguf_is_opened_in_the_format_asked_for(run_dir: Path, tmp_path: Path):
+    pytest.importorskip("gguf")
+    from tinyllama.exchange.gguf import export_gguf
+
+    quiet = replace(open_model(run_dir, "cpu"), add_bos=False)
+    export_gguf(quiet, tmp_path, "f32")
+    opened = open_model(tmp_path / "model-f32.gguf", "cpu", torch.bfloat16)
+    assert {value.dtype for value in opened.model.parameters()} == {torch.bfloat16}
+    assert (opened.add_bos, opened.state, opened.origin) == (False, None, tmp_path / "model-f32.gguf")
+    assert not opened.model.training
+    assert opened.device == torch.device("cpu")
+    assert torch.equal(opened.model.norm.weight, tiny_llama().norm.weight.bfloat16())
+
+
+def test_whole_numbers_may_stand_for_fractions_in_a_checkpoint_and_not_the_other_way(run_dir: Path, tmp_path: Path):
+    checkpoint = Path(shutil.copytree(run_dir / "checkpoints" / "step_00000003", tmp_path / "step_00000003"))
+    rewrite_state(checkpoint, lambda state: state["model"].update(rope_theta=10_000))
+    assert open_model(checkpoint, "cpu").config.rope_theta == 10_000
+    for key, value in (("tied_head", 0), ("seq_len", True), ("norm_eps", "1e-5"), ("rope_scaling", None)):
+        rewrite_state(checkpoint, lambda state, key=key, value=value: state["model"].update({key: value}))
+        with pytest.raises(InputError, match=key):
+            open_model(checkpoint, "cpu")
+        rewrite_state(checkpoint, lambda state: state.update(model=tiny_llama().config.to_dict()))
