@@ -361,3 +361,21 @@ def test_an_error_in_what_follows_a_save_is_raised_too(tmp_path: Path):
         saver.wait()
     saver.wait()
     assert [path.name for path in form.checkpoints(tmp_path)] == ["step_00000003"]
+
+
+@pytest.mark.parametrize(("host_seconds", "wanted"), [(2.0, 3.0), (5.0, 5.0)])
+def test_a_copy_on_a_gpu_takes_as_long_as_the_longer_of_host_and_device(host_seconds: float, wanted: float):
+    class Moment:
+        def __init__(self, at_milliseconds: float) -> None:
+            self.at, self.is_over = at_milliseconds, False
+
+        def synchronize(self) -> None:
+            self.is_over = True
+
+        def elapsed_time(self, later: "Moment") -> float:
+            assert later.is_over
+            return later.at - self.at
+
+    copy: Any = HostCopy()
+    copy._seconds, copy._events = host_seconds, (Moment(500.0), Moment(3500.0))
+    assert copy.seconds() == wanted
