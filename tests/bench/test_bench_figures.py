@@ -166,9 +166,25 @@ def test_the_version_of_triton(monkeypatch: pytest.MonkeyPatch):
     assert run_bench.triton_version() is None
 
 
+def test_each_part_is_announced(parts: dict[str, list[Call]], capsys: pytest.CaptureFixture[str]):
+    run_bench.run_bench(BenchOptions(**SMALL, device="cpu"))
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith("bench: tiny-2m, 2,410,176 parameters, on CPU, ")
+    assert said.endswith(" bench: decoding one sequence bench: what the device can do, a copy and large products")
+
+
 # -- ceilings ----------------------------------------------------------------------------------------------------------
 
 CPU = torch.device("cpu")
+
+
+def test_how_much_is_measured():
+    """Records of speeds rest on these."""
+    assert ceilings.COPY_BYTES == {"cuda": 2**31, "cpu": 2**28}
+    assert ceilings.PRODUCT_SIZE == {"cuda": 8192, "cpu": 1024}
+    assert ceilings.SUSTAINED_SECONDS == {"cuda": 3.0, "cpu": 0.75}
+    assert ceilings.IDLE_SECONDS == {"cuda": 1.0, "cpu": 0.0}
+    assert ceilings.GROUP_SECONDS == 0.02
 
 
 def test_a_copy_counts_what_is_read_and_written_by_its_best_time(monkeypatch: pytest.MonkeyPatch):

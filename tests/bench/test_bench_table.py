@@ -68,6 +68,8 @@ def test_every_figure_is_in_its_row():
         "model FLOPs are", "ms", "share", "launches",
     ]  # fmt: skip
     assert not any(line.endswith(" ") for line in lines)
+    assert re.match(r"│ parameters +│ 2,410,176 +│", lines[2])  # no heads, and words to the left
+    assert re.search(r"│ idle +│ +0\.01 │ +25\.0% │", text)  # numbers to the right
 
 
 def test_what_was_not_measured_has_no_row():

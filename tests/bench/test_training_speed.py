@@ -72,7 +72,9 @@ def test_only_the_timed_steps_count_and_by_their_median(updates: Updates, monkey
     assert found["kernel_classes"] is found["top_kernels"] is found["profiled_step_ms"] is None
 
 
-def test_the_steps_that_are_made_and_profiled(updates: Updates, monkeypatch: pytest.MonkeyPatch):
+def test_the_steps_that_are_made_and_profiled(
+    updates: Updates, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     def profile_steps(run_step: Callable[[], Any], n_steps: int, device: torch.device) -> dict[str, Any]:
         run_step()
         return {"kernel_classes": [n_steps], "top_kernels": [], "profiled_step_ms": 5.0}
@@ -84,6 +86,9 @@ def test_the_steps_that_are_made_and_profiled(updates: Updates, monkeypatch: pyt
     assert (found["loss_first"], found["loss_last"]) == (9, 3)
     assert updates.copies_are_fresh == [True] * 8
     assert all(batches is updates.batches[0] for batches in updates.batches)
+    said = " ".join(capsys.readouterr().err.split()).split("bench: ")[1:]
+    assert said[0].startswith("bf16 products, layers as they are, ")
+    assert said[1:] == ["the first step ", "3 more steps to warm up, then 3 timed ones ", "profiling 2 steps"]
 
 
 def test_a_step_is_read_while_the_next_is_under_way(monkeypatch: pytest.MonkeyPatch):

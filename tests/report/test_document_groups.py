@@ -51,7 +51,7 @@ def test_a_group_of_twenty_values_is_whole_and_of_more_is_cut(tmp_path: Path):
     for count, rows in ((20, 20), (21, 20)):
         page = tables(tmp_path, {"licence": {f"l{n}": {"in": 1, "out": 1, "bytes_out": 0} for n in range(count)}})
         assert len(rows_of(page)) == rows
-        assert ("and 1 more in clean/funnel.json" in page) == (count == 21)
+        assert re.findall("and (.*) more in clean/funnel.json", page) == (["1"] if count == 21 else [])
         assert "<summary>Licences</summary>" in page
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.report.run_folder import manifest, metrics_row, whole, write, write_rows
 from tinyllama.report import run_sections
+from tinyllama.report.plots import Chart, Series
 from tinyllama.report.run_facts import RunFacts, read_run
 from tinyllama.report.run_report import render_report
 
@@ -195,6 +196,15 @@ def test_the_curves_of_training(tmp_path: Path):
     ]  # fmt: skip
     assert "1 steps have no finite loss." in page
     assert page.count('class="legend"') == 1  # of the large chart
+    assert re.findall('viewBox="0 0 (.*?)"', page) == ["920 340", *["440 230"] * 3]
+
+
+@pytest.mark.parametrize(("width", "legends"), [(600, 0), (601, 1)])
+def test_a_wide_chart_has_a_legend(width: int, legends: int):
+    series = [Series("a", [(0.0, 1.0)]), Series("b", [(0.0, 1.0)], "dots")]
+    page = run_sections.figure(Chart("t", "x", "y", series, width=width), "c", "T", "unit")
+    assert page.count('class="legend"') == legends
+    assert "<b>T</b> <span>unit</span>" in page
 
 
 @pytest.mark.parametrize(("count", "names"), [(20, ["training"]), (21, ["training, each step", "training, smoothed"])])

@@ -109,6 +109,7 @@ def test_tasks_measured_in_training_have_their_first_metric(tmp_path: Path):
     assert charts_of(tmp_path, {}) == {"piqa, acc_norm": {"this run": [["4", "50.0%"]]}}
     page = score_curves(read_run(tmp_path))
     assert "in the same metric, zero-shot." in page
+    assert 'viewBox="0 0 440 240"' in page
     rows = [
         {"step": 1, "tasks": {"piqa": {"acc": 0.5}}},
         {"step": 2, "tokens": 10, "tasks": {"a": {}, "b": {"acc": None}}},
@@ -127,7 +128,7 @@ def test_the_table_of_scores(tmp_path: Path):
         return {"task": task, "metric": "acc", "ours": {"m": {"value": 0.123456, "n": 1000, "n_official": 2000} | cell}}
 
     two = row("two") | {
-        "ours": {"m": {"value": 0.5, "n": 1, "n_official": 1}, "k": {"value": 2, "n": 3, "n_official": 3}}
+        "ours": {"bad": {}, "m": {"value": 0.5, "n": 1, "n_official": 1}, "k": {"value": 2, "n": 3, "n_official": 3}}
     }
     card = {"rows": [row("a", value="x"), row("b", n=None), row("c", n_official=None), row("d"), two]}
     card["rows"].append(row("e", stderr=0.0123456, n=2000))

@@ -136,6 +136,10 @@ def test_a_seventeenth_kind_goes_under_other():
     }  # fmt: skip
 
 
+def test_how_much_of_each_kind_is_measured():
+    assert (fertility_file.SAMPLE_BYTES, fertility_file.MAX_KINDS, fertility_file.LONGEST_PIECES) == (2_000_000, 16, 10)
+
+
 def test_a_hash_share_is_the_first_eight_bytes_of_sha256():
     assert hash_share("") == 0xE3B0C44298FC1C14 / 2**64
     assert hash_share("abc") == 0xBA7816BF8F01CFEA / 2**64
