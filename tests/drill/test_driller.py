@@ -11,10 +11,10 @@ import pytest
 from tinyllama import files
 from tinyllama.drill import kill_drill
 from tinyllama.drill.drill_report import Kill
-from tinyllama.drill.kill_drill import Drill, _Driller, newest_step, rows_by_step
+from tinyllama.drill.kill_drill import Drill, _Driller, newest_step
 from tinyllama.drill.kill_plan import Interval, PlannedKill
 from tinyllama.drill.rank_processes import RankProcesses
-from tinyllama.errors import InputError
+from tinyllama.errors import InputError, RunStoppedError
 from tinyllama.log import ProgressLine
 from tinyllama.parallel.whereabouts import Mark, Marks, Place
 
@@ -170,7 +170,7 @@ def test_a_run_that_ends_by_itself(tmp_path: Path, clock: Clock):
         ([0, 2, 3], "rank 1, exit code 2: last words"),
         ([2, 2, 0], "rank 0, exit code 2: warning"),
     ):
-        failed = Acted(tmp_path / "run" / "out", codes, alive=False, said=said)
+        failed = Acted(tmp_path / "run" / "out", [*codes], alive=False, said=said)
         for call in (
             lambda failed=failed: it._kill(1, PLANNED, failed.as_real(), seen, tmp_path / "run"),
             lambda failed=failed: kill_drill._summary(failed.as_real()),
@@ -206,10 +206,6 @@ def write_rows(run_dir: Path, rows: dict[int, dict[str, Any]]) -> Path:
     timed = [row | {"tokens_per_second": 5.0 * step, "data_wait_seconds": 0.1} for step, row in rows.items()]
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in timed))
     return run_dir
-
-
-def test_rows_are_compared_without_their_times(tmp_path: Path):
-    assert rows_by_step(write_rows(tmp_path, ROWS)) == ROWS
 
 
 @pytest.mark.parametrize(
@@ -320,6 +316,74 @@ def test_the_newest_checkpoint_is_where_the_next_start_goes_on(tmp_path: Path):
     for name in ("step_00000003", "step_00000012", "step_00000006", ".step_00000099", "damaged_step_00000015"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
     assert newest_step(tmp_path) == 12
+
+
+@pytest.mark.parametrize("cut_at", [None, 0, 2])
+def test_a_drill_makes_as_many_kills_as_asked_for_or_reports_those_it_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock, cut_at: int | None
+):
+    it, given, judged = driller(tmp_path), [], []
+    write_rows(tmp_path / "undisturbed", ROWS)
+    monkeypatch.setattr(it, "_run_folder", lambda name: tmp_path / name)
+    monkeypatch.setattr(it, "_undisturbed", lambda run_dir: clock.sleep(0) or SUMMARY)
+    monkeypatch.setattr(it, "_judge", lambda kill, run_dir: judged.append((kill, run_dir)))
+
+    def make(planned: list[PlannedKill], summary: dict[str, Any], line: ProgressLine) -> None:
+        given.append(len(planned))
+        if cut_at is not None and len(it.kills) >= cut_at:
+            raise KeyboardInterrupt
+        it.runs += 1
+        it.kills += [kill_of(it.runs)] * min(2, len(planned))  # the run is too short for more
+
+    monkeypatch.setattr(it, "_next_run", make)
+    if cut_at is None:
+        result = it.run(started=-4.0)
+        assert (result["is_whole"], result["kills"], result["seconds"]) == (True, 5, 5.0)
+        assert given == [4, 3, 1], "of twelve steps four kills, and never more than are left"
+        assert judged == []
+        assert it.undisturbed == ROWS
+    else:
+        with pytest.raises(
+            RunStoppedError, match=f"interrupted after {cut_at} of 5 kills, .*drill.md has them"
+        ) as error:
+            it.run(started=0.0)
+        assert error.value.exit_code == 130
+        result = files.read_json(tmp_path / "drill.json")
+        assert (result["is_whole"], result["kills"]) == (False, cut_at)
+        assert judged == ([(it.kills[-1], tmp_path / "killed_1")] if cut_at else [])
+
+
+def test_what_is_done_is_told_while_a_run_goes_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
+):
+    it, told, processes = driller(tmp_path), [], Acted(tmp_path, [0, 0, 0])
+    marks = Seen([at(Place.START, 0), at(Place.DATA, 1), at(Place.DATA, 3)], clock)
+
+    def sleep(_: float) -> None:
+        clock.now += 1
+        if clock.now == 3:
+            processes.exit_codes = [0, 0, 0]
+
+    monkeypatch.setattr(clock, "sleep", sleep)
+    monkeypatch.setattr(it, "_start", lambda run_dir, ranks: (processes, marks))
+    assert it._to_its_end(tmp_path, 3, told.append) == SUMMARY
+    assert told == [0, 0, 2]
+    assert processes.asked == ["end"]
+    processes.exit_codes = [0, 1, 0]
+    with pytest.raises(InputError, match="ended by itself"):
+        it._to_its_end(tmp_path, 3, told.append)
+    assert processes.asked == ["end"] * 2, "nothing of it is left"
+
+
+def test_the_table_is_printed_by_the_one_that_speaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any):
+    for speaks in (True, False):
+        monkeypatch.setattr(kill_drill.log, "is_speaker", lambda speaks=speaks: speaks)
+        it = driller(tmp_path)
+        it.kills = [kill_of(1)]
+        it._report(SUMMARY, 1.0, is_whole=True)
+        out, errors = capfd.readouterr()
+        assert ("1 of 1 kills agree" in errors) == speaks
+        assert out == ""
 
 
 def test_the_report_counts_what_agrees(tmp_path: Path):
