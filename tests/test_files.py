@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,13 @@ def test_a_folder_is_made_in_folders_that_are_missing_or_there(tmp_path: Path):
         files.make_folder(tmp_path / "file" / "below")
 
 
+def test_syncing_keeps_no_file_open(tmp_path: Path):
+    before = len(os.listdir("/dev/fd"))
+    for _ in range(3):
+        files.sync_folder(tmp_path)
+    assert len(os.listdir("/dev/fd")) == before
+
+
 def test_a_folder_is_removed_with_all_in_it(tmp_path: Path):
     (tmp_path / "gone" / "deep").mkdir(parents=True)
     (tmp_path / "gone" / "deep" / "file").write_text("x")
@@ -142,6 +150,10 @@ def test_json_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.M
         path.write_bytes(content)
         with pytest.raises(InputError, match=r"value\.json: not valid JSON"):
             files.read_json(path)
+    with path.open("wb") as file:
+        file.truncate(500_000_001)
+    with pytest.raises(InputError, match=r"value\.json: larger than 500,000,000 bytes"):
+        files.read_json(path)
     path.write_text("12345")
     monkeypatch.setattr(files, "MAX_JSON_BYTES", 5)
     assert files.read_json(path) == 12345

@@ -33,8 +33,9 @@ def test_rank_0_speaks_and_a_process_without_a_launcher(said: io.StringIO, monke
     assert said.getvalue() == "[bold]one[/bold]\nwarning: [two]\nthree\n"
 
 
-def test_the_console_is_stderr():
+def test_lines_go_to_stderr_as_they_are():
     assert log.console.stderr
+    assert not log.console._highlight, "numbers in names are no figures"
 
 
 class Clock:
