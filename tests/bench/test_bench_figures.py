@@ -269,3 +269,18 @@ def test_seconds_are_those_of_the_work(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(ceilings, "now", lambda device: story.append("now") or 2.5 * len(story))
     assert ceilings.seconds_of(lambda: story.append("work"), CPU) == 5.0
     assert story == ["now", "work", "now"]
+
+
+def test_what_is_measured_lies_on_the_device(monkeypatch: pytest.MonkeyPatch):
+    """PyTorch's device without memory stands for a GPU."""
+    meta = torch.device("meta")
+    for table in (ceilings.COPY_BYTES, ceilings.PRODUCT_SIZE):
+        monkeypatch.setitem(table, "meta", 32)
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(ceilings, "seconds_of", lambda work, device: seen.append(work()) or 1.0)
+    monkeypatch.setattr(ceilings, "product_rates", lambda multiply, device: seen.append(multiply()))
+    scaled: list[Call] = recorded(monkeypatch, "torch._scaled_mm", torch.ones((), device=meta))
+    ceilings.measure_ceilings(meta, torch.bfloat16, with_fp8=True)
+    seen += [*scaled[0][0], scaled[0][1]["scale_a"], scaled[0][1]["scale_b"]]
+    assert len(seen) == 10 + 2 + 4
+    assert {tensor.device for tensor in seen} == {meta}

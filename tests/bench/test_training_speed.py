@@ -34,6 +34,7 @@ class Updates:
         self.rates: set[float] = set()
         self.batches: list[Any] = []
         self.copies_are_fresh: list[bool] = []
+        self.weights: list[torch.Tensor] = []
 
     def __call__(self, state: Any, micro_batches: Any, train: Any, *, step: int, lr: float) -> Any:
         self.steps.append(step)
@@ -41,6 +42,7 @@ class Updates:
         self.batches.append(micro_batches)
         pairs = [(parameter.copy, parameter.master) for parameter in state.network.packed if parameter.copy is not None]
         self.copies_are_fresh.append(all(torch.equal(copy, master.to(copy.dtype)) for copy, master in pairs))
+        self.weights = [parameter.detach().clone() for parameter in state.model.parameters()]
         return SimpleNamespace(loss=torch.tensor(9.0 - step), is_off=torch.tensor(0.0))
 
 
@@ -65,6 +67,9 @@ def test_only_the_timed_steps_count_and_by_their_median(updates: Updates, monkey
     assert WARM_UP_STEPS == 4
     assert asked == [range(1, 7)]
     assert (updates.steps, updates.rates) == ([0], {1e-4})
+    wanted = Llama(TINY)
+    training_speed.fill_random(wanted, 1)
+    assert all(map(torch.equal, updates.weights, wanted.parameters()))
     assert found["tokens_per_second"] == 3 * 2 * 8 / 2
     assert (found["step_ms"], found["step_ms_min"], found["step_ms_max"]) == (2000, 1000, 4000)
     assert (found["loss_first"], found["loss_last"], found["timed_steps_called_off"]) == (9, 4, 2)
