@@ -293,15 +293,13 @@ def test_a_killed_run_is_judged_after_every_kill_and_goes_to_its_end(tmp_path: P
     assert len(it.kills) == 2
 
 
-# -- folders and words -------------------------------------------------------------------------------------------------
-
-
 def test_a_run_is_started_on_links_to_the_data_with_its_marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for part in ("shards", "tokenizer"):
         (tmp_path / "data" / part).mkdir(parents=True)
     started: list[Any] = []
     monkeypatch.setattr(kill_drill, "RankProcesses", lambda *given: started.append(given))
     it = driller(tmp_path)
+    it.drill = replace(it.drill, folder=tmp_path / "new" / "drill")
     run_dir = it._run_folder("killed_1")
     it._start(run_dir, 3)
     for part in ("shards", "tokenizer"):
@@ -333,7 +331,8 @@ def test_a_drill_makes_as_many_kills_as_asked_for_or_reports_those_it_made(
         if cut_at is not None and len(it.kills) >= cut_at:
             raise KeyboardInterrupt
         it.runs += 1
-        it.kills += [kill_of(it.runs)] * min(2, len(planned))  # the run is too short for more
+        made = [replace(kill_of(it.runs), back_to_step=step) for step in (3, 6)]  # the run is too short for more
+        it.kills += made[: len(planned)]
 
     monkeypatch.setattr(it, "_next_run", make)
     if cut_at is None:
