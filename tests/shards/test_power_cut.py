@@ -55,6 +55,7 @@ def test_written_from_nothing(source: Path, tokenizer: Tokenizer, tmp_path: Path
     with Recorder(disk, monkeypatch) as recorder:
         wanted = write(SMALL, source, tokenizer, disk / "shards")
     assert len([name for name in wanted if name.startswith("train") and name.endswith(".bin")]) >= 3
+    assert sum(verify_split(disk / "shards" / split).documents for split in ("train", "validation")) == 9
     monkeypatch.setattr(os, "fsync", lambda _: None)  # from here on only states are looked at
     cuts = list(recorder.cuts(seeds=1))
     assert len(cuts) > 60
