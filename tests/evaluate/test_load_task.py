@@ -63,8 +63,12 @@ def test_where_a_task_draws_its_shots_from():
     assert of(cola, True, 0) == [0, "test", None, "test", "json"]
     assert of(piqa, True, 2) == [2, "test", None, "test", "json"]
     assert _config(cola, False, 0)["dataset_path"] != "json"
-    found = _config(piqa, True, 0)
+    found = _config(cola, True, 0)
     assert "tag" not in found
+    assert [row["metric"] for row in found["metric_list"]] == ["mcc"]
+    assert _config(ENTRIES["stsb"], True, 0)["metric_list"] == [
+        {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("pearson", "spearman")
+    ]
     assert (found["dataset_name"], found["validation_split"]) == (None, None)
 
 
