@@ -1,5 +1,6 @@
 """The network in the form that trains, against the network that is there to be read."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,12 +9,13 @@ from torch import Tensor
 
 from tests.model.test_llama import SHAPES
 from tests.tiny_model import random_tokens, tiny_config, tiny_llama
+from tinyllama.model import packed_llama
 from tinyllama.model.attention import fastest_first
 from tinyllama.model.dropout import sample_keys
 from tinyllama.model.llama import Llama
 from tinyllama.model.loss import next_token_loss
 from tinyllama.model.loss_gradient import loss_and_gradients
-from tinyllama.model.packed_llama import PackedLlama, Recompute
+from tinyllama.model.packed_llama import PackedLayer, PackedLlama, Recompute, rms_norm
 
 RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
 TOKENS = random_tokens(3, 17)
@@ -128,3 +130,67 @@ def test_recompute_keeps_less():
             network.hidden(INPUTS)
         kept.append(sum(saved.values()))
     assert kept[0] > kept[1] > kept[2]
+
+
+# -- which form stands between the products ----------------------------------------------------------------------------
+
+
+class Refused:
+    """Kernels that must not be asked."""
+
+    MAX_DIM = 1 << 30
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} is for a GPU")
+
+
+def test_a_cpu_uses_no_kernels_whatever_is_there(monkeypatch: pytest.MonkeyPatch):
+    wanted = PackedLlama(tiny_llama(), torch.bfloat16, torch.bfloat16).hidden(INPUTS)
+    for name in ("norm_kernel", "swiglu_kernel"):
+        monkeypatch.setattr(packed_llama, name, Refused())
+    network = PackedLlama(tiny_llama(), torch.bfloat16, torch.bfloat16)
+    assert torch.equal(network.hidden(INPUTS), wanted)
+    layer: Any = network.layers[0]
+    assert [layer._uses_kernels(torch.ones(2, dtype=dtype)) for dtype in (torch.bfloat16, torch.float32)] == [False] * 2
+
+
+@pytest.mark.parametrize(
+    ("is_cuda", "n_bytes", "is_linear", "uses"),
+    [(True, 2, True, True), (False, 2, True, False), (True, 4, True, False), (True, 2, False, False)],
+)
+def test_kernels_are_for_short_products_that_are_plain(is_cuda: bool, n_bytes: int, is_linear: bool, uses: bool):
+    layer: Any = PackedLlama(tiny_llama()).layers[0]
+    if not is_linear:
+        layer.down = torch.nn.Sequential(layer.down)  # as an fp8 product is of another kind
+    values: Any = SimpleNamespace(is_cuda=is_cuda, element_size=lambda: n_bytes)
+    assert layer._uses_kernels(values) == uses
+
+
+@pytest.mark.parametrize(
+    ("max_dim", "stream", "asked"),
+    [(32, torch.bfloat16, True), (31, torch.bfloat16, False), (32, torch.float32, False)],
+)
+def test_addition_with_norm_is_a_kernel_s_where_it_can(
+    monkeypatch: pytest.MonkeyPatch, max_dim: int, stream: torch.dtype, asked: bool
+):
+    """Rows no wider than it holds, and a stream of the products' format."""
+    calls: list[str] = []
+
+    def add_rms_norm(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        calls.append("norm")
+        assert x.dim() == delta.dim() == 2
+        total = x + delta
+        return total, rms_norm(total, weight, eps, x.dtype), total[:, 0]
+
+    def swiglu(gate_up: Tensor) -> Tensor:
+        calls.append("swiglu")
+        gate, up = gate_up.chunk(2, dim=-1)
+        return torch.nn.functional.silu(gate) * up
+
+    wanted = PackedLlama(tiny_llama(), torch.bfloat16, stream).hidden(INPUTS)
+    monkeypatch.setattr(packed_llama, "norm_kernel", SimpleNamespace(MAX_DIM=max_dim, add_rms_norm=add_rms_norm))
+    monkeypatch.setattr(packed_llama, "swiglu_kernel", SimpleNamespace(swiglu=swiglu))
+    monkeypatch.setattr(PackedLayer, "_uses_kernels", lambda self, x: True)
+    found = PackedLlama(tiny_llama(), torch.bfloat16, stream).hidden(INPUTS)
+    torch.testing.assert_close(found, wanted, rtol=0.05, atol=0.05)
+    assert calls == (["norm", "swiglu", "norm"] * 2 if asked else ["swiglu"] * 2)

@@ -9,7 +9,7 @@ import torch
 
 from tinyllama.model.llama_config import LlamaConfig, preset
 from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.train.dry_run import PARTS, Ledger, dry_run
+from tinyllama.train.dry_run import PARTS, Ledger, _few_micro_batches, dry_run
 from tinyllama.train.train_config import TrainConfig
 
 TINYLLAMA = preset("tinyllama-1.1b", n_layers=4)
@@ -112,6 +112,52 @@ def test_the_page_s_example_runs(capsys: pytest.CaptureFixture[str]):
     exec(block[1], {})
     weights, activations, peak = map(int, capsys.readouterr().out.split())
     assert 0 < weights < activations < peak
+
+
+@pytest.mark.parametrize(
+    ("micro_batches", "sizes", "each"),
+    [(5, {}, 3), (3, {"replicate": 2}, 3), (2, {}, 2), (5, {"pipeline": 2}, 4), (4, {"pipeline": 2}, 4), (1, {}, 1)],
+)
+def test_as_few_micro_batches_as_show_the_peak(micro_batches: int, sizes: dict[str, int], each: int):
+    """The first, the second, which makes sums, and one more; in a pipeline one for each stage before them."""
+    parallel = ParallelConfig.model_validate(sizes)
+    tokens = micro_batches * parallel.data_ranks * 8 * 2048
+    for precision in ("fp8", "bf16", "fp32"):
+        given = TRAIN.model_copy(update={"tokens_per_step": tokens, "precision": precision, "compile": "on"})
+        few = _few_micro_batches(given, parallel)
+        assert few.layout(parallel.data_ranks).micro_batches_per_rank == each
+        assert (few.compile, few.precision) == ("off", "fp32" if precision == "fp32" else "bf16")
+
+
+def test_the_ledger_counts_parts_and_the_peak_of_their_sum():
+    with Ledger() as ledger:
+        one, two = torch.zeros(100), torch.zeros(200)
+        ledger.book(one, "weights")
+        ledger.book(one, "weights")  # again: the same bytes
+        ledger.book(two, "weights")
+        three = torch.zeros(50)
+        assert ledger.book_activation(three) is three
+        ledger.book_activation(one)  # weights that autograd keeps stay weights
+        assert sum(ledger.at_peak.values()) == 1400
+        ledger.begin()
+        assert ledger.at_peak == dict.fromkeys(PARTS, 0) | {"weights": 1200, "activations": 200}
+        del two, three
+        four = torch.zeros(100)
+        ledger.book(four, "gradients")
+        assert sum(ledger.at_peak.values()) == 1400
+        ledger.begin()
+        assert ledger.at_peak == dict.fromkeys(PARTS, 0) | {"weights": 400, "gradients": 400}
+        four.untyped_storage().resize_(0)
+        five = torch.zeros(50)
+        assert sum(ledger.at_peak.values()) == 800
+        six = torch.zeros(200)
+        assert ledger.at_peak == dict.fromkeys(PARTS, 0) | {"weights": 400, "buffers": five.nbytes + six.nbytes}
+
+
+def test_a_dry_run_wants_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with pytest.raises(RuntimeError, match="without a process group"):
+        found()
 
 
 def test_what_it_does_not_know_is_refused():
