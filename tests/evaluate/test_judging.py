@@ -197,3 +197,15 @@ def test_values_as_json_has_them():
     assert found == [[1.5, 2], 3, None, "x"]
     assert type(found[0][0]) is float
     assert type(found[1]) is int
+
+
+def test_settings_of_a_request_are_the_same_in_any_order(data: Path):
+    squad = load_task(ENTRIES["squad_v2"], data)
+    about = {"weights_sha256": "a"}
+
+    def fingerprint(settings: dict[str, Any]) -> str:
+        request: Any = SimpleNamespace(request_type="generate_until", args=("é", settings))
+        return _fingerprint(replace(squad, requests=[request]), about)
+
+    assert fingerprint({"until": ["x"], "max_gen_toks": 3}) == fingerprint({"max_gen_toks": 3, "until": ["x"]})
+    assert fingerprint({"until": ["x"], "max_gen_toks": 3}) != fingerprint({"until": ["x"], "max_gen_toks": 4})

@@ -260,3 +260,11 @@ def test_an_answer_is_right_when_every_token_is(opened: OpenedModel, monkeypatch
     assert [row["context"] for row in found["examples"]] == ["c0", "c1", "c2", "c3"]
     many = [Passage(str(n % 4), "c", "w") for n in range(12)]
     assert len(last_word_accuracy(opened, many, 5)["examples"]) == 8
+
+
+def test_twice_as_many_passages_as_wanted_are_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    held: list[int] = []
+    smallest = last_word.heapq.nsmallest
+    monkeypatch.setattr(last_word.heapq, "nsmallest", lambda n, found: (held.append(n), smallest(n, found))[1])
+    choose_passages(write_documents(tmp_path / "a", [sentence(20, "tiger.")], 1), 7)
+    assert held == [14]
