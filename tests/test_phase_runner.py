@@ -66,6 +66,24 @@ def test_a_power_cut_at_any_moment_leaves_a_phase_that_goes_on(
     assert n_cuts > 20
 
 
+def test_a_power_cut_while_a_dear_result_is_taken_up_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def phase(out: Path, value: int, work: Work | None = None) -> Phase:
+        return phase_of(out / "toy", value, work, keeps_changed=True, allowed_changes=("value",))
+
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    run_phase(phase(disk, 1))
+    with Recorder(disk, monkeypatch) as recorder:
+        run_phase(phase(disk, 2))
+        recorder.mark("done")
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    for cut in recorder.cuts():
+        out = cut.write(tmp_path / "cut")
+        assert (out / "toy" / "manifest.json").exists() or (out / "toy" / "unfinished.json").exists(), cut.how
+        assert run_phase(phase(out, 2, never if cut.marks else None))["value"] == 2
+        assert files.read_json(out / "toy" / "one.json") == ["one.json", 1], cut.how
+
+
 def test_a_file_s_manifest_goes_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     disk = tmp_path / "disk"
     disk.mkdir()
