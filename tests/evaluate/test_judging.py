@@ -209,3 +209,49 @@ def test_settings_of_a_request_are_the_same_in_any_order(data: Path):
 
     assert fingerprint({"until": ["x"], "max_gen_toks": 3}) == fingerprint({"max_gen_toks": 3, "until": ["x"]})
     assert fingerprint({"until": ["x"], "max_gen_toks": 3}) != fingerprint({"until": ["x"], "max_gen_toks": 4})
+
+
+def test_settings_reach_the_model_and_the_model_is_told_of(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    from tests.tiny_model import run_state, tiny_llama
+    from tinyllama.checkpoint.save_load import weights_sha256
+    from tinyllama.exchange.open_model import OpenedModel
+
+    seen: list[Any] = []
+
+    class Recorded:
+        max_tokens = 33
+
+        def __init__(self, opened: Any, **how: Any) -> None:
+            seen.append(how)
+
+    def measured(model: Any, entry: Any, settings: Any, out: Path, about: dict[str, Any], title: str) -> dict[str, Any]:
+        seen.append((entry.name, settings.limit, out, about, title))
+        return SCORES
+
+    monkeypatch.setattr(run_tasks, "HarnessModel", Recorded)
+    monkeypatch.setattr(run_tasks, "measure", measured)
+    model, tokenizer = tiny_llama(dtype=torch.bfloat16), SimpleNamespace(fingerprint="print")
+    given: Any = tokenizer
+    opened = OpenedModel(model, model.config, given, Path("here"), run_state(model, "print", 7), False)
+    settings = TaskSettings(data, 3, 0, 77, 44, True)
+    found = run_tasks.evaluate_tasks(opened, ["cola", "piqa"], settings, tmp_path / "out")
+    about = {
+        "origin": "here", "weights_sha256": weights_sha256(model), "tokenizer": "print", "add_bos": False, "step": 7,
+        "parameters": model.config.n_parameters, "tokens": 700, "dtype": "bfloat16", "max_tokens": 33,
+    }  # fmt: skip
+    assert seen == [
+        {"tokens_per_batch": 77, "max_tokens": 44, "compiled": True},
+        ("cola", 3, tmp_path / "out", about, "1/2 cola"),
+        ("piqa", 3, tmp_path / "out", about, "2/2 piqa"),
+    ]
+    shown = SCORES["metrics"] | _beside(SCORES)
+    assert found == {
+        "tasks": {"cola": shown, "piqa": shown},
+        "averages": {},
+        "left_out": {},
+        "results": str(tmp_path / "out"),
+    }
+    foreign = run_tasks.about_model(replace(opened, state=None))
+    assert (foreign["step"], foreign["tokens"]) == (None, None)

@@ -12,6 +12,7 @@ from tinyllama.errors import InputError
 from tinyllama.evaluate.answer_keys import Chance, Oracle, chance_score
 from tinyllama.evaluate.load_task import (
     AbstainingTask,
+    ExamplesTask,
     _config,
     _unfit,
     load_task,
@@ -48,6 +49,13 @@ def test_few_shot_examples_are_of_the_training_part_whatever_is_measured(data: P
         load_task(ENTRIES["cola"], data, num_fewshot=1)
 
 
+def test_the_seed_of_shots_is_lm_evals_own(data: Path, monkeypatch: pytest.MonkeyPatch):
+    seeds: list[int] = []
+    monkeypatch.setattr(ExamplesTask, "set_fewshot_seed", lambda task, seed: seeds.append(seed))
+    load_task(ENTRIES["piqa"], data)
+    assert seeds == [1234]
+
+
 def test_where_a_task_draws_its_shots_from():
     cola, piqa = ENTRIES["cola"], ENTRIES["piqa"]
     assert cola.train
@@ -77,6 +85,8 @@ def test_a_limit_asks_about_examples_spread_over_the_file(data: Path):
     assert (loaded.doc_ids, loaded.n) == ([0, 2], 2)
     assert [request.doc_id for request in loaded.requests] == [0, 0, 2, 2]
     assert {request.task_name for request in loaded.requests} == {"piqa"}
+    assert {request.repeats for request in loaded.requests} == {1}
+    assert loaded.task.instances == loaded.requests
     assert "jar" in str(loaded.requests[0].args[0])
     assert "tea" in str(loaded.requests[2].args[0])
     part, other = loaded.part(0, 2), loaded.part(1, 2)
