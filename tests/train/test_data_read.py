@@ -4,15 +4,21 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import overrides
 from tinyllama import api
+from tinyllama.checkpoint import checkpoint_format as form
+from tinyllama.checkpoint.checkpoint_format import RunState
 from tinyllama.errors import InputError
 from tinyllama.seeds import derive_seed
 from tinyllama.shards.batches import Batches, TokenShards
+from tinyllama.shards.quarantine import read_quarantine
 from tinyllama.shards.shard_format import find_document, read_shard_documents
+from tinyllama.shards.window_documents import windows_of_places
+from tinyllama.train import data_read
 from tinyllama.train.data_read import document_reads, documents_of_step
 
 WORDS = overrides(train__tokens_per_step=2048, train__steps=120)  # more than one epoch
@@ -87,3 +93,53 @@ def test_the_command(trained: Path):
         done = explain(str(trained), *words)
         assert done.returncode == 2
         assert "give a document's ID, or --step N" in done.stderr
+
+
+def with_state(
+    prepared_run: Path, run_dir: Path, step: int, quarantine: list[dict[str, Any]], seq_len: int = 32
+) -> Batches:
+    """A run folder with a checkpoint's state and nothing else of one; returns its batches, of four sequences."""
+    (run_dir / "checkpoints" / f"step_{step:08d}").mkdir(parents=True)
+    (run_dir / "shards").symlink_to(prepared_run / "shards")
+    train = {"seq_len": seq_len, "tokens_per_step": 4 * seq_len, "seed": 5}
+    state = RunState(step, 0, {}, train, "t", "s", step, {}, quarantine=quarantine)
+    form.write_state(run_dir / "checkpoints" / f"step_{step:08d}", state)
+    listed = read_quarantine(quarantine, run_dir)
+    return Batches(TokenShards(run_dir / "shards" / "train"), seq_len, 4, derive_seed(5, "window order"), listed)
+
+
+def test_only_steps_that_were_made_count_and_quarantined_windows_are_told(prepared_run: Path, tmp_path: Path):
+    steps = 30
+    plain = with_state(prepared_run, tmp_path / "plain", steps, [])
+    windows = plain.windows(9, 0, 4)  # of step 10
+    document = documents_of_step(tmp_path / "plain", 10)["documents"][0]
+    found = document_reads(tmp_path / "plain", document)
+    assert 10 in found["steps"]
+    assert max(found["steps"]) <= steps
+    assert found["epochs"] == [0]
+    with_state(prepared_run, tmp_path / "short", 9, [])
+    assert 10 not in document_reads(tmp_path / "short", document)["steps"]
+    batches = with_state(prepared_run, tmp_path / "other", steps, [{"after_step": 5, "windows": windows}])
+    assert documents_of_step(tmp_path / "other", 10)["windows"] == batches.windows(9, 0, 4) != windows
+    left_out = document_reads(tmp_path / "other", document)["quarantined_windows"]
+    of_document = set(windows_of_places(prepared_run / "shards" / "train", find_document(
+        prepared_run / "shards" / "train", document), 32))  # fmt: skip
+    assert left_out == len(of_document & set(windows)) >= 1
+    assert documents_of_step(tmp_path / "other", 1)["step"] == 1
+
+
+def test_a_split_that_is_missing_is_passed_over(prepared_run: Path, tmp_path: Path):
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "validation").symlink_to(prepared_run / "shards" / "validation")
+    found = document_reads(tmp_path, "validation0001")
+    assert set(found) == {"tokens", "places"}
+    assert found["tokens"] == sum(place["tokens"] for place in found["places"])
+
+
+def test_at_most_a_thousand_steps_are_listed(prepared_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert data_read.MAX_STEPS == 1000
+    with_state(prepared_run, tmp_path, 3000, [])
+    everything = document_reads(tmp_path, "train0007")["steps"]
+    monkeypatch.setattr(data_read, "MAX_STEPS", 2)
+    assert document_reads(tmp_path, "train0007")["steps"] == everything[:2]
+    assert len(everything) > 2

@@ -3,7 +3,7 @@
 import pytest
 
 from tinyllama.errors import RecipeError
-from tinyllama.model.llama_config import PRESETS
+from tinyllama.model.llama_config import PRESETS, preset
 from tinyllama.recipe import load_recipe
 from tinyllama.train.fp8_widths import check_fp8_widths
 
@@ -26,3 +26,31 @@ def test_a_recipe_is_refused_with_the_arithmetic():
         load_recipe(
             "tinyllama-1b", [*fp8, "train.seq_len=1000", "train.micro_batch_size=1", "train.tokens_per_step=1000"]
         )
+
+
+FITS = {"dim": 64, "n_heads": 4, "n_kv_heads": 2, "head_dim": 16, "ffn_dim": 96}  # heads 64, queries and the others 128
+
+
+@pytest.mark.parametrize(
+    ("changes", "tokens", "tensor", "words"),
+    [
+        ({}, 32, 1, ""),
+        ({}, 32, 2, ""),
+        ({"dim": 72}, 32, 1, r"residual stream \(model\.dim\) are 72; 'bf16'"),
+        ({"dim": 48}, 32, 2, ""),  # the slices do not share it
+        ({"n_heads": 2, "head_dim": 12, "n_kv_heads": 1}, 32, 1, r"heads \(model\.n_heads x head_dim\) are 24;"),
+        ({"n_heads": 3, "n_kv_heads": 3}, 32, 2, r"heads \(model\.n_heads x head_dim\) are 48 / 2 tensor ranks = 24;"),
+        ({"n_kv_heads": 1, "head_dim": 8}, 32, 2, r"values \(\(n_heads \+ 2 n_kv_heads\) x head_dim\) are 48 / 2 .* = 24;"),
+        ({"ffn_dim": 88}, 32, 1, r"feed-forward \(model\.ffn_dim\) are 88;"),
+        ({"ffn_dim": 80}, 32, 2, r"\(model\.ffn_dim\) are 80 / 2 tensor ranks = 40;"),
+        ({}, 40, 1, r"micro-batch \(micro_batch_size x seq_len\) are 40;"),
+        ({}, 16, 2, ""),
+    ],
+)  # fmt: skip
+def test_each_width_alone(changes: dict[str, int], tokens: int, tensor: int, words: str):
+    model = preset("tiny-2m", **(FITS | changes))
+    if not words:
+        check_fp8_widths(model, tokens, tensor)
+        return
+    with pytest.raises(ValueError, match=words):
+        check_fp8_widths(model, tokens, tensor)

@@ -1,7 +1,10 @@
 """Training goes on from a model that exists."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -15,6 +18,7 @@ from tinyllama.exchange.hugging_face import export_hugging_face
 from tinyllama.exchange.open_model import open_model
 from tinyllama.recipe import load_recipe
 from tinyllama.tokenizer.bpe import Tokenizer
+from tinyllama.train import initial_weights
 from tinyllama.train.initial_weights import load_initial_weights
 from tinyllama.train.trainer import Trainer
 
@@ -98,3 +102,52 @@ def test_another_vocabulary_is_refused(prepared_run: Path, tmp_path: Path, refer
 def test_no_model_is_named(prepared_run: Path, tmp_path: Path):
     with pytest.raises(RecipeError, match=r"train\.init_from: .*nowhere: no such file or folder"):
         load_initial_weights(tiny_config(), Tokenizer.load(prepared_run / "tokenizer"), str(tmp_path / "nowhere"))
+
+
+class Pieces:
+    def __init__(self, *pieces: str) -> None:
+        self.pieces, self.vocab_size = pieces, len(pieces)
+
+    def piece(self, number: int) -> str:
+        return self.pieces[number]
+
+
+def loaded(monkeypatch: pytest.MonkeyPatch, ours: Any = ("a", "b"), theirs: Any = ("a", "b"), **changes: Any) -> Any:
+    """The weights of a MODEL that differs from the recipe's network in `changes`."""
+    model = tiny_llama()
+    opened = SimpleNamespace(config=replace(model.config, **changes), tokenizer=Pieces(*theirs), model=model)
+    monkeypatch.setattr(initial_weights, "open_model", lambda path, device: {("m", "cpu"): opened}[str(path), device])
+    return load_initial_weights(model.config, cast("Tokenizer", Pieces(*ours)), "m")
+
+
+@pytest.mark.parametrize(
+    "key", ["vocab_size", "dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim", "embedding_dim"]
+)
+def test_every_size_must_be_the_models(monkeypatch: pytest.MonkeyPatch, key: str):
+    ours = getattr(tiny_config(), key)
+    with pytest.raises(
+        RecipeError, match=rf"model\.{key}: {ours}, but train\.init_from m has {2 * ours}; set it to that"
+    ):
+        loaded(monkeypatch, **{key: 2 * ours})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("rope_theta", 500.0), ("rope_scaling", "linear"), ("rope_factor", 2.0), ("norm_eps", 1e-3)]
+)
+def test_angles_and_epsilon_may_change_and_it_is_told(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], key: str, value: Any
+):
+    weights = loaded(monkeypatch, **{key: value})
+    assert set(weights) == {name for name, _ in tiny_llama().named_parameters()}
+    assert not any(weight.requires_grad for weight in weights.values())
+    said = " ".join(capfd.readouterr().err.split())
+    assert f"model.{key}: {getattr(tiny_config(), key)} from now on; m was trained with {value}" in said
+    assert said.count("from now on") == 1
+
+
+def test_every_piece_must_be_the_models(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(RecipeError, match="m has 3 pieces, the run's tokenizer 2; make tokenizer/"):
+        loaded(monkeypatch, theirs=("a", "b", "c"))
+    for theirs, number in ((("x", "b", "c"), 0), (("a", "b", "x"), 2)):
+        with pytest.raises(RecipeError, match=f"id {number} is 'x' in m, '{'abc'[number]}' in the run's tokenizer"):
+            loaded(monkeypatch, ours=("a", "b", "c"), theirs=theirs)

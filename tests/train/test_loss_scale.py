@@ -81,3 +81,8 @@ def test_where_none_is_needed_it_stays_one():
     for is_off in [OFF, *[ON] * 1001]:
         scale.update(is_off)
     assert scale.state() == {"factor": 1.0, "good_updates": 0}
+
+
+def test_its_tensors_are_on_the_device():
+    scale = LossScale(True, 1, torch.device("meta"))
+    assert scale.factor.device.type == scale.good_updates.device.type == "meta"

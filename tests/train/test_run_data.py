@@ -4,10 +4,12 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import overrides
+from tests.tiny_model import tiny_config
 from tests.train.run_processes import stopped
 from tinyllama import api, files
 from tinyllama.errors import InputError, RecipeError, RunStoppedError
@@ -161,3 +163,84 @@ def test_a_network_with_too_few_rows_for_the_tokenizer(run_dir: Path):
         RecipeError, match=r"model\.vocab_size: 300 is below the tokenizer's 512 pieces; give at least 512"
     ):
         api.pretrain("small-120m", run_dir, overrides(model__vocab_size=300))
+
+
+# -- without a run -----------------------------------------------------------------------------------------------------
+
+
+def verified(run_dir: Path) -> dict[str, Any]:
+    return files.read_json(run_dir / run_data.VERIFIED)
+
+
+def own_shards(small_data: Path, run_dir: Path) -> Path:
+    run_dir.mkdir()
+    shutil.copytree(small_data / "shards", run_dir / "shards")
+    shutil.copytree(small_data / "tokenizer", run_dir / "tokenizer")
+    return run_dir
+
+
+def test_what_was_found_whole_is_noted_with_size_time_and_sha256(small_data: Path, tmp_path: Path):
+    run_dir = own_shards(small_data, tmp_path / "run")
+    run_data.verify_run_data(run_dir, run_data.TrainConfig())
+    wanted = {}
+    for split in ("train", "validation"):
+        path = run_dir / "shards" / split / "00000.bin"
+        status = path.stat()
+        wanted[f"{split}/00000.bin"] = [status.st_size, status.st_mtime_ns, files.sha256_file(path)]
+    assert verified(run_dir) == wanted
+    files.write_json(run_dir / run_data.VERIFIED, ["of another program"])
+    run_data.verify_run_data(run_dir, run_data.TrainConfig())
+    assert verified(run_dir) == wanted
+
+
+def test_a_damaged_file_is_not_noted_but_the_whole_ones_are(small_data: Path, tmp_path: Path):
+    run_dir = own_shards(small_data, tmp_path / "run")
+    run_data.verify_run_data(run_dir, run_data.TrainConfig())
+    before = verified(run_dir)
+    flip(run_dir / "shards" / "validation" / "00000.bin", 300)
+    run_data.verify_run_data(run_dir, run_data.TrainConfig())  # nothing that can be seen has changed
+    with pytest.raises(InputError, match=r"validation/00000\.bin: not the file that was written"):
+        run_data.verify_run_data(run_dir, run_data.TrainConfig(verify_shards="always"))
+    assert verified(run_dir).keys() <= {"train/00000.bin"}
+    index = run_dir / "shards" / "train" / "index.json"
+    values = files.read_json(index)
+    files.write_json(run_dir / run_data.VERIFIED, before)
+    values["shards"][0]["sha256"] = "0" * 64  # the index changed: what is noted says nothing of it
+    files.write_json(index, values)
+    with pytest.raises(InputError, match=r"train/00000\.bin: not the file that was written"):
+        run_data.verify_run_data(run_dir, run_data.TrainConfig())
+
+
+def test_opened_data_and_their_fingerprints(small_data: Path):
+    data = run_data.open_run_data(small_data, tiny_config())
+    shards = small_data / "shards"
+    assert (data.train.split, data.validation.split) == (shards / "train", shards / "validation")
+    assert data.fingerprints == {
+        "tokenizer_fingerprint": files.sha256_file(small_data / "tokenizer" / "tokenizer.model"),
+        "shards_fingerprint": files.sha256_file(shards / "train" / "index.json"),
+        "validation_fingerprint": files.sha256_file(shards / "validation" / "index.json"),
+    }
+    with pytest.raises(RecipeError, match="511 is below"):
+        run_data.open_run_data(small_data, tiny_config(vocab_size=511))
+
+
+@pytest.mark.parametrize("manifest", [None, [], {"files": []}, {"files": {}}])
+def test_a_tokenizer_without_a_list_of_files_is_taken_as_it_is(small_data: Path, tmp_path: Path, manifest: Any):
+    run_dir = own_shards(small_data, tmp_path / "run")
+    path = run_dir / "tokenizer" / "manifest.json"
+    path.unlink()
+    if manifest is not None:
+        files.write_json(path, manifest)
+    run_data.open_run_data(run_dir, tiny_config())
+
+
+@pytest.mark.parametrize("row", ["missing", "not a row", "other sha256"])
+def test_every_listed_tokenizer_file_is_looked_at(small_data: Path, tmp_path: Path, row: str):
+    run_dir = own_shards(small_data, tmp_path / "run")
+    path = run_dir / "tokenizer" / "manifest.json"
+    manifest = files.read_json(path)
+    name = "tokenizer.json" if row != "missing" else "special.json"
+    manifest["files"][name] = {"missing": {"sha256": "0"}, "not a row": 7, "other sha256": {"sha256": "0" * 64}}[row]
+    files.write_json(path, manifest)
+    with pytest.raises(InputError, match=f"{name}: missing, or not the file that"):
+        run_data.open_run_data(run_dir, tiny_config())

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,19 @@ def test_the_recipe_reaches_network_gradients_optimizer_and_scale():
     assert rates["head.weight"] == rates["layers.0.attention.q.weight"] == Rates(0.3, 0.5, 0.6, 1e-8)
     assert not made().loss_scale.is_on
     assert made({"tied_head": True}).head == 0, "the embedding's"
+
+
+@pytest.mark.parametrize("kept", ["fp32", "bf16"])
+def test_moments_have_the_recipe_s_format_and_are_on_the_weights_device(kept: str):
+    packed = PackedLlama(made().model).packed
+    optimizer = AdamW(packed, config(optimizer_state=kept))
+    assert {m.dtype for m in optimizer.moments().values()} == {{"fp32": torch.float32, "bf16": torch.bfloat16}[kept]}
+    for number in range(2):
+        moments = optimizer.packed_moments(number)
+        assert [moment.shape for moment in moments] == [parameter.master.shape for parameter in packed]
+    on_meta = [replace(parameter, master=parameter.master.to("meta")) for parameter in packed]
+    optimizer = AdamW(on_meta, config())
+    assert optimizer.updates.device.type == optimizer.packed_moments(1)[0].device.type == "meta"
 
 
 def test_all_that_a_checkpoint_holds_is_shared(monkeypatch: pytest.MonkeyPatch):
