@@ -284,3 +284,13 @@ def test_what_is_measured_lies_on_the_device(monkeypatch: pytest.MonkeyPatch):
     seen += [*scaled[0][0], scaled[0][1]["scale_a"], scaled[0][1]["scale_b"]]
     assert len(seen) == 10 + 2 + 4
     assert {tensor.device for tensor in seen} == {meta}
+
+
+@pytest.mark.parametrize(("free", "n_bytes"), [(4000, 1000), (10**6, 2000)])
+def test_a_copy_on_a_gpu_fits_into_what_is_free(monkeypatch: pytest.MonkeyPatch, free: int, n_bytes: int):
+    monkeypatch.setitem(ceilings.COPY_BYTES, "cuda", 2000)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**9))
+    monkeypatch.setattr(ceilings, "seconds_of", lambda work, device: 0.5)
+    made = recorded(monkeypatch, "torch.randint", torch.zeros(1))
+    assert ceilings.copy_bandwidth(torch.device("cuda")) == 2 * n_bytes / 0.5
+    assert made[0][0] == (256, (n_bytes,))

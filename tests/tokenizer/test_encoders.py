@@ -338,3 +338,11 @@ def test_the_fast_encoder_is_made_anew_after_so_many_characters(monkeypatch: pyt
     batch = encoder.encode_batch(["a", "b"])
     assert [ids.dtype for ids in batch] == [np.int32] * 2
     assert encoder.name == "gigatoken"
+
+
+def test_messages_are_cut(tmp_path: Path):
+    line = refused(tmp_path, llama_form(model={"type": "BPE", "vocab": {"x" * 500: -1}}))
+    assert line.count("x") == 200 - len("piece '")
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, llama_form(), eos_token={"content": ["€" * 500]})  # pyright: ignore[reportArgumentType]
+    assert str(caught.value).count("€") == 80 - len("{'content': ['")
