@@ -181,15 +181,22 @@ def crawl_here(
     monkeypatch.setattr("scrapy.crawler.CrawlerProcess", FakeScrapy)
     monkeypatch.setattr(FakeScrapy, "work", staticmethod(work))
     monkeypatch.setattr(FakeScrapy, "started", 0)
+    closed: list[str] = []
+    for kind in (Frontier, crawl_process.WarcFiles):
+        monkeypatch.setattr(
+            kind, "close", lambda self, real=kind.close: (closed.append(type(self).__name__), real(self))
+        )
     said: list[dict[str, Any]] = []
     job = {"config": config.model_dump(), "out": str(out), "seeds": ["http://A.org", "mailto:x", "http://b.org/"],
            "domains": ["a.org"], "allow_private": ["c.org:1"], "dry_run": dry_run}  # fmt: skip
     crawl_in_this_process(job, said.append)
+    assert closed == ["WarcFiles", "Frontier"]
     return said
 
 
 def store(count: int, left: int = 0) -> Any:
     def work(job: Any) -> None:
+        assert job.warc.sync() == {}  # the first file is noted before the first page
         for page in job.frontier.take(count):
             job.frontier.mark_stored(page.number, "x", 10)
         for page in job.frontier.take(left):
@@ -256,8 +263,9 @@ def test_the_process_says_done_or_the_error(monkeypatch: pytest.MonkeyPatch, cap
         monkeypatch.setattr(crawl_process, "crawl_in_this_process", crawl)
         monkeypatch.setattr(crawl_process.sys, "stdin", io.StringIO('{"a": 1}\n'))
         monkeypatch.setattr(crawl_process, "_end_with_stdin", lambda: None)
-        monkeypatch.setattr(crawl_process.signal, "signal", lambda *_: None)
-        monkeypatch.setattr(crawl_process.os, "dup2", lambda *_: None)
+        calls: list[Any] = []
+        monkeypatch.setattr(crawl_process.signal, "signal", lambda *pair, calls=calls: calls.append(pair))
+        monkeypatch.setattr(crawl_process.os, "dup2", lambda *pair, calls=calls: calls.append(pair))
         if code is None:
             crawl_process.main()
         else:
@@ -266,6 +274,7 @@ def test_the_process_says_done_or_the_error(monkeypatch: pytest.MonkeyPatch, cap
             assert ended.value.code == code
         lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
         assert lines == [{"stored": 3}, last]
+        assert calls == [(crawl_process.signal.SIGINT, crawl_process.signal.SIG_IGN), (2, 1)]
 
 
 # -- the recipe's keys

@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -66,7 +67,8 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
     both = function("both", "zz.deep")
     stray = function("stray", "elsewhere")
     modules = {
-        "zz": module_of("zz", both=both, Shape=Shape, own=function("own", "zz"), other=stray, _hid=function("_hid", "zz"),
+        "zz": module_of("zz", cached=lru_cache(function("cached", "zz")), both=both,
+                        Shape=Shape, own=function("own", "zz"), other=stray, _hid=function("_hid", "zz"),
                         short=function("short", "zz", "Too short."), number=3, edge=function("edge", "zz", EDGE),
                         under=function("under", "edge", EDGE.removesuffix(" twelve"))),
         "zz.deep": module_of("zz.deep", both=both, Shape=Shape, native=function("native", "_zz.x")),
@@ -82,12 +84,13 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
 def test_each_object_has_one_place() -> None:
     names = [(entry.name, entry.kind) for entry in gather(("zz.list", "zz.deep", "zz", "zz.missing"))]
     assert names == [
-        ("zz", "module"), ("zz.deep", "module"), ("zz.deep.Shape", "class"), ("zz.deep.both", "function"),
-        ("zz.deep.native", "function"), ("zz.edge", "function"), ("zz.list", "module"), ("zz.list.stray", "function"),
+        ("zz", "module"), ("zz.cached", "function"), ("zz.deep", "module"), ("zz.deep.Shape", "class"),
+        ("zz.deep.both", "function"), ("zz.deep.native", "function"), ("zz.edge", "function"),
+        ("zz.list", "module"), ("zz.list.stray", "function"),
         ("zz.own", "function"),
     ]  # fmt: skip
     alone = {entry.name: entry.module for entry in gather(("zz",))}
-    assert alone == dict.fromkeys(("zz", "zz.Shape", "zz.both", "zz.edge", "zz.own"), "zz")
+    assert alone == dict.fromkeys(("zz", "zz.Shape", "zz.both", "zz.cached", "zz.edge", "zz.own"), "zz")
 
 
 @pytest.mark.usefixtures("made_up")
@@ -176,6 +179,11 @@ def test_a_gathering_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(docs_gather.subprocess, "run", run)
     assert gather_in_process(("x", "y")) == [Entry("a.b", "function", "a", (Part("h", "s", "d"),))]
     assert seen["command"][-2:] == ["x", "y"]
+    assert (seen["capture_output"], seen["stdin"]) == (True, docs_gather.subprocess.DEVNULL)
+    failed = type("Done", (), {"returncode": 3, "stdout": "", "stderr": b"first\nb\xffd line \n"})
+    monkeypatch.setattr(docs_gather.subprocess, "run", lambda *_, **options: failed)
+    with pytest.raises(InputError, match=r"gathering failed: b\ufffdd line$"):
+        gather_in_process(("x",))
     assert {name: seen["env"][name] for name in ("PYTHONHASHSEED", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")} == {
         "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
     }  # fmt: skip

@@ -202,7 +202,7 @@ def test_records_say_what_the_server_said(tmp_path: Path) -> None:
     head, http = records[2][1], records[2][2]
     assert (head["WARC-Target-URI"], head["WARC-Date"]) == ("http://a.org/1", "2024-05-06T07:08:09Z")
     assert (records[1][1]["WARC-IP-Address"], head["WARC-IP-Address"]) == (None, "9.9.9.9")
-    assert http.statusline == "200 OK"
+    assert (http.statusline, http.protocol, head.protocol) == ("200 OK", "HTTP/1.1", "WARC/1.1")
     assert http.headers == [
         ("Content-Type", "text/html"), ("X-Crawl-Content-Encoding", "gzip"), ("X-Crawl-content-length", "7"),
         ("X-Crawl-Transfer-Encoding", "chunked"), ("Content-Length", "4"),
@@ -225,5 +225,10 @@ def test_files_are_brought_to_disk_before_they_are_noted_or_closed(
     files.write_page("http://a.org/", "2024-05-06T07:08:09Z", "", 200, [], b"x")
     assert synced[1:] == [("00000.warc.gz", lengths["00000.warc.gz"])]
     size = files.sync()["00001.warc.gz"]
+    files._bytes_per_file = 1 << 20
+    files.write_page("http://a.org/2", "2024-05-06T07:08:09Z", "", 200, [], b"x")
     files.close()
-    assert synced[2:] == [("00001.warc.gz", size)] * 2
+    assert synced[2] == ("00001.warc.gz", size)
+    assert synced[3:] == [("00001.warc.gz", (tmp_path / "00001.warc.gz").stat().st_size)]
+    assert synced[3][1] > size
+    assert files._file.closed
