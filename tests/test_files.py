@@ -116,7 +116,13 @@ def test_a_folder_is_removed_with_all_in_it(tmp_path: Path):
 
 
 def test_only_what_a_kill_left_is_swept_at_any_depth(tmp_path: Path):
-    left = [".a.abcd1234", "deep/.b.json.0z_9abcd", "deep/.c.12345678/file", ".d..abcdefgh"]
+    left = [
+        ".a.abcd1234",
+        "deep/.b.json.0z_9abcd",
+        "deep/.c.12345678/file",
+        ".d..abcdefgh",
+        "deep/.c.12345678/.e.abcdefgh",
+    ]
     kept = [".hidden", "a.abcd1234", ".a.abcd123", ".a.abcd12345", ".a.ABCD1234", "..abcd1234", "deep/file.abcd1234"]
     for name in [*left, *kept]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

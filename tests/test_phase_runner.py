@@ -276,6 +276,22 @@ def test_a_dear_result_is_refused_with_all_that_differs(tmp_path: Path, capfd: p
     assert holds(out, 1)
 
 
+def test_a_change_that_fails_leaves_the_result_to_its_own_recipe(tmp_path: Path):
+    out = tmp_path / "toy"
+
+    def fails(_: Path) -> dict[str, Any]:
+        raise InputError("mend this")
+
+    run_phase(phase_of(out, 1, keeps_changed=True))
+    before = files.read_json(out / "manifest.json")
+    with pytest.raises(InputError, match="mend this"):
+        run_phase(phase_of(out, 2, fails, keeps_changed=True, allowed_changes=("value",)))
+    assert files.read_json(out / "unfinished.json") == before
+    with pytest.raises(InputError, match="value: 1 -> 2"):
+        run_phase(phase_of(out, 2, never, keeps_changed=True, allowed_changes=()))
+    assert run_phase(phase_of(out, 1, keeps_changed=True))["value"] == 1
+
+
 def test_changed_inputs_are_named(tmp_path: Path):
     same, other, out = tmp_path / "same", tmp_path / "other", tmp_path / "toy"
     same.write_text("1")

@@ -62,6 +62,7 @@ def test_save_returns_at_once_and_the_next_one_waits(tmp_path: Path):
     def before_commit() -> None:
         assert may_go_on.wait(60)
         seen.append([path.name for path in form.checkpoints(tmp_path)])
+        assert (threading.current_thread().name, threading.current_thread().daemon) == ("save", True)
 
     saved: list[Saved] = []
     saver, model = AsyncSaver(tmp_path, Retention(2), before_commit, saved.append), tiny_llama()

@@ -1,7 +1,10 @@
 """Shards, windows and batches at their edges, with small files written by hand."""
 
+import json
 import queue
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tinyllama.clean.split import is_validation
 from tinyllama.errors import InputError, RecipeError
 from tinyllama.files import sha256_file
 from tinyllama.shards import batches as batches_module
@@ -34,6 +38,7 @@ from tinyllama.shards.shard_format import (
 from tinyllama.shards.shards_config import ShardsConfig
 from tinyllama.shards.window_documents import documents_of_windows, windows_of_places
 from tinyllama.shards.window_order import WindowOrder
+from tinyllama.tokenizer.bpe import Tokenizer
 
 # Three files of 7, 5 and 8 ids; document c lies in two of them.
 DOCUMENTS = [[("a", "web", 4), ("b", "book", 3)], [("c", "web", 5)], [("c", "web", 2), ("d", "law", 6)]]
@@ -290,8 +295,13 @@ def test_so_many_are_read_ahead_and_no_more(split: Path):
 def test_a_reader_that_waits_long_loses_nothing(split: Path, monkeypatch: pytest.MonkeyPatch):
     """The thread finds the queue full again and again, and puts each batch once."""
     full: list[float] = []
+    sizes: list[int] = []
 
     class Full(queue.Queue):
+        def __init__(self, size: int) -> None:
+            super().__init__(size)
+            sizes.append(size)
+
         def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
             full.append(timeout or 0)
             if len(full) % 3:
@@ -302,7 +312,75 @@ def test_a_reader_that_waits_long_loses_nothing(split: Path, monkeypatch: pytest
     batches = Batches(TokenShards(split), 1, 4, seed=3)
     found = prefetch(batches, [(step, 0, 1) for step in range(5)], lambda batch: int(batch.sample_indices[0]))
     assert list(found) == [0, 4, 8, 12, 16]
-    assert len(full) == 18
+    assert (len(full), sizes) == (18, [2])
+    assert all(full), "a reader that is gone does not hold the thread"
+
+
+def test_the_thread_that_reads_ahead_does_not_hold_the_process(split: Path):
+    batches = Batches(TokenShards(split), 1, 4, seed=3)
+
+    def about(_: object) -> tuple[str, bool]:
+        return threading.current_thread().name, threading.current_thread().daemon
+
+    assert list(prefetch(batches, [(0, 0, 1)], about)) == [("prefetch", True)]
+
+
+# -- the writer --------------------------------------------------------------------------------------------------------
+
+
+def test_one_document_in_a_hundred_is_held_out_unless_told_otherwise(tokenizer: Tokenizer, tmp_path: Path):
+    """Of ids whose hashes lie below 1%, between 1% and 2%, and above."""
+    ids = [str(number) for number in range(2000)]
+    held_out = [i for i in ids if is_validation(i, 0.01)]
+    nearly = [i for i in ids if is_validation(i, 0.02) and i not in held_out]
+    chosen = [*held_out[:3], *nearly[:4], *[i for i in ids if not is_validation(i, 0.02)][:5]]
+    source = tmp_path / "in.jsonl"
+    source.write_text("".join(f'{{"id": "{i}", "text": "words of {i}"}}\n' for i in chosen))
+    found = shard_writer.write_shards(ShardsConfig(), [source], tokenizer, tmp_path / "out")
+    assert (found["train_documents"], found["validation_documents"], found["documents"]) == (9, 3, 12)
+    text_bytes = sum(len(f"words of {i}") for i in chosen)
+    assert found["bytes_per_token"] == round(text_bytes / found["tokens"], 4)
+    assert found["tokens"] == found["train_tokens"] + found["validation_tokens"]
+    assert found["bytes"] == 2 * 256 + 2 * found["tokens"]
+
+
+@pytest.mark.parametrize("key", ["bos_id", "eos_id"])
+def test_a_tokenizer_needs_both_ends(tokenizer_folder: Path, tmp_path: Path, key: str):
+    tokenizer = Tokenizer.load(tokenizer_folder)
+    setattr(tokenizer, key, None)
+    with pytest.raises(InputError, match="no BOS or no EOS"):
+        shard_writer.write_shards(ShardsConfig(), [tmp_path], tokenizer, tmp_path / "out")
+
+
+def test_the_line_and_the_summary_say_how_far_and_how_long(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """With a clock that starts at 50 s and ends at 52.5 s."""
+    said: list[Any] = []
+
+    class Line:
+        def update(self, done: int, note: str = "") -> None:
+            said.append((done, note))
+
+    @contextmanager
+    def progress(description: str, total: int) -> Iterator[Line]:
+        said.append((description, total))
+        yield Line()
+
+    clock = iter([50.0, 52.5])
+    monkeypatch.setattr(shard_writer.log, "progress", progress)
+    monkeypatch.setattr(shard_writer.time, "monotonic", lambda: next(clock))
+    for name in ("a", "b"):
+        text = "q\n" * 60_000
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"id": name, "text": text}) + "\n")
+    inputs = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    found = shard_writer.write_shards(ShardsConfig(), inputs, tokenizer, tmp_path / "out", validation_fraction=0.0)
+    assert found["seconds"] == 2.5
+    n = found["tokens"] / 2e6
+    assert n > 0.05
+    assert said == [
+        ("shards, train", 2), (0, f"{n:.1f} M tokens"), (1, f"{2 * n:.1f} M tokens"), ("shards, validation", 0),
+    ]  # fmt: skip
 
 
 def test_settings_of_shards():
