@@ -216,3 +216,12 @@ def test_a_tokenizer_without_bos_is_refused(corpus: Path, tokenizer_folder: Path
     tokenizer.bos_id = None
     with pytest.raises(InputError, match="no BOS or no EOS"):
         write_shards(SMALL, [corpus], tokenizer, tmp_path / "out")
+
+
+def test_an_encoder_that_loses_a_document_is_an_error(
+    corpus: Path, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    encode_batch = Tokenizer.encode_batch
+    monkeypatch.setattr(Tokenizer, "encode_batch", lambda self, texts: encode_batch(self, texts)[:-1])
+    with pytest.raises(ValueError, match="shorter"):
+        write_shards(SMALL, [corpus], tokenizer, tmp_path / "out")
