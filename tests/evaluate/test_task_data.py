@@ -91,13 +91,13 @@ def test_rows_that_do_not_fit_are_named(tmp_path: Path, content: bytes, fields: 
 
 @pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".zst", zstandard.ZstdCompressor().compress)])
 def test_a_file_that_is_cut_off_is_never_taken_for_whole(tmp_path: Path, suffix: str, pack: Any):
-    path, whole = tmp_path / f"x.jsonl{suffix}", pack(lines(*({"a": n} for n in range(50_000))))
+    path, whole = tmp_path / f"x.jsonl{suffix}", pack(lines(*({"a": n} for n in range(5_000))))
     for content in (whole[:-1], whole[:-9], whole[: len(whole) // 2], whole[:30], b"no compression at all"):
         path.write_bytes(content)
         with pytest.raises(InputError, match="damaged compression"):
             read_rows(tmp_path, ["x.jsonl.gz"], ["a"])
     path.write_bytes(whole)
-    assert len(read_rows(tmp_path, ["x.jsonl.gz"], ["a"])) == 50_000
+    assert len(read_rows(tmp_path, ["x.jsonl.gz"], ["a"])) == 5_000
 
 
 def test_a_line_may_be_as_long_as_the_bound_and_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -151,7 +151,9 @@ def test_fused_kernels_are_used_where_they_can_be(monkeypatch: pytest.MonkeyPatc
         batch._try_fused(2, True)
 
 
-def test_no_garbage_is_collected_within_and_as_before_after():
+def test_no_garbage_is_collected_within_and_as_before_after(monkeypatch: pytest.MonkeyPatch):
+    collected: list[bool] = []
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(gc.isenabled()))
     assert gc.isenabled()
     with _no_collection():
         assert not gc.isenabled()
@@ -163,6 +165,7 @@ def test_no_garbage_is_collected_within_and_as_before_after():
         assert not gc.isenabled()
     finally:
         gc.enable()
+    assert collected == [True, False]  # once each time, before
 
 
 def test_a_cache_is_filled_cleared_and_shown_as_far_as_asked():
