@@ -11,6 +11,7 @@ from tinyllama.errors import RecipeError
 from tinyllama.gpu_kinds import KINDS, GpuKind
 from tinyllama.model.llama_config import PRESETS, LlamaConfig
 from tinyllama.parallel.layout import ParallelConfig
+from tinyllama.plan import cost
 from tinyllama.plan.cost import _devices, _disk, _times, parse_tokens, plan
 from tinyllama.plan.device_file import DeviceValues, read_devices
 from tinyllama.plan.find_layouts import plan_layout
@@ -99,16 +100,19 @@ def test_disk_by_hand(vocab_size: int, values: dict[str, Any], token_bytes: int,
     assert parts == {"disk_parts": expected, "disk_bytes": sum(expected.values())}
 
 
-def test_of_several_layouts_that_do_not_fit_the_smallest_is_shown():
-    large = replace(TINYLLAMA, n_layers=400)
-    planned = plan(large, TrainConfig(), "2xRTX4090")
-    assert not planned["fits"]
+def test_of_several_layouts_that_do_not_fit_the_smallest_is_shown(monkeypatch: pytest.MonkeyPatch):
+    small_card = replace(H100, memory_bytes=10**6)
     every = [
-        plan_layout(large, TrainConfig(micro_batch_size=1), ParallelConfig.model_validate(sizes), KINDS["RTX4090"])
-        for sizes in ({"replicate": 2}, {"shard": 2}, {"tensor": 2}, {"pipeline": 2})
+        plan_layout(SMALL, TRAIN.model_copy(update={"micro_batch_size": n}), ParallelConfig(replicate=2), small_card)
+        for n in (4, 1, 2)
     ]
-    assert planned["memory_bytes_per_gpu"] == min(layout.memory_bytes for layout in every)
+    assert not any(layout.fits for layout in every)
+    monkeypatch.setattr(cost, "find_layouts", lambda *_: every)
+    monkeypatch.setattr(cost, "changes_that_help", lambda *given: [str(given[-1].micro_batch_size)])
+    planned = plan(SMALL, TRAIN, "2xmine", devices={"mine": small_card})
+    assert (planned["fits"], planned["layouts"], planned["changes"]) == (False, [], ["1"])
     assert planned["micro_batch_size"] == 1
+    assert planned["memory_bytes_per_gpu"] == every[1].memory_bytes == min(layout.memory_bytes for layout in every)
 
 
 # -- devices of a file -------------------------------------------------------------------------------------------------
