@@ -66,6 +66,8 @@ def html(text: str, level: int = 2) -> str:
         (".. toctree::\n\n   one\n\nkept", "<p>kept</p>\n"),
         (".. plot:: a b c\n   :include-source:\n\n   gone\n\nkept", "<p>kept</p>\n"),
         (".. currentmodule:: numpy\n\nkept", "<p>kept</p>\n"),
+        (f".. index:: {'word ' * 101}\n\nkept", "<p>kept</p>\n"),
+        (".. code-block:: python and more\n\n   x", "<pre>x</pre>\n"),
         (".. a comment\n\nkept", "<p>kept</p>\n"),
         (".. rubric:: Words", "<p><strong>Words</strong></p>\n"),
         (".. topic:: Title\n\n   body", "<div><p><strong>Title</strong></p>\n<p>body</p>\n</div>\n"),
