@@ -345,10 +345,10 @@ def test_a_drill_makes_as_many_kills_as_asked_for_or_reports_those_it_made(
         with pytest.raises(
             RunStoppedError, match=f"interrupted after {cut_at} of 5 kills, .*drill.md has them"
         ) as error:
-            it.run(started=0.0)
+            it.run(started=-4.0)
         assert error.value.exit_code == 130
         result = files.read_json(tmp_path / "drill.json")
-        assert (result["is_whole"], result["kills"]) == (False, cut_at)
+        assert (result["is_whole"], result["kills"], result["seconds"]) == (False, cut_at, 5.0)
         assert judged == ([(it.kills[-1], tmp_path / "killed_1")] if cut_at else [])
 
 
