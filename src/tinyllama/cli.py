@@ -128,7 +128,7 @@ def crawl(
     from tinyllama.recipe import load_recipe
 
     seeds, overrides = split_overrides(urls)
-    overrides += [f"sources.seeds={json.dumps(seeds)}"] if seeds else []
+    overrides += [f"sources.seeds={json.dumps(seeds, ensure_ascii=False)}"] if seeds else []
     overrides += [f"sources.allow_private={json.dumps(allow_private)}"] if allow_private else []
     overrides += [f"sources.max_pages={max_pages}"] if max_pages is not None else []
     resolved = load_recipe(recipe, overrides)
