@@ -82,7 +82,7 @@ def test_people_read_each_phase_with_its_figures(stand_in: StandIn):
 
 def test_crawl_puts_its_options_into_the_recipe(stand_in: StandIn, run_phase: list[Call], recipe_file: Path):
     phase = stand_in("tinyllama.phases.crawl_phase", "the phase")
-    seeds, out = ["http://a.example/?q=1", "https://b.example/"], Path("out")
+    seeds, out = ["http://a.example/?q=1", "https://b.example/😀"], Path("out")
     private = ("--allow-private", "127.0.0.1:1", "--allow-private", "127.0.0.1:2")
     words = (*seeds, "sources.min_page_chars=3", "--out", out, "--recipe", recipe_file)
     found = result("crawl", *words, "--max-pages", 11, *private)
@@ -207,7 +207,7 @@ def test_generate_without_options_is_the_recipes_default(decoding: dict[str, lis
         (("--top-p", "0.5"), "top_p", 0.5),
         (("--min-p", "0.125"), "min_p", 0.125),
         (("--repetition-penalty", "1.5"), "repetition_penalty", 1.5),
-        (("--stop", "é", "--stop", '"\n'), "stop", ["é", '"\n']),
+        (("--stop", "é😀", "--stop", '"\n'), "stop", ["é😀", '"\n']),
         (("--seed", "12"), "seed", 12),
     ],
 )
