@@ -1,14 +1,14 @@
 """Every task answered by one who knows the answers and by one who draws them: are the answer keys read rightly?
 
-python benchmarks/answer_keys.py eval --limit 500
+python -m benchmarks.answer_keys eval --limit 500
 """
 
 import argparse
 import tempfile
 from pathlib import Path
 
+from tests.instruments.answer_keys import Chance, Oracle, chance_score
 from tinyllama.errors import InputError
-from tinyllama.evaluate.answer_keys import Chance, Oracle, chance_score
 from tinyllama.evaluate.load_task import load_task
 from tinyllama.evaluate.run_tasks import TaskSettings, measure
 from tinyllama.evaluate.task_list import choose_tasks

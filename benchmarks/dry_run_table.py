@@ -1,16 +1,16 @@
-"""What each rank of a 16-GPU layout would hold: one step built without devices (tinyllama.train.dry_run), as a table.
+"""What each rank of a 16-GPU layout would hold: one step built without devices (tests.instruments.dry_run), as a table.
 
-python benchmarks/dry_run_table.py [--recipe tinyllama-1b] [--json table.json] [section.key=value ...]
+python -m benchmarks.dry_run_table [--recipe tinyllama-1b] [--json table.json] [section.key=value ...]
 """
 
 import argparse
 import json
 from pathlib import Path
 
+from tests.instruments.dry_run import PARTS, dry_run
 from tinyllama.parallel.layout import AXES, ParallelConfig
 from tinyllama.parallel.layout_check import check_layout
 from tinyllama.recipe import load_recipe
-from tinyllama.train.dry_run import PARTS, dry_run
 
 LAYOUTS = [  # replicate, shard, tensor, pipeline
     (16, 1, 1, 1), (1, 16, 1, 1), (2, 8, 1, 1), (8, 1, 2, 1), (4, 1, 4, 1), (8, 1, 1, 2), (4, 1, 2, 2), (2, 1, 4, 2),

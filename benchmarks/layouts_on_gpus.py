@@ -1,6 +1,6 @@
 """Tokens/s of each layout on several GPUs of one machine beside one GPU of it, in one run, with a look into the trace.
 
-    python benchmarks/layouts_on_gpus.py --gpus 2 [--preset tinyllama-1.1b --micro-batch-size 8 --micro-batches 16] \
+    python -m benchmarks.layouts_on_gpus --gpus 2 [--preset tinyllama-1.1b --micro-batch-size 8 --micro-batches 16] \
         [--layouts replicate=2 shard=2 shard=2,gather=step tensor=2 pipeline=2] [--json out.json] [--traces FOLDER]
 
 Every layout trains the same network on the same global batch: `--micro-batches` of a step, shared by the data ranks. The
@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from tests.instruments.dry_run import dry_run
 from tinyllama.bench.kernel_trace import covered
 from tinyllama.bench.training_speed import random_batches
 from tinyllama.drill.rank_processes import free_port
@@ -27,7 +28,6 @@ from tinyllama.model.llama_config import PRESETS, preset
 from tinyllama.parallel.launch import join
 from tinyllama.parallel.layout import AXES, ParallelConfig
 from tinyllama.parallel.ranks import Ranks
-from tinyllama.train.dry_run import dry_run
 from tinyllama.train.metrics import peak_memory_bytes
 from tinyllama.train.precision import choose_device
 from tinyllama.train.rank_state import state_of

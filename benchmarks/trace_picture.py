@@ -1,6 +1,6 @@
 """A picture of the traces of benchmarks/layouts_on_gpus.py: what ran beside what on one GPU, or on both of a pipeline.
 
-    python benchmarks/layouts_on_gpus.py --gpus 2 --traces traces
+    python -m benchmarks.layouts_on_gpus --gpus 2 --traces traces
     python benchmarks/trace_picture.py traces --out records/layouts_traces.svg
 
 One lane for the computation, one for NCCL's kernels. Spans that lie closer than a pixel are drawn as one.

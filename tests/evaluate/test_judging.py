@@ -10,9 +10,9 @@ import pytest
 pytest.importorskip("lm_eval")
 
 from tests.evaluate.task_files import write_task_files
+from tests.instruments.answer_keys import Oracle
 from tinyllama.errors import InputError
 from tinyllama.evaluate import run_tasks
-from tinyllama.evaluate.answer_keys import Oracle
 from tinyllama.evaluate.load_task import load_task
 from tinyllama.evaluate.run_tasks import (
     TaskSettings,

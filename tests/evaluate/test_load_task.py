@@ -8,8 +8,8 @@ import pytest
 pytest.importorskip("lm_eval")
 
 from tests.evaluate.task_files import COLA, PIQA, SQUAD, write_rows, write_task_files
+from tests.instruments.answer_keys import Chance, Oracle, chance_score
 from tinyllama.errors import InputError
-from tinyllama.evaluate.answer_keys import Chance, Oracle, chance_score
 from tinyllama.evaluate.load_task import (
     AbstainingTask,
     ExamplesTask,

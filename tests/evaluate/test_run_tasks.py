@@ -15,11 +15,11 @@ pytest.importorskip("lm_eval")
 from lm_eval.api.instance import Instance
 
 from tests.evaluate.task_files import FILES, TASKS, write_rows, write_task_files
+from tests.instruments.answer_keys import Oracle
 from tests.tiny_model import make_run, tiny_llama
 from tinyllama.__main__ import main
 from tinyllama.errors import InputError
 from tinyllama.evaluate import scorecard
-from tinyllama.evaluate.answer_keys import Oracle
 from tinyllama.evaluate.averages import averages
 from tinyllama.evaluate.compare import compare, table
 from tinyllama.evaluate.harness import HarnessModel

@@ -16,9 +16,9 @@ from lm_eval.api.instance import Instance
 
 from tests.conftest import SHARED
 from tests.evaluate.task_files import FILES, PIQA, SQUAD, TASKS, write_rows, write_task_files
+from tests.instruments.answer_keys import Chance, Oracle, chance_score
 from tests.tiny_model import tiny_llama
 from tinyllama.errors import InputError
-from tinyllama.evaluate.answer_keys import Chance, Oracle, chance_score
 from tinyllama.evaluate.harness import HarnessModel
 from tinyllama.evaluate.load_task import LoadedTask, load_task, spread, spread_groups
 from tinyllama.evaluate.run_tasks import TaskSettings, measure

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from tests.instruments.dry_run import _fake_ranks
 from tests.tiny_model import tiny_config, tiny_llama
 from tinyllama.errors import RecipeError
 from tinyllama.model.packed_llama import PackedLlama
 from tinyllama.parallel import fp8_products
 from tinyllama.parallel.apply import lay_out
 from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.train.dry_run import _fake_ranks
 
 
 def test_without_torchao_the_mend_is_named(monkeypatch: pytest.MonkeyPatch):

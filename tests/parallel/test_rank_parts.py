@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
+from tests.instruments.dry_run import _fake_ranks
 from tests.tiny_model import tiny_config
 from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
@@ -21,7 +22,6 @@ from tinyllama.parallel.rank_sums import is_sharded, padded
 from tinyllama.parallel.stage_layers import stage_layers
 from tinyllama.parallel.stages import stage_shapes
 from tinyllama.parallel.tensor_slices import TensorSlices
-from tinyllama.train.dry_run import _fake_ranks
 
 CPU = torch.device("cpu")
 # 17 rows of o and down, 12 + 6 + 6 of q k v of half the heads: two shards share neither evenly

@@ -20,7 +20,7 @@ def agrees(
     precision: str = "bf16", gather: str = "layer",
 ) -> None:  # fmt: skip
     """`micro_batches`: of each data rank."""
-    from tinyllama.train.dry_run import dry_run
+    from tests.instruments.dry_run import dry_run
 
     replicate, shard, tensor, pipeline = sizes
     parallel = ParallelConfig.model_validate({

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.instruments.dry_run import _fake_ranks
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.loss import LossSums
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.train.cut_state import CutState
-from tinyllama.train.dry_run import _fake_ranks
 from tinyllama.train.rank_state import state_of
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_state import TrainState

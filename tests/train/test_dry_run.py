@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from tests.instruments.dry_run import PARTS, Ledger, _few_micro_batches, dry_run
 from tinyllama.model.llama_config import LlamaConfig, preset
 from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.train.dry_run import PARTS, Ledger, _few_micro_batches, dry_run
 from tinyllama.train.train_config import TrainConfig
 
 TINYLLAMA = preset("tinyllama-1.1b", n_layers=4)

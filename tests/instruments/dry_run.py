@@ -26,13 +26,13 @@ from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from tests.instruments import fake_kernels
 from tinyllama.model import loss_gradient, packed_llama
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.parallel.apply import give_memory
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.parallel.rank_sums import is_sharded
 from tinyllama.parallel.ranks import Ranks
-from tinyllama.train import layer_stand_ins
 from tinyllama.train.cut_gradients import CutGradients
 from tinyllama.train.cut_state import CutState, part_of
 from tinyllama.train.micro_batch import DeviceBatch
@@ -63,12 +63,12 @@ def dry_run(config: LlamaConfig, train: TrainConfig, parallel: ParallelConfig, r
         give_memory(network, CPU)
         state = CutState(config, train, CPU, torch.float32, ranks, network)
         _book_state(ledger, state)
-        stack.enter_context(layer_stand_ins.on_layers(packed_llama))
+        stack.enter_context(fake_kernels.on_layers(packed_llama))
         if is_fp8:
-            layer_stand_ins.use_fp8(network)
+            fake_kernels.use_fp8(network)
         if train.precision != "fp32":
-            stack.enter_context(layer_stand_ins.on_loss(loss_gradient))
-        network._first_norm = layer_stand_ins.rms_norm
+            stack.enter_context(fake_kernels.on_loss(loss_gradient))
+        network._first_norm = fake_kernels.rms_norm
         stack.enter_context(_booked_gradients(ledger, state))
         stack.enter_context(saved_tensors_hooks(ledger.book_activation, lambda value: value))
         if hasattr(Schedule1F1B, "_warmup_p2p"):  # from torch 2.13 on: stages vote, by values that are not here
