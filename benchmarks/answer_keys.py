@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tests.instruments.answer_keys import Chance, Oracle, chance_score
 from tinyllama.errors import InputError
-from tinyllama.evaluate.load_task import load_task
-from tinyllama.evaluate.run_tasks import TaskSettings, measure
-from tinyllama.evaluate.task_list import choose_tasks
+from tinyllama.harness.load_task import load_task
+from tinyllama.harness.run_tasks import TaskSettings, measure
+from tinyllama.harness.task_list import choose_tasks
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from content_speed import documents
 
-from tinyllama.clean.clean_config import CleanConfig
+from tinyllama.cleaning.clean_config import CleanConfig
 
 PEER = """
 import json, sys, time, tempfile
@@ -98,13 +98,14 @@ def main() -> None:
 
 def ours_of(texts: list[str]) -> dict[str, Callable[[], object]]:
     """The same steps as `clean` runs them."""
-    from tinyllama.clean import clean_run, dedup, quality  # the first sets Daft's environment
+    from tinyllama.cleaning import clean_run, quality
+    from tinyllama.dedup import minhash
 
     assert clean_run
     config = CleanConfig(c4_curly_bracket=False)
     return {
         "rules": lambda: quality.quality_reasons(texts, config),
-        "minhash": lambda: dedup.near_duplicate_clusters(texts, bands=14, rows=8, ngram_words=5),
+        "minhash": lambda: minhash.near_duplicate_clusters(texts, bands=14, rows=8, ngram_words=5),
     }
 
 

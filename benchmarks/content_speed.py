@@ -23,9 +23,9 @@ from safety_default import corpus_documents, english_terms
 from scipy import sparse
 from sklearn.feature_extraction.text import HashingVectorizer
 
-from tinyllama.clean.decontaminate import ContaminationIndex, build_index
-from tinyllama.clean.pii import mask_personal_information, personal_spans
-from tinyllama.clean.safety import open_safety_model
+from tinyllama.cleaning.decontaminate import ContaminationIndex, build_index
+from tinyllama.cleaning.pii import mask_personal_information, personal_spans
+from tinyllama.cleaning.safety_model import open_safety_model
 
 DOCUMENT_CHARS, TOGETHER = 3000, 64
 

@@ -25,12 +25,12 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from tinyllama.evaluate.harness import HarnessModel
-from tinyllama.evaluate.run_tasks import TaskSettings, about_model, measure
-from tinyllama.evaluate.task_list import SEVEN, TaskEntry, choose_tasks
-from tinyllama.evaluate.task_results import read_examples, result_name
 from tinyllama.exchange.hugging_face import export_hugging_face
 from tinyllama.exchange.open_model import OpenedModel, open_model
+from tinyllama.harness.lm_model import HarnessModel
+from tinyllama.harness.run_tasks import TaskSettings, about_model, measure
+from tinyllama.harness.task_list import SEVEN, TaskEntry, choose_tasks
+from tinyllama.harness.task_results import read_examples, result_name
 
 STARTED = time.perf_counter()
 RELATIVE_TOLERANCE = 1e-4  # of the log-probability of a whole text

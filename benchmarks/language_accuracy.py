@@ -12,7 +12,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from tinyllama.clean.language import LanguageDetector
+from tinyllama.cleaning.language import LanguageDetector
 
 CONFIDENCES = (0.0, 0.5, 0.65, 0.8)
 # Two codes for one language, or a language and the one that the sample names: fastText says the left one.

@@ -29,10 +29,10 @@ from tinyllama.drill.rank_processes import LOADED, free_port
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.loss import IGNORED, token_losses
 from tinyllama.model.packed_llama import PackedLlama
-from tinyllama.parallel import apply, fp8_products
+from tinyllama.parallel import fp8_products, parallelize
 from tinyllama.parallel.launch import join
 from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.parallel.rank_mesh import RankMesh
+from tinyllama.parallel.mesh import RankMesh
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.train import cut_state, train_state
 from tinyllama.train.cut_state import CutState
@@ -223,7 +223,7 @@ def emulate_fp8() -> None:
     float8_ops.FLOAT8_OPS_TABLE[torch.ops.aten.mm.default] = product
     for module in (train_state, cut_state):
         mock.patch.object(module, "check_precision").start()
-    for module in (train_state, apply):
+    for module in (train_state, parallelize):
         mock.patch.object(module, "to_fp8", partial(fp8_products.to_fp8, emulate=True)).start()
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from tinyllama import files
-from tinyllama.evaluate.validation import validate
+from tinyllama.evaluation.validation import validate
 from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.loss import next_token_loss

@@ -12,7 +12,8 @@ import json
 import random
 from pathlib import Path
 
-from tinyllama.clean import clean_run, dedup
+from tinyllama.cleaning import clean_run
+from tinyllama.dedup import minhash
 
 assert clean_run  # sets Daft's environment
 
@@ -36,13 +37,13 @@ def main() -> None:
             words = text.split()
             copies.append(" ".join(chance.choice(vocabulary) if chance.random() < share else word for word in words))
             similarity += jaccard(words, copies[-1].split()) / len(articles)
-        labels = dedup.near_duplicate_clusters([*articles.values(), *copies], given.bands, given.rows, 5).tolist()
+        labels = minhash.near_duplicate_clusters([*articles.values(), *copies], given.bands, given.rows, 5).tolist()
         found = sum(a == b for a, b in zip(labels[: len(names)], labels[len(names) :], strict=True))
         clusters: dict[int, list[str]] = {}
         for name, label in zip(names, labels, strict=False):
             clusters.setdefault(label, []).append(name)
         pairs = {frozenset((a, b)) for group in clusters.values() for a in group for b in group if a < b}
-        promised = dedup.candidate_probability(similarity, given.bands, given.rows)
+        promised = minhash.candidate_probability(similarity, given.bands, given.rows)
         row = {"words changed": share, "mean similarity": round(similarity, 3), "promised there": round(promised, 3)}
         row |= {"recall": found / len(names), "true pairs": len(pairs & truth), "wrong pairs": len(pairs - truth)}
         print(json.dumps(row), flush=True)

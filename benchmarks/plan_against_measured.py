@@ -30,14 +30,14 @@ from rich.table import Table
 from tinyllama import files
 from tinyllama.bench.kernel_trace import profile_steps
 from tinyllama.bench.training_speed import fill_random, gradient_bytes, random_batches, timed_steps
-from tinyllama.gpu_kinds import KINDS, find_gpu
+from tinyllama.devices import KINDS, find_gpu
 from tinyllama.model.llama_config import preset
 from tinyllama.parallel.launch import join
 from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.parallel.rank_mesh import RankMesh
+from tinyllama.parallel.mesh import RankMesh
 from tinyllama.parallel.ranks import Ranks
-from tinyllama.plan.memory import WORKSPACE_BYTES, allocated_bytes, memory_parts
-from tinyllama.plan.step_time import step_time
+from tinyllama.planning.memory import WORKSPACE_BYTES, allocated_bytes, memory_parts
+from tinyllama.planning.step_time import step_time
 from tinyllama.train.optimizer import MOMENTS
 from tinyllama.train.precision import choose_device
 from tinyllama.train.rank_state import state_of

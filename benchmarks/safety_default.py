@@ -27,9 +27,9 @@ from typing import Any
 import numpy as np
 import zstandard
 
-from tinyllama.clean import safety_features
-from tinyllama.clean.safety_features import SLOTS, paragraphs_in
-from tinyllama.clean.safety_train import train_safety, write_model
+from tinyllama.cleaning import safety_features
+from tinyllama.cleaning.safety_features import SLOTS, paragraphs_in
+from tinyllama.cleaning.safety_train import train_safety, write_model
 
 CORPORA = ("wikipedia_squad_train", "debian_docs", "openstax_ccby", "classic_books.0", "classic_books.1")
 CORPUS_LICENCES = {

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from safety_default import english_terms, ordinary_passages, rows_of, tidy_tweet
 
-from tinyllama.clean import safety_features
-from tinyllama.clean.safety import SafetyModel, open_safety_model
-from tinyllama.clean.safety_figures import average_precision, false_positive_spread, recall_at, threshold_at
-from tinyllama.clean.safety_labels import _part
+from tinyllama.cleaning import safety_features
+from tinyllama.cleaning.safety_figures import average_precision, false_positive_spread, recall_at, threshold_at
+from tinyllama.cleaning.safety_labels import _part
+from tinyllama.cleaning.safety_model import SafetyModel, open_safety_model
 
 OURS, ALT, LIST = "tinyllama", "alt-profanity-check", "C4 word list"
 

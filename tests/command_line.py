@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from tinyllama.cli import app
+from tinyllama.commands.app import app
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 StandIn = Callable[..., list[Call]]

@@ -7,7 +7,7 @@ import pytest
 
 import tinyllama
 from tests.command_line import StandIn, recorded
-from tinyllama.evaluate.evaluate_config import EvaluateConfig
+from tinyllama.evaluation.evaluate_config import EvaluateConfig
 from tinyllama.recipe import load_recipe
 
 
@@ -54,7 +54,7 @@ def test_pretrain_and_evaluate(stand_in: StandIn, recipe_file: str):
     assert tinyllama.pretrain(recipe_file, "r", ("train.steps=5",), ["train.peak_lr"]) == {"step": 1}
     (recipe, run_dir, allowed), _ = trained[0]
     assert (recipe.train.steps, recipe.clean.min_words, run_dir, allowed) == (5, 8, Path("r"), ["train.peak_lr"])
-    measured = stand_in("tinyllama.evaluate.run_evaluation.evaluate_run", {"loss": 2.0})
+    measured = stand_in("tinyllama.evaluation.run_evaluation.evaluate_run", {"loss": 2.0})
     assert tinyllama.evaluate("r", recipe_file, ("evaluate.last_word_examples=4",)) == {"loss": 2.0}
     tinyllama.evaluate("r")
     wanted = EvaluateConfig(batch_size=3, last_word_examples=4)
@@ -62,7 +62,7 @@ def test_pretrain_and_evaluate(stand_in: StandIn, recipe_file: str):
 
 
 def test_plan(stand_in: StandIn, tmp_path: Path):
-    made = stand_in("tinyllama.plan.cost.plan", {"fits": True})
+    made = stand_in("tinyllama.planning.cost.plan", {"fits": True})
     stand_in("tinyllama.api.read_devices", {"Mine": "a kind"})
     overrides = ("train.seed=5", "parallel.shard=2")
     options = {"gpus_per_node": 4, "devices": tmp_path / "d.toml"}

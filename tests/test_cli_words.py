@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import Call, StandIn, recorded, tinyllama
-from tinyllama.cli import app
+from tinyllama.commands.app import app
 from tinyllama.errors import InputError, RunStoppedError
 
 SUMMARY = {"documents": 1234}
@@ -31,8 +31,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def parts(stand_in: StandIn, here: Path) -> dict[str, list[Call]]:
-    found = {"cli": stand_in("tinyllama.cli.run_phase", SUMMARY)}
-    found["content"] = stand_in("tinyllama.cli_content.run_phase", SUMMARY)
+    found = {"cli": stand_in("tinyllama.commands.app.run_phase", SUMMARY)}
+    found["content"] = stand_in("tinyllama.commands.content_commands.run_phase", SUMMARY)
     for name in ("crawl", "clean", "tokenizer", "shards", "export"):
         stand_in(f"tinyllama.phases.{name}_phase")
     drilled = {"kills": 1, "agree": 1, "runs": 1, "fell_in": {}, "weights_sha256": "a", "seconds": 1}

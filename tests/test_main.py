@@ -23,7 +23,7 @@ def end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         def command() -> None:
             raise error
 
-        replace(monkeypatch, "tinyllama.cli.app", command)
+        replace(monkeypatch, "tinyllama.commands.app.app", command)
         with pytest.raises(SystemExit) as stopped:
             program.main()
         out, err = capsys.readouterr()
@@ -61,7 +61,7 @@ def test_faults_of_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch):
         def command(error: Exception = error) -> None:
             raise error
 
-        replace(monkeypatch, "tinyllama.cli.app", command)
+        replace(monkeypatch, "tinyllama.commands.app.app", command)
         with pytest.raises(type(error)) as caught:
             program.main()
         assert caught.value is error

@@ -67,9 +67,9 @@ def test_clean_extracts_first_and_closes_its_workers(stand_in: StandIn, tmp_path
     model, tasks = tmp_path / "safety.json", tmp_path / "tasks"
     words = ["clean.max_page_bytes=1234567", f"clean.safety_model='{model}'", f"clean.decontaminate='{tasks}'"]
     recipe = load_recipe(None, words)
-    extracted = stand_in("tinyllama.clean.clean_run.extract_documents", {"documents": 3})
-    cleaned = stand_in("tinyllama.clean.clean_run.clean_documents", {"kept": 2})
-    closed = stand_in("tinyllama.clean.clean_run.close_workers")
+    extracted = stand_in("tinyllama.cleaning.clean_run.extract_documents", {"documents": 3})
+    cleaned = stand_in("tinyllama.cleaning.clean_run.clean_documents", {"kept": 2})
+    closed = stand_in("tinyllama.cleaning.clean_run.close_workers")
     ran = stand_in("tinyllama.phases.run_phase", lambda phase: phase.run(phase.out))
     phase = phases.clean_phase(recipe, (Path("/in"),), tmp_path / "clean", tmp_path / "documents")
     inputs = (Path("/in"), model, tasks)
@@ -85,7 +85,7 @@ def test_clean_extracts_first_and_closes_its_workers(stand_in: StandIn, tmp_path
     def fails(*_: Any) -> None:
         raise InputError("mend this")
 
-    stand_in("tinyllama.clean.clean_run.clean_documents", fails)
+    stand_in("tinyllama.cleaning.clean_run.clean_documents", fails)
     with pytest.raises(InputError, match="mend this"):
         phase.run(tmp_path)
     assert closed == [(), ()]
@@ -140,7 +140,7 @@ def test_keys_that_may_be_allowed(recipe: Recipe, tmp_path: Path, key: str):
 
 
 def test_evaluate_generate_and_export(recipe: Recipe, stand_in: StandIn, tmp_path: Path):
-    evaluated = stand_in("tinyllama.evaluate.run_evaluation.evaluate_run", {"loss": 2.0})
+    evaluated = stand_in("tinyllama.evaluation.run_evaluation.evaluate_run", {"loss": 2.0})
     (tmp_path / "shards").mkdir()
     (tmp_path / "checkpoints").mkdir()
     phase = phases.evaluate_phase(recipe, tmp_path)

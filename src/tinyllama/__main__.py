@@ -23,7 +23,7 @@ USER_CAN_MEND = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EPERM, errno.EDQ
 
 def main() -> None:
     """Run the command line of this process."""
-    from tinyllama.cli import app
+    from tinyllama.commands.app import app
     from tinyllama.errors import LostRankError, TinyllamaError
     from tinyllama.log import is_speaker
 

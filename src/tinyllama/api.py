@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from tinyllama import phases
 from tinyllama.phase_runner import run_phase
-from tinyllama.plan import cost
-from tinyllama.plan.device_file import read_devices
+from tinyllama.planning import cost
+from tinyllama.planning.device_file import read_devices
 from tinyllama.recipe import load_recipe
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def pretrain(
 
 def evaluate(run_dir: PathLike, recipe: str | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Validation figures and last-word accuracy of a finished run."""
-    from tinyllama.evaluate.run_evaluation import evaluate_run
+    from tinyllama.evaluation.run_evaluation import evaluate_run
 
     return evaluate_run(Path(run_dir), load_recipe(recipe, list(overrides)).evaluate)
 
@@ -77,7 +77,7 @@ def plan(
 ) -> dict[str, Any]:
     """Time, memory, disk and cost of a run on `gpus` (such as 16xA100-40G) before it starts.
 
-    `gpus_per_node`: default 8. `devices`: a TOML file of kinds beside the known ones (plan/device_file.py).
+    `gpus_per_node`: default 8. `devices`: a TOML file of kinds beside the known ones (planning/device_file.py).
     """
     resolved = load_recipe(recipe, list(overrides))
     budget = cost.parse_tokens(tokens) if tokens else None

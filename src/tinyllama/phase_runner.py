@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyllama import files, log
-from tinyllama.config_base import difference_lines, differences
+from tinyllama.config import difference_lines, differences
 from tinyllama.errors import InputError, RunStoppedError, TinyllamaError
 
 MANIFEST = "manifest.json"
@@ -76,7 +76,7 @@ def input_digest(path: Path) -> str:
     if (path / UNFINISHED).exists():
         raise InputError(f"{path}: this phase has not finished; run it again to its end first")
     if str(path).startswith(("s3:/", "http:/", "https:/")):
-        from tinyllama.clean.remote_inputs import remote_versions
+        from tinyllama.sources.remote_inputs import remote_versions
 
         return files.sha256_json(remote_versions(path))
     if path.is_file():

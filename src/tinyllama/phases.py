@@ -43,12 +43,12 @@ def clean_phase(recipe: Recipe, inputs: tuple[Path, ...], out: Path, documents: 
     """Raw pages and documents to training documents; the extracted ones stay in `documents` for another cleaning."""
 
     def extract(out: Path) -> Summary:
-        from tinyllama.clean.clean_run import extract_documents
+        from tinyllama.cleaning.clean_run import extract_documents
 
         return extract_documents(recipe.clean, list(inputs), out)
 
     def work(out: Path) -> Summary:
-        from tinyllama.clean.clean_run import clean_documents, close_workers
+        from tinyllama.cleaning.clean_run import clean_documents, close_workers
 
         run_phase(Phase("documents", 1, {"max_page_bytes": recipe.clean.max_page_bytes}, inputs, documents, extract))
         try:
@@ -145,7 +145,7 @@ def evaluate_phase(recipe: Recipe, run_dir: Path) -> Phase:
     """The finished model measured on held-out text."""
 
     def work(out: Path) -> Summary:
-        from tinyllama.evaluate.run_evaluation import evaluate_run
+        from tinyllama.evaluation.run_evaluation import evaluate_run
 
         summary = evaluate_run(run_dir, recipe.evaluate)
         files.write_json(out, summary)

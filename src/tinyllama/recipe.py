@@ -9,10 +9,10 @@ from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
 
-from tinyllama.clean.clean_config import CleanConfig
-from tinyllama.config_base import Config, setting
+from tinyllama.cleaning.clean_config import CleanConfig
+from tinyllama.config import Config, setting
 from tinyllama.errors import RecipeError
-from tinyllama.evaluate.evaluate_config import EvaluateConfig
+from tinyllama.evaluation.evaluate_config import EvaluateConfig
 from tinyllama.generate.generate_config import GenerateConfig
 from tinyllama.model.llama_config import PRESETS, LlamaConfig, preset
 from tinyllama.parallel.layout import Layout, ParallelConfig

@@ -10,8 +10,8 @@ import torch
 from tests.command_line import Call, recorded
 from tinyllama.bench import ceilings, run_bench
 from tinyllama.bench.bench_options import BenchOptions, resolve
+from tinyllama.devices import KINDS
 from tinyllama.errors import RecipeError
-from tinyllama.gpu_kinds import KINDS
 
 SMALL: Any = {"preset": "tiny-2m", "micro_batch_size": 2, "accumulate": 3, "seq_len": 16, "steps": 5}
 RATES = {"copy_bytes_per_second": 1e9, "product_flops_burst": 4e12, "product_flops_sustained": None}

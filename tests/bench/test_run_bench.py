@@ -13,7 +13,7 @@ from tinyllama.bench import training_speed
 from tinyllama.bench.bench_options import BenchOptions, resolve
 from tinyllama.bench.bench_table import render
 from tinyllama.bench.kernel_classes import CLASSES
-from tinyllama.cli import app
+from tinyllama.commands.app import app
 from tinyllama.errors import RecipeError
 from tinyllama.model.llama_config import preset
 

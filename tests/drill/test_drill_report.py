@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from tinyllama.drill.drill_report import Kill, fallen, headline, markdown, ranks_in_words, table
-from tinyllama.parallel.whereabouts import Mark, Place
+from tinyllama.parallel.rank_progress import Mark, Place
 
 KILL = Kill(
     run=2, ranks=3, victims=[1], aim=Place.REDUCTION, loop=Mark(7, Place.BACKWARD), saver=Mark(6, Place.WRITE),

@@ -16,7 +16,7 @@ from tinyllama.drill.kill_plan import Interval, PlannedKill
 from tinyllama.drill.rank_processes import RankProcesses
 from tinyllama.errors import InputError, RunStoppedError
 from tinyllama.log import ProgressLine
-from tinyllama.parallel.whereabouts import Mark, Marks, Place
+from tinyllama.parallel.rank_progress import Mark, Marks, Place
 
 LINE = cast("ProgressLine", type("Line", (), {"update": lambda *_: None})())
 PLANNED = PlannedKill(Place.FORWARD, step=4, fraction=0.5, ranks=3, rank=1, everyone=False)

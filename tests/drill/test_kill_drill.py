@@ -13,13 +13,13 @@ import pytest
 from typer.testing import CliRunner
 
 from tinyllama import files
-from tinyllama.cli import app
+from tinyllama.commands.app import app
 from tinyllama.drill import kill_drill
 from tinyllama.drill.drill_report import Kill, fallen
 from tinyllama.drill.kill_drill import first_difference
 from tinyllama.drill.rank_processes import RankProcesses
 from tinyllama.errors import RunStoppedError
-from tinyllama.parallel.whereabouts import Mark, Place
+from tinyllama.parallel.rank_progress import Mark, Place
 
 PAGE = (Path(__file__).parents[2] / "docs" / "ranks.md").read_text()
 

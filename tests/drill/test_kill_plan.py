@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyllama.drill.kill_plan import AIMS, SAVER_PLACES, Interval, kills_of_a_run, plan_kills
-from tinyllama.parallel.whereabouts import Place
+from tinyllama.parallel.rank_progress import Place
 
 INTERVAL = Interval(total_steps=120, save_every_steps=5, validate_every_steps=6)
 

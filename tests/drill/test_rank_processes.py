@@ -56,7 +56,7 @@ def acted(processes: RankProcesses) -> list[Any]:
 def test_each_rank_gets_the_environment_of_a_launcher(context: Context, tmp_path: Path):
     given = {"A": "b"}
     made = RankProcesses(["pretrain", "x"], 2, tmp_path / "out" / "put", given)
-    assert "tinyllama.cli" in context.preloaded
+    assert "tinyllama.commands.app" in context.preloaded
     assert made.folder.is_dir()
     assert given == {"A": "b"}
     for rank, process in enumerate(acted(made)):

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from tests.conftest import overrides
 from tests.tiny_model import make_run
-from tinyllama.cli import app
+from tinyllama.commands.app import app
 
 PAGE = (Path(__file__).parents[2] / "docs" / "exchange.md").read_text()
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.S) for line in block.splitlines()]

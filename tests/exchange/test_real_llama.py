@@ -11,7 +11,7 @@ import torch
 from transformers import LlamaConfig as TheirConfig
 from transformers import LlamaForCausalLM
 
-from tinyllama.evaluate.text_score import score
+from tinyllama.evaluation.text_score import score
 from tinyllama.exchange.gguf import export_gguf
 from tinyllama.exchange.hugging_face import export_hugging_face
 from tinyllama.exchange.open_model import OpenedModel, open_model

@@ -12,8 +12,8 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from tinyllama.evaluate.load_task import LoadedTask, right_choice
-from tinyllama.evaluate.task_functions import NO_ANSWER
+from tinyllama.harness.load_task import LoadedTask, right_choice
+from tinyllama.harness.task_functions import NO_ANSWER
 
 IMPOSSIBLE = -1e6  # a log-probability
 

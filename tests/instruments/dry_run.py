@@ -29,10 +29,10 @@ from torch.utils._pytree import tree_leaves
 from tests.instruments import fake_kernels
 from tinyllama.model import loss_gradient, packed_llama
 from tinyllama.model.llama_config import LlamaConfig
-from tinyllama.parallel.apply import give_memory
 from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.parallel.rank_sums import is_sharded
+from tinyllama.parallel.parallelize import give_memory
 from tinyllama.parallel.ranks import Ranks
+from tinyllama.parallel.reductions import is_sharded
 from tinyllama.train.cut_gradients import CutGradients
 from tinyllama.train.cut_state import CutState, part_of
 from tinyllama.train.micro_batch import DeviceBatch
@@ -95,7 +95,7 @@ def _few_micro_batches(train: TrainConfig, parallel: ParallelConfig) -> TrainCon
 def _fake_ranks(parallel: ParallelConfig, rank: int) -> Iterator[Ranks]:
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    from tinyllama.parallel.rank_mesh import RankMesh
+    from tinyllama.parallel.mesh import RankMesh
 
     dist.init_process_group("fake", rank=rank, world_size=parallel.world_size, store=FakeStore())
     try:

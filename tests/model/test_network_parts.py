@@ -16,7 +16,7 @@ from tinyllama.model.dropout import dropout, sample_keys
 from tinyllama.model.llama import Llama, RMSNorm, initial_values
 from tinyllama.model.llama_config import PRESETS, LlamaConfig, preset
 from tinyllama.model.packed_llama import PackedLayer, PackedLlama, rms_norm
-from tinyllama.model.part import Part, Slices
+from tinyllama.model.partition import Part, Slices
 from tinyllama.model.rotary import rotary_frequencies, rotary_table
 
 # -- sizes -------------------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from tests.tiny_model import tiny_config, tiny_llama
 from tinyllama.errors import RecipeError
 from tinyllama.model.packed_llama import PackedLlama
 from tinyllama.parallel import fp8_products
-from tinyllama.parallel.apply import lay_out
 from tinyllama.parallel.layout import ParallelConfig
+from tinyllama.parallel.parallelize import lay_out
 
 
 def test_without_torchao_the_mend_is_named(monkeypatch: pytest.MonkeyPatch):

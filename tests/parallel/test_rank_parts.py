@@ -13,15 +13,15 @@ from tests.instruments.dry_run import _fake_ranks
 from tests.tiny_model import tiny_config
 from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
-from tinyllama.model.part import Slices
-from tinyllama.parallel.apply import give_memory, lay_out, part_config, stage_part
-from tinyllama.parallel.canonical_parts import CanonicalParts
+from tinyllama.model.partition import Slices
+from tinyllama.parallel.full_tensors import CanonicalParts
 from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.parallel.rank_mesh import RankMesh
-from tinyllama.parallel.rank_sums import is_sharded, padded
-from tinyllama.parallel.stage_layers import stage_layers
-from tinyllama.parallel.stages import stage_shapes
-from tinyllama.parallel.tensor_slices import TensorSlices
+from tinyllama.parallel.mesh import RankMesh
+from tinyllama.parallel.parallelize import give_memory, lay_out, part_config, stage_part
+from tinyllama.parallel.pipeline_parallel import stage_shapes
+from tinyllama.parallel.pipeline_split import stage_layers
+from tinyllama.parallel.reductions import is_sharded, padded
+from tinyllama.parallel.tensor_parallel import TensorSlices
 
 CPU = torch.device("cpu")
 # 17 rows of o and down, 12 + 6 + 6 of q k v of half the heads: two shards share neither evenly

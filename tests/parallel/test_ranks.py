@@ -13,11 +13,11 @@ import torch.distributed as dist
 from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
 from tinyllama.errors import InputError, LostRankError, RecipeError, RunStoppedError
-from tinyllama.parallel import launch, ranks, watch
+from tinyllama.parallel import heartbeat, launch, ranks
 from tinyllama.parallel.launch import Launched, launched
 from tinyllama.parallel.layout import ParallelConfig
+from tinyllama.parallel.rank_progress import Place
 from tinyllama.parallel.ranks import Ranks, _is_of_connection
-from tinyllama.parallel.whereabouts import Place
 
 Pair = tuple[Ranks, Ranks]
 
@@ -25,7 +25,7 @@ Pair = tuple[Ranks, Ranks]
 @pytest.fixture
 def pair(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Ranks 0 and 1 of two, whose watch is fast."""
-    monkeypatch.setattr(watch, "BEAT_SECONDS", 0.03)
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.03)
     store: Any = HashStore()
     found = Ranks(0, 2, 0, store, 60.0), Ranks(1, 2, 1, store, 60.0)
     yield found

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
-from tinyllama.parallel import watch
-from tinyllama.parallel.watch import NO_STORE, Beat, Verdict, Watch, describe
-from tinyllama.parallel.whereabouts import VARIABLE, Mark, Marks, Place, Whereabouts
+from tinyllama.parallel import heartbeat
+from tinyllama.parallel.heartbeat import NO_STORE, Beat, Verdict, Watch, describe
+from tinyllama.parallel.rank_progress import VARIABLE, Mark, Marks, Place, Whereabouts
 
 Make = Callable[..., Watch]
 pytestmark = pytest.mark.filterwarnings(
@@ -22,9 +22,9 @@ pytestmark = pytest.mark.filterwarnings(
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Makes watches of ranks with one store; the process does not end, what would have ended it is kept."""
-    monkeypatch.setattr(watch, "BEAT_SECONDS", 0.01)
-    monkeypatch.setattr(watch, "GRACE_SECONDS", 0.02)
-    monkeypatch.setattr(watch, "STORE_SECONDS", 5.0)
+    monkeypatch.setattr(heartbeat, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(heartbeat, "GRACE_SECONDS", 0.02)
+    monkeypatch.setattr(heartbeat, "STORE_SECONDS", 5.0)
     store: Any = HashStore()
     made: list[Watch] = []
 
@@ -42,13 +42,13 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
 def ended(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the process would have written and how it would have ended."""
     found: list[Any] = []
-    monkeypatch.setattr(watch.os, "write", lambda place, text: found.append((place, text.decode())))
+    monkeypatch.setattr(heartbeat.os, "write", lambda place, text: found.append((place, text.decode())))
 
     def end(code: int) -> None:
         found.append(code)
         raise SystemExit  # of the thread
 
-    monkeypatch.setattr(watch.os, "_exit", end)
+    monkeypatch.setattr(heartbeat.os, "_exit", end)
     return found
 
 
@@ -174,7 +174,7 @@ def test_all_leave_with_the_first_reason(make: Make, ended: list[Any], rank: int
 def test_a_main_thread_that_leaves_by_itself_is_left_alone(
     make: Make, ended: list[Any], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(watch, "GRACE_SECONDS", 5.0)
+    monkeypatch.setattr(heartbeat, "GRACE_SECONDS", 5.0)
     first = make(0)
     leaving = threading.Thread(target=first._leave, args=(Verdict("x", 3, True),))
     leaving.start()

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tinyllama.clean.split import is_validation
+from tinyllama.cleaning.split import is_validation
 from tinyllama.errors import InputError, RecipeError
 from tinyllama.files import sha256_file
 from tinyllama.shards import batches as batches_module

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tinyllama.clean.split import is_validation
+from tinyllama.cleaning.split import is_validation
 from tinyllama.errors import InputError
 from tinyllama.shards import shard_writer
 from tinyllama.shards.batches import TokenShards

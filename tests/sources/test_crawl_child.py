@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from tinyllama.demo_site import docstring_markup, python_docs
+from tinyllama.demo_site.docstring_html import docstring_html
 from tinyllama.errors import InputError
 from tinyllama.sources import crawl as crawl_module
-from tinyllama.sources import crawl_process, docstring_markup, python_docs
+from tinyllama.sources import crawl_process
 from tinyllama.sources.crawl import _run_child
-from tinyllama.sources.docstring_html import docstring_html
 from tinyllama.sources.document import Document, document_id
 from tinyllama.sources.sources_config import SourcesConfig
 
@@ -175,7 +176,14 @@ def test_the_site_is_served_by_a_process_of_its_own(
         with python_docs.documentation_site(70, **options) as found:
             assert found == url
         server = Server.started[-1]
-        assert server.command[1:] == ["-m", "tinyllama.sources.python_docs", "--port", "70", "--end-with-stdin", *words]
+        assert server.command[1:] == [
+            "-m",
+            "tinyllama.demo_site.python_docs",
+            "--port",
+            "70",
+            "--end-with-stdin",
+            *words,
+        ]
         assert server.ended == ["stdin", "kill", "wait"]
         assert ("documentation_port: 70 is taken" in capsys.readouterr().err) is warned
     monkeypatch.setattr(Server, "said", "")

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "tinyllama"
 FILES = sorted(SOURCE.rglob("*.py"))
 
-BOTTOM = {"errors", "files", "log", "seeds", "config_base", "gpu_kinds"}
+BOTTOM = {"errors", "files", "log", "seeds", "config", "devices"}
 TOP = {
     "recipe",
     "phase_runner",
@@ -174,7 +174,7 @@ assert "Usage" in out.getvalue()
 def test_every_command_has_help_with_an_example():
     from typer.main import get_command
 
-    from tinyllama.cli import app
+    from tinyllama.commands.app import app
 
     def leaves(command, name):
         if hasattr(command, "commands"):

@@ -72,7 +72,7 @@ def test_every_field_has_a_sentence_and_a_default():
 def test_commands_in_the_readme_exist():
     from typer.main import get_command
 
-    from tinyllama.cli import app
+    from tinyllama.commands.app import app
 
     command: Any = get_command(app)
     known = command.commands

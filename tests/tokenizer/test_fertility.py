@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from tinyllama.cli import app
-from tinyllama.cli_options import fertility_table
+from tinyllama.commands.app import app
+from tinyllama.commands.options import fertility_table
 from tinyllama.tokenizer import fertility as fertility_file
 from tinyllama.tokenizer.bpe import Tokenizer
 from tinyllama.tokenizer.fertility import (

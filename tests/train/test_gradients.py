@@ -9,10 +9,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tinyllama.model.packed_llama import PackedParameter
-from tinyllama.parallel import rank_sums
+from tinyllama.parallel import reductions
 from tinyllama.parallel.layout import Layout
-from tinyllama.parallel.rank_sums import BucketedSum
 from tinyllama.parallel.ranks import Ranks
+from tinyllama.parallel.reductions import BucketedSum
 from tinyllama.train.gradients import Gradients
 
 
@@ -161,7 +161,7 @@ def test_an_untied_head_s_sum_is_final_when_it_is_set_and_a_tied_one_s_is_not(be
 
 def test_buckets_are_begun_in_order_as_soon_as_they_are_whole(begun: list[Any], monkeypatch: pytest.MonkeyPatch):
     """Room for 128 values in fp32: the last two tensors, then one that is larger, then the first."""
-    monkeypatch.setattr(rank_sums, "BUCKET_BYTES", 128 * 4)
+    monkeypatch.setattr(reductions, "BUCKET_BYTES", 128 * 4)
     group: Any = object()
     sums = BucketedSum([64, 200, 3, 60], 4, group)
     tensors = [torch.full((size,), float(number + 1)) for number, size in enumerate((64, 200, 3, 60))]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tinyllama import files, gpu_kinds
+from tinyllama import devices, files
 from tinyllama.model.llama_config import preset
 from tinyllama.train import metrics, run_summary, step_clock
 from tinyllama.train.metrics import MetricsFile, NoMetricsFile, model_flops_utilization, peak_flops, write_event
@@ -143,7 +143,7 @@ def test_the_peak_of_a_device_is_its_fastest_product(monkeypatch: pytest.MonkeyP
 
 def test_a_known_gpu_s_peak_is_that_of_its_data_sheet(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H100 80GB HBM3")
-    kind = gpu_kinds.find_gpu("NVIDIA H100 80GB HBM3")
+    kind = devices.find_gpu("NVIDIA H100 80GB HBM3")
     assert kind is not None
     assert peak_flops(torch.device("cuda"), "bf16") == kind.peak_flops["bf16"]
 

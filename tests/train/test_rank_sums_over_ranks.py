@@ -10,7 +10,7 @@ import torch
 
 from tests.train.test_train_step import batch, make_model, parts
 from tinyllama.drill.rank_processes import LOADED, free_port
-from tinyllama.parallel import rank_sums
+from tinyllama.parallel import reductions
 from tinyllama.parallel.launch import join
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.parallel.ranks import Ranks
@@ -45,7 +45,7 @@ def updates(ranks: Ranks | None, dtype: torch.dtype, name: str, **changes: Any) 
 
 def on_rank(rank: int, size: int, port: int, path: str, dtype: torch.dtype, name: str, changes: dict[str, Any]) -> None:
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    rank_sums.BUCKET_BYTES = 20_000  # several buckets, even of a network this small
+    reductions.BUCKET_BYTES = 20_000  # several buckets, even of a network this small
     with join(ParallelConfig(replicate=size, timeout_seconds=60)) as ranks:
         assert ranks is not None
         ranks.connect(torch.device("cpu"))

@@ -14,7 +14,7 @@ import torch
 
 from tests.train.run_processes import untimed
 from tinyllama import api, files
-from tinyllama.config_base import Config
+from tinyllama.config import Config
 from tinyllama.errors import RecipeError, RunStoppedError
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.recipe import ModelConfig

@@ -18,7 +18,7 @@ from tinyllama.checkpoint.async_save import Saved
 from tinyllama.checkpoint.checkpoint_format import RunState
 from tinyllama.checkpoint.retention import Retention
 from tinyllama.errors import InputError, RunStoppedError
-from tinyllama.parallel.whereabouts import Place
+from tinyllama.parallel.rank_progress import Place
 from tinyllama.recipe import Recipe, load_recipe
 from tinyllama.shards.quarantine import Quarantined
 from tinyllama.train import run_checkpoints

@@ -14,8 +14,8 @@ from tests.train.test_train_step import batch, parts
 from tinyllama.errors import RecipeError
 from tinyllama.model.packed_llama import PackedLlama
 from tinyllama.parallel.layout import Layout
+from tinyllama.parallel.rank_progress import Place
 from tinyllama.parallel.ranks import Ranks
-from tinyllama.parallel.whereabouts import Place
 from tinyllama.train import deterministic, precision, train_state
 from tinyllama.train.deterministic import choose_threads, repeat_kernels
 from tinyllama.train.gradients import Gradients

@@ -11,8 +11,8 @@ import pytest
 from tests.train.run_processes import events
 from tinyllama import api, files
 from tinyllama.errors import RunStoppedError
+from tinyllama.parallel.rank_progress import Place, Whereabouts
 from tinyllama.parallel.ranks import Ranks
-from tinyllama.parallel.whereabouts import Place, Whereabouts
 from tinyllama.recipe import load_recipe
 from tinyllama.train import run_summary, step_clock, trainer
 from tinyllama.train.stop_requests import StopRequest, StopRequests
@@ -192,7 +192,7 @@ def test_one_process_of_a_machine_verifies_the_shards(
 def test_a_watch_that_ends_the_process_writes_why_and_lets_the_save_finish(
     small_run: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ):
-    from tinyllama.parallel.watch import Verdict
+    from tinyllama.parallel.heartbeat import Verdict
 
     run_dir, asked = small_run("run"), []
     it = trainer_of(run_dir)

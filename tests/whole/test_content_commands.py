@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.clean.clean_inputs import prose, write_json_lines
-from tests.clean.test_safety_train import LABELS
+from tests.cleaning.clean_inputs import prose, write_json_lines
+from tests.cleaning.test_safety_train import LABELS
 
 
 def command(*words: object, stdin: str = "") -> subprocess.CompletedProcess[str]:

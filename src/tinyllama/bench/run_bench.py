@@ -12,8 +12,8 @@ from tinyllama.bench.bench_options import SEED, BenchOptions, Workload, resolve
 from tinyllama.bench.ceilings import attempt, measure_ceilings
 from tinyllama.bench.decode_speed import decode_speed
 from tinyllama.bench.training_speed import measure_training
+from tinyllama.devices import find_gpu
 from tinyllama.errors import RecipeError
-from tinyllama.gpu_kinds import find_gpu
 from tinyllama.train.metrics import model_flops_utilization, peak_flops
 from tinyllama.train.precision import FORMATS, choose_device
 

@@ -7,7 +7,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from tinyllama.parallel.whereabouts import Mark, Place
+from tinyllama.parallel.rank_progress import Mark, Place
 
 IDLE = (Place.START, Place.END)  # of the saving thread
 

@@ -18,7 +18,7 @@ from tinyllama.drill.kill_plan import SAVER_PLACES, Interval, PlannedKill, plan_
 from tinyllama.drill.rank_processes import RankProcesses
 from tinyllama.errors import LOST_RANK_EXIT_CODE, InputError, RunStoppedError
 from tinyllama.log import ProgressLine
-from tinyllama.parallel.whereabouts import VARIABLE, Mark, Marks, Place
+from tinyllama.parallel.rank_progress import VARIABLE, Mark, Marks, Place
 
 POLL_SECONDS = 0.0003
 INTERRUPTED = 128 + signal.SIGINT  # exit code

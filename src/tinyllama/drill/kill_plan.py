@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tinyllama.parallel.whereabouts import Place
+from tinyllama.parallel.rank_progress import Place
 
 Value = TypeVar("Value")
 AIMS = (Place.FORWARD, Place.REDUCTION, Place.WRITE, Place.COMMIT, Place.VALIDATION)

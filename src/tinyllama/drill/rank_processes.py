@@ -14,7 +14,7 @@ import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-LOADED = ["tinyllama.cli", "tinyllama.train.trainer", "torch.fx.experimental.symbolic_shapes"]
+LOADED = ["tinyllama.commands.app", "tinyllama.train.trainer", "torch.fx.experimental.symbolic_shapes"]
 
 
 class RankProcesses:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from tinyllama.config_base import Config, setting
+from tinyllama.config import Config, setting
 
 
 class GenerateConfig(Config):

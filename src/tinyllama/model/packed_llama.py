@@ -24,7 +24,7 @@ from tinyllama.model.dropout import ATTENTION_RESIDUAL, EMBEDDING, FEED_FORWARD_
 from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.packed_weights import pack
-from tinyllama.model.part import WHOLE, Part, Slices
+from tinyllama.model.partition import WHOLE, Part, Slices
 from tinyllama.model.rotary import rotary_table, rotate
 
 try:

@@ -5,7 +5,7 @@ from typing import Any
 
 from tinyllama.errors import RecipeError
 from tinyllama.model.packed_llama import PackedLlama
-from tinyllama.parallel.tensor_slices import TensorSlices
+from tinyllama.parallel.tensor_parallel import TensorSlices
 
 
 def to_fp8(network: PackedLlama, emulate: bool = False) -> None:

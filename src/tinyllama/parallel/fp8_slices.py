@@ -2,7 +2,7 @@
 
 A tensor's scale comes from its largest value. Of what ranks hold slices of, each knows only its own largest, so they take
 the largest of all: then every value is rounded as in one piece, and a cut network computes the same numbers. Two kinds of
-products (parallel/tensor_slices.py); what is the same on all ranks needs no word between them:
+products (parallel/tensor_parallel.py); what is the same on all ranks needs no word between them:
 
 | product            | weight | input | gradient of the output |
 |--------------------|--------|-------|------------------------|
@@ -22,7 +22,7 @@ from torchao.float8.float8_training_tensor import GemmInputRole, LinearMMConfig,
 from torchao.float8.float8_utils import amax_to_scale, tensor_to_amax
 
 from tinyllama.model.packed_llama import PackedLlama
-from tinyllama.parallel.tensor_slices import TensorSlices
+from tinyllama.parallel.tensor_parallel import TensorSlices
 
 CUT_BY_ROWS = {"qkv": True, "o": False, "gate_up": True, "down": False}
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2  # of inputs and weights; of gradients

@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from tinyllama.config_base import Config, setting
+from tinyllama.config import Config, setting
 
 AXES = ("replicate", "shard", "tensor", "pipeline")
 

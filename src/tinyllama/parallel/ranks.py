@@ -15,13 +15,13 @@ from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImport
 
 from tinyllama import errors
 from tinyllama.errors import LostRankError, RecipeError, TinyllamaError
+from tinyllama.parallel.heartbeat import Store, Watch
 from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.parallel.rank_sums import tree_sum
-from tinyllama.parallel.watch import Store, Watch
-from tinyllama.parallel.whereabouts import Place, Whereabouts
+from tinyllama.parallel.rank_progress import Place, Whereabouts
+from tinyllama.parallel.reductions import tree_sum
 
 if TYPE_CHECKING:
-    from tinyllama.parallel.rank_mesh import RankMesh
+    from tinyllama.parallel.mesh import RankMesh
 
 POLL_SECONDS = 0.01
 
@@ -168,7 +168,7 @@ class Ranks:
                 device_id=device if device.type == "cuda" else None,
             )
             if self.parallel.cuts_the_network:
-                from tinyllama.parallel.rank_mesh import RankMesh
+                from tinyllama.parallel.mesh import RankMesh
 
                 self.mesh = RankMesh(self.parallel, device, self.rank)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tinyllama.model.loss import IGNORED, LossSums
 from tinyllama.model.loss_gradient import CHUNK_TOKENS, loss_and_gradients
-from tinyllama.parallel.tensor_slices import TensorSlices
+from tinyllama.parallel.tensor_parallel import TensorSlices
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tinyllama import log
-from tinyllama.clean.split import is_validation
+from tinyllama.cleaning.split import is_validation
 from tinyllama.errors import InputError
 from tinyllama.files import (
     atomic_file,

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tinyllama import files, log
+from tinyllama.demo_site.python_docs import documentation_site
 from tinyllama.errors import InputError, RecipeError
 from tinyllama.sources.frontier import Frontier
 from tinyllama.sources.page_urls import host_and_port, normal_url
-from tinyllama.sources.python_docs import documentation_site
 from tinyllama.sources.sources_config import SourcesConfig
 
 LOG_FILE = "crawl.log"

@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import model_validator
 
-from tinyllama.config_base import Config, setting
+from tinyllama.config import Config, setting
 
 
 class SourcesConfig(Config):

@@ -1,6 +1,6 @@
 """Settings of the tokenizer."""
 
-from tinyllama.config_base import Config, setting
+from tinyllama.config import Config, setting
 
 
 class TokenizerConfig(Config):

@@ -8,10 +8,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tinyllama.model.packed_llama import PackedParameter
-from tinyllama.parallel.canonical_parts import CanonicalParts
+from tinyllama.parallel.full_tensors import CanonicalParts
 from tinyllama.parallel.layout import Layout
-from tinyllama.parallel.rank_sums import BucketedSum, exact, flat_views, is_sharded, local
 from tinyllama.parallel.ranks import Ranks
+from tinyllama.parallel.reductions import BucketedSum, exact, flat_views, is_sharded, local
 from tinyllama.train.gradients import Gradients
 
 

@@ -10,16 +10,16 @@ from torch.distributed.fsdp import FSDPModule
 
 from tinyllama.checkpoint import checkpoint_format as form
 from tinyllama.checkpoint.save_load import check_moments, check_weights, load_tensors, sha256_of
-from tinyllama.evaluate.validation import BatchLosses
+from tinyllama.evaluation.validation import BatchLosses
 from tinyllama.model.llama import Llama, initial_values
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.packed_llama import PackedLlama
-from tinyllama.parallel.apply import give_memory, lay_out
-from tinyllama.parallel.canonical_parts import CanonicalParts
-from tinyllama.parallel.rank_mesh import RankMesh
+from tinyllama.parallel.full_tensors import CanonicalParts
+from tinyllama.parallel.mesh import RankMesh
+from tinyllama.parallel.parallelize import give_memory, lay_out
+from tinyllama.parallel.pipeline_split import stage_layers
+from tinyllama.parallel.rank_progress import Place
 from tinyllama.parallel.ranks import Ranks
-from tinyllama.parallel.stage_layers import stage_layers
-from tinyllama.parallel.whereabouts import Place
 from tinyllama.train.cut_gradients import CutGradients
 from tinyllama.train.cut_step import CutStep
 from tinyllama.train.loss_scale import LossScale

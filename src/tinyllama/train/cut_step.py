@@ -11,12 +11,12 @@ from tinyllama.model.dropout import sample_keys
 from tinyllama.model.loss import LossSums, token_losses
 from tinyllama.model.loss_gradient import loss_and_gradients
 from tinyllama.model.packed_llama import PackedLlama
-from tinyllama.parallel.apply import hold_until_last
+from tinyllama.parallel.parallelize import hold_until_last
+from tinyllama.parallel.pipeline_parallel import Pipeline, pass_through
+from tinyllama.parallel.rank_progress import Place
 from tinyllama.parallel.ranks import Ranks
-from tinyllama.parallel.stages import Pipeline, pass_through
-from tinyllama.parallel.tensor_slices import TensorSlices
+from tinyllama.parallel.tensor_parallel import TensorSlices
 from tinyllama.parallel.vocabulary_loss import vocabulary_loss, vocabulary_token_losses
-from tinyllama.parallel.whereabouts import Place
 from tinyllama.train.cut_gradients import CutGradients
 from tinyllama.train.loss_scale import LossScale
 from tinyllama.train.micro_batch import DeviceBatch, figures, with_requests

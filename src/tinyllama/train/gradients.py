@@ -3,7 +3,7 @@
 A 16-bit gradient is taken as it is, which loses nothing; the second one of an update makes the sum fp32. So a step of one
 micro-batch needs no fp32 gradients, and accumulation never adds in 16 bits.
 
-With lanes (see parallel/rank_sums.py) each lane's micro-batches are summed so, and the lanes join in the tree's order.
+With lanes (see parallel/reductions.py) each lane's micro-batches are summed so, and the lanes join in the tree's order.
 """
 
 from functools import partial
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from tinyllama.model.packed_llama import PackedParameter
 from tinyllama.parallel.layout import Layout
-from tinyllama.parallel.rank_sums import BucketedSum, LaneTree, exact, is_sharded
 from tinyllama.parallel.ranks import Ranks
+from tinyllama.parallel.reductions import BucketedSum, LaneTree, exact, is_sharded
 from tinyllama.train.optimizer import optimizer_kernel
 
 

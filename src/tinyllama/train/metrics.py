@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tinyllama import files, log
-from tinyllama.gpu_kinds import find_gpu
+from tinyllama.devices import find_gpu
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.train.precision import FORMATS
 

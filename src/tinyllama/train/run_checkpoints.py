@@ -10,11 +10,11 @@ from tinyllama.checkpoint import checkpoint_format as form
 from tinyllama.checkpoint.async_save import AsyncSaver, Saved
 from tinyllama.checkpoint.checkpoint_format import RunState
 from tinyllama.checkpoint.retention import Retention
-from tinyllama.config_base import difference_lines, differences
+from tinyllama.config import difference_lines, differences
 from tinyllama.errors import InputError, RunStoppedError
 from tinyllama.exchange.open_model import TOKENIZER_CONFIG
 from tinyllama.model.llama_config import LlamaConfig
-from tinyllama.parallel.whereabouts import Place
+from tinyllama.parallel.rank_progress import Place
 from tinyllama.shards.quarantine import quarantine_rows
 from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE
 from tinyllama.train.loss_spikes import steps_to_see

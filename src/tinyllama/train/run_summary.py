@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tinyllama import files
-from tinyllama.evaluate.validation import unigram_perplexity
+from tinyllama.evaluation.validation import unigram_perplexity
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.shards.batches import TokenShards
 from tinyllama.train.metrics import model_flops_utilization, peak_flops, peak_memory_bytes, write_event

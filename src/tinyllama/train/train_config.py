@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from tinyllama.config_base import Config, setting
+from tinyllama.config import Config, setting
 from tinyllama.parallel.layout import Layout, ParallelConfig
 
 

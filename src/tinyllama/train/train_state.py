@@ -11,7 +11,7 @@ from torch import Tensor
 from tinyllama import log
 from tinyllama.checkpoint import checkpoint_format as form
 from tinyllama.checkpoint.save_load import load_moments, load_tensors, load_weights, sha256_of
-from tinyllama.evaluate.validation import BatchLosses
+from tinyllama.evaluation.validation import BatchLosses
 from tinyllama.model.attention import fastest_first
 from tinyllama.model.dropout import sample_keys
 from tinyllama.model.llama import Llama
@@ -19,8 +19,8 @@ from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.loss_gradient import loss_and_gradients
 from tinyllama.model.packed_llama import PackedLlama
 from tinyllama.parallel.fp8_products import to_fp8
+from tinyllama.parallel.rank_progress import Place
 from tinyllama.parallel.ranks import Ranks
-from tinyllama.parallel.whereabouts import Place
 from tinyllama.train.deterministic import repeat_kernels
 from tinyllama.train.gradients import Gradients
 from tinyllama.train.loss_scale import LossScale

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tinyllama.parallel.whereabouts import Place
+from tinyllama.parallel.rank_progress import Place
 from tinyllama.train.micro_batch import DeviceBatch
 from tinyllama.train.optimizer import clip_factor
 from tinyllama.train.train_config import TrainConfig

@@ -13,12 +13,12 @@ import torch
 from tinyllama import files, log
 from tinyllama.checkpoint.checkpoint_format import RunState, checkpoint_name
 from tinyllama.errors import LostRankError, RunStoppedError
-from tinyllama.evaluate.training_tasks import TrainingTasks
-from tinyllama.evaluate.validation import validate
+from tinyllama.evaluation.validation import validate
+from tinyllama.harness.training_tasks import TrainingTasks
 from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.parallel.heartbeat import Verdict
+from tinyllama.parallel.rank_progress import Place
 from tinyllama.parallel.ranks import Ranks
-from tinyllama.parallel.watch import Verdict
-from tinyllama.parallel.whereabouts import Place
 from tinyllama.seeds import derive_seed
 from tinyllama.shards.batches import Batches, MicroBatch, prefetch
 from tinyllama.shards.quarantine import read_quarantine

@@ -1,0 +1,31 @@
+"""Cleaning, from raw files to training documents: what the command `clean` and the recipes run."""
+
+import os
+
+os.environ.setdefault("DO_NOT_TRACK", "1")  # Daft reads these when it is imported
+os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
+
+import time
+from pathlib import Path
+from typing import Any
+
+from tinyllama.cleaning.clean_config import CleanConfig
+from tinyllama.cleaning.clean_documents import clean_documents
+from tinyllama.cleaning.extract_documents import extract_documents
+from tinyllama.workers.worker_pool import close_workers
+
+__all__ = ["clean", "clean_documents", "close_workers", "extract_documents"]
+
+
+def clean(config: CleanConfig, inputs: list[Path], documents_out: Path, out: Path) -> dict[str, Any]:
+    """`inputs` into `documents_out` (see `extract_documents`) and those into `out` (see `clean_documents`).
+
+    Returns the summary of `clean_documents`, which counts the drops of extraction too, and `seconds`. A killed run goes
+    on with the parts that are whole; its result has the same bytes.
+    """
+    started = time.monotonic()
+    extract_documents(config, inputs, documents_out)
+    summary = clean_documents(config, documents_out, out)
+    return {**summary, "seconds": round(time.monotonic() - started, 3)}

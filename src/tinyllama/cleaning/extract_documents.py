@@ -1,0 +1,209 @@
+"""Cleaning's first part: every input file into `documents/*.parquet`, one row a document.
+
+    documents/00000-00000.parquet            documents of the first records of the first input file
+    documents/dropped/00000-00000.parquet    id and reason of the records that gave none
+    documents/extraction.json                the counts, written last
+
+A part is the unit of resume. Where a part ends depends on the records alone, so a killed run leaves the same parts as
+an undisturbed one, only fewer. On a Ray cluster each input file is a task of its own.
+"""
+
+import os
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tinyllama import document_files as parts
+from tinyllama import log
+from tinyllama.cleaning.clean_config import CleanConfig
+from tinyllama.cleaning.cores import worker_count
+from tinyllama.cleaning.extract import ExtractPool
+from tinyllama.errors import InputError
+from tinyllama.files import sweep_temporary, write_json
+from tinyllama.sources.document import document_id
+from tinyllama.sources.read_inputs import SUFFIXES, Record, find_inputs, read_records
+from tinyllama.sources.remote_inputs import RemoteFile, find_remote, local_copy, remote_url
+from tinyllama.workers.worker_pool import run_tasks
+from tinyllama.workers.worker_process import Progress
+
+EXTRACTION = "extraction.json"
+PART_RECORDS = 10_000
+PART_CHARS = 64 << 20  # of raw HTML or text
+_SMALL_PARTS, _SMALLER = 8, 8  # a file's first parts are smaller, so that the cores share a small corpus evenly
+_PAGES_AHEAD = 8  # for each worker
+
+
+@dataclass
+class _Part:
+    documents: list[dict[str, Any]] = field(default_factory=list)
+    dropped: list[dict[str, Any]] = field(default_factory=list)
+    raw_chars: int = 0
+
+    def is_full(self, number: int) -> bool:
+        """Whether this, the file's part of that number, has enough."""
+        small = _SMALLER if number < _SMALL_PARTS else 1
+        records = len(self.documents) + len(self.dropped)
+        return records >= -(-PART_RECORDS // small) or self.raw_chars >= PART_CHARS // small
+
+
+def extract_documents(config: CleanConfig, inputs: list[Path], out: Path) -> dict[str, Any]:
+    """Read `inputs` (WARC, parquet, JSON Lines; folders recursively) into `out/*.parquet`; parts already there are kept.
+
+    Returns documents_in, documents_out, dropped (reason: count), input_files. Raises InputError when an input is
+    missing, damaged or of another kind, or when no document comes out at all.
+    """
+    found = _find(inputs)
+    out = out.absolute()
+    for folder in (out, out / parts.DROPPED):
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep_temporary(folder)
+    tasks: list[dict[str, Any]] = [
+        {"config": config.model_dump(), "number": number, "out": str(out), **_as_json(source)}
+        for number, source in enumerate(found)
+    ]
+    with parts.removed_on_bad_input(out), log.progress("extract documents") as line:
+        if os.environ.get("DAFT_RUNNER") == "ray":
+            done = 0
+            for answer in run_tasks("cleaning.extract_documents:extract_task", tasks, config.workers):
+                done += answer["records"]
+                line.update(done)
+        else:  # one file after another, its pages shared out to all cores
+            done = 0
+            for task in tasks:
+                done += _extract_one(task, worker_count(config.workers), line, done)
+        return _finish(out, found)
+
+
+def _find(inputs: list[Path]) -> list[Path | RemoteFile]:
+    """Files on disk and elsewhere, in a stable order."""
+    on_disk = [path for path in inputs if remote_url(path) is None]
+    urls = [url for path in inputs if (url := remote_url(path))]
+    remote = [file for url in urls for file in find_remote(url, SUFFIXES)]
+    return [*(find_inputs(on_disk) if on_disk or not remote else []), *remote]
+
+
+def _as_json(source: Path | RemoteFile) -> dict[str, Any]:
+    return {"remote": asdict(source)} if isinstance(source, RemoteFile) else {"path": str(source.absolute())}
+
+
+def extract_task(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Task: all parts of one input file. `config`; `number`: of the file; `out`; `path` or `remote`."""
+    return {"records": _extract_one(task, 1, None, 0)}
+
+
+def _extract_one(task: dict[str, Any], workers: int, line: log.ProgressLine | None, done: int) -> int:
+    config, out = CleanConfig(**task["config"]), Path(task["out"])
+    with ExitStack() as stack:
+        if "remote" in task:
+            path = stack.enter_context(local_copy(RemoteFile(**task["remote"]), out))
+        else:
+            path = Path(task["path"])
+        pool = stack.enter_context(ExtractPool(config.page_cpu_seconds))
+        threads = stack.enter_context(ThreadPoolExecutor(workers))
+        records = read_records(path, config.max_page_bytes)
+        return _extract_file(
+            records, task["number"], out, lambda window: _texts(window, pool, threads, workers), line, done
+        )
+
+
+def _extract_file(
+    records: Iterator[Record], number: int, out: Path, texts: Any, line: log.ProgressLine | None, done: int
+) -> int:
+    """Write one input file's parts; returns how many records it has. Records of parts that are there are read past."""
+    part_number = count = 0
+    while (out / _part_name(number, part_number)).exists():
+        name = _part_name(number, part_number)
+        there = parts.row_count(out / name) + parts.row_count(out / parts.DROPPED / name)
+        count += sum(1 for _ in islice(records, there))
+        part_number += 1
+    part = _Part()
+    for record, text, reason in texts(records):
+        _add(part, record, text, reason)
+        count += 1
+        if part.is_full(part_number):
+            _write(part, out, _part_name(number, part_number))
+            part, part_number = _Part(), part_number + 1
+        if line is not None:
+            line.update(done + count)
+    if part.documents or part.dropped:
+        _write(part, out, _part_name(number, part_number))
+    return count
+
+
+def _part_name(file_number: int, part_number: int) -> str:
+    return f"{file_number:05d}-{part_number:05d}.parquet"
+
+
+def _texts(
+    records: Iterable[Record], pool: ExtractPool, threads: ThreadPoolExecutor, workers: int
+) -> Iterator[tuple[Record, str, str]]:
+    """(record, text, reason) in the order of `records`, with a few pages under way in the workers."""
+    waiting: deque[tuple[Record, Future[tuple[str, str]] | None]] = deque()
+    for record in records:
+        html = record.is_html and not record.reason
+        waiting.append((record, threads.submit(pool.text_of, record.body) if html else None))
+        while len(waiting) > workers * _PAGES_AHEAD:
+            yield _result(*waiting.popleft())
+    while waiting:
+        yield _result(*waiting.popleft())
+
+
+def _result(record: Record, future: Future[tuple[str, str]] | None) -> tuple[Record, str, str]:
+    if future is not None:
+        return (record, *future.result())
+    if not record.reason and not record.body.strip():
+        return record, "", "no_text"
+    return record, record.body, record.reason
+
+
+def _add(part: _Part, record: Record, text: str, reason: str) -> None:
+    part.raw_chars += len(record.body)
+    if reason:
+        part.dropped.append({"id": record.id or document_id(record.source, text), "reason": reason})
+        return
+    part.documents.append(
+        {
+            "id": record.id or document_id(record.source, text),
+            "text": text,
+            "source": record.source,
+            "kind": record.kind,
+            "domain": record.domain,
+            "language": "",
+            "licence": record.licence,
+            "fetched_at": record.fetched_at,
+        }
+    )
+
+
+def _write(part: _Part, out: Path, name: str) -> None:
+    """The drops first: a part's documents are the sign that it is whole."""
+    parts.write_dropped(out / parts.DROPPED / name, part.dropped)
+    ordered = sorted(part.documents, key=lambda row: (row["id"], row["text"]))
+    parts.write_part(out / name, pa.Table.from_pylist(ordered, schema=parts.DOCUMENT_SCHEMA))
+
+
+def _finish(out: Path, inputs: list[Path | RemoteFile]) -> dict[str, Any]:
+    dropped: Counter[str] = Counter()
+    for path in parts.part_paths(out / parts.DROPPED):
+        dropped.update(parts.read_part(path, ["reason"]).column("reason").to_pylist())
+    documents = sum(map(parts.row_count, parts.part_paths(out)))
+    if not documents:
+        why = f"; most often {dropped.most_common(1)[0][0]}" if dropped else ""
+        others = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
+        first = inputs[0].url if isinstance(inputs[0], RemoteFile) else inputs[0]
+        raise InputError(f"{first}{others}: no document came out{why}; give files that hold text")
+    summary = {
+        "documents_in": documents + dropped.total(),
+        "documents_out": documents,
+        "dropped": dict(sorted(dropped.items())),
+        "input_files": len(inputs),
+    }
+    write_json(out / EXTRACTION, summary)
+    return summary

@@ -1,0 +1,143 @@
+"""Hashed word and character n-grams of passages: what the safety model sees of a text.
+
+A passage is at most `MAX_PASSAGE_WORDS` words of a paragraph, lower case, everything that is neither letter nor digit a
+blank. Its features are its words, pairs and triples of neighbouring words, and the runs of 3 to 5 bytes of
+` word word `. Each is hashed to one of `SLOTS` slots; words, tuples and runs have regions of their own, so that a
+common run of bytes never lies on an insult's slot. A feature weighs 1 / sqrt(bytes of the passage, names of groups left
+out).
+
+Neutral names of groups of people are one and the same word that gives neither a word nor a run of bytes: what is said
+of a group is seen, which group it is is not. So no text can go for naming one. (The bias is measured in Dixon et al.
+2018, "Measuring and mitigating unintended bias in text classification".)
+
+The work is numpy over a whole document. `tests/cleaning/test_safety_features.py` has the same one n-gram at a time.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tinyllama.dedup.group_names import GROUP_NAMES
+from tinyllama.hashing import hash_of, hash_words, plain_words, word_bounds
+
+FEATURES_VERSION = 2
+MAX_PASSAGE_WORDS = 100
+MAX_WORD_BYTES = 60  # a longer word is cut: it is no word of a language
+WORD_BITS, TUPLE_BITS, CHAR_BITS = 17, 18, 18
+TUPLE_START, CHAR_START = 1 << WORD_BITS, (1 << WORD_BITS) + (1 << TUPLE_BITS)
+SLOTS = CHAR_START + (1 << CHAR_BITS)
+CHAR_SIZES = (3, 4, 5)
+GROUP = 2  # in place of the hash of a group's name; hashes of words are odd
+_CHAR_BASE, _CHAR_MIX = 0x01000193, 0x9E3779B1
+_WORD_MIX, _NEXT = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
+
+_PARAGRAPH_END = re.compile(r"\n\s*\n")
+_group_hashes = np.array(sorted(map(hash_of, GROUP_NAMES)), np.uint64)
+
+
+def paragraphs_in(text: str) -> list[str]:
+    """What blank lines part; in a text without one, its lines. None is left out."""
+    return _PARAGRAPH_END.split(text) if "\n\n" in text or _PARAGRAPH_END.search(text) else text.split("\n")
+
+
+def passages_of(paragraph: str) -> list[bytes]:
+    """A paragraph in passages of about equal length, each ` word word ` in UTF-8; none for one without a word."""
+    words = plain_words(paragraph)
+    if len(words) <= MAX_PASSAGE_WORDS:
+        return [_passage(words)] if words else []
+    count = -(-len(words) // MAX_PASSAGE_WORDS)
+    bounds = [number * len(words) // count for number in range(count + 1)]
+    return [_passage(words[start:end]) for start, end in pairwise(bounds)]
+
+
+def _passage(words: list[bytes]) -> bytes:
+    joined = b" ".join(words)
+    if len(joined) > MAX_PASSAGE_WORDS * 10:  # English has 5 or 6: there may be a word without end
+        joined = b" ".join([word[:MAX_WORD_BYTES] for word in words])
+    return b" %b " % joined
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of features: a slot for each place, where each passage's places start, and places that are no feature."""
+
+    slots: NDArray[np.int64]  # shape (places,)
+    starts: NDArray[np.int64]  # shape (passages,)
+    void: NDArray[np.int64]  # indices of places, in no order, some twice
+
+
+def features_of(passages: list[bytes]) -> tuple[NDArray[np.float64], Iterator[Family]]:
+    """Weight of each passage's features, shape (passages,), and the features, a family at a time.
+
+    `passages` are of `passages_of`, at least one, at most `word_hashes.MAX_BYTES` bytes together.
+    """
+    data = np.frombuffer(b"".join(passages), np.uint8)
+    sizes = np.fromiter(map(len, passages), np.int64, len(passages))
+    ends = np.cumsum(sizes)
+    starts = ends - sizes
+    word_starts, word_ends = word_bounds(data)
+    hashes = hash_words(data, word_starts, word_ends)
+    places = np.minimum(np.searchsorted(_group_hashes, hashes), _group_hashes.size - 1)
+    named = np.flatnonzero(_group_hashes[places] == hashes)
+    hashes[named] = GROUP
+    first_words = np.searchsorted(word_starts, starts)
+    if named.size:
+        owners = np.searchsorted(first_words, named, "right") - 1
+        sizes = sizes - np.bincount(owners, word_ends[named] - word_starts[named], sizes.size)
+    found = chain(
+        _word_families(hashes, first_words, named),
+        _char_families(data, starts, ends, word_starts[named], word_ends[named]),
+    )
+    return 1 / np.sqrt(sizes), found
+
+
+def _word_families(hashes: NDArray[np.uint64], starts: NDArray[np.int64], named: NDArray[np.int64]) -> Iterator[Family]:
+    """Words but those of groups; pairs; triples. A place is the tuple's first word."""
+    last = np.append(starts[1:], hashes.size) - 1
+    mixed = hashes * np.uint64(_WORD_MIX)
+    yield Family(_top_bits(mixed, WORD_BITS), starts, named)
+    pairs = (hashes * np.uint64(_NEXT) ^ _shifted(mixed, 1) >> np.uint64(29)) * np.uint64(_WORD_MIX)
+    yield Family(_top_bits(pairs, TUPLE_BITS) + TUPLE_START, starts, last)
+    triples = (pairs * np.uint64(_NEXT) ^ _shifted(mixed, 2) >> np.uint64(31)) * np.uint64(_WORD_MIX)
+    void = np.concatenate([last, np.maximum(last - 1, starts)])
+    yield Family(_top_bits(triples, TUPLE_BITS) + TUPLE_START, starts, void)
+
+
+def _char_families(
+    data: NDArray[np.uint8],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    named_starts: NDArray[np.int64],
+    named_ends: NDArray[np.int64],
+) -> Iterator[Family]:
+    """Runs of bytes of each size; none that leaves its passage, none that touches the name of a group."""
+    values = np.append(data, np.zeros(CHAR_SIZES[-1], np.uint8)).astype(np.uint32)
+    hashes = values[: data.size]
+    for size in range(2, CHAR_SIZES[-1] + 1):
+        hashes = hashes * np.uint32(_CHAR_BASE) + values[size - 1 : size - 1 + data.size]
+        if size not in CHAR_SIZES:
+            continue
+        void = [np.maximum(ends - back, starts) for back in range(1, size)]
+        if named_starts.size:
+            void.append(_ranges(np.maximum(named_starts - size + 1, 0), named_ends))
+        slots = (hashes * np.uint32(_CHAR_MIX) >> np.uint32(32 - CHAR_BITS)).astype(np.int64) + CHAR_START
+        yield Family(slots, starts, np.concatenate(void))
+
+
+def _top_bits(hashes: NDArray[np.uint64], bits: int) -> NDArray[np.int64]:
+    return (hashes >> np.uint64(64 - bits)).astype(np.int64)
+
+
+def _shifted(values: NDArray[np.uint64], places: int) -> NDArray[np.uint64]:
+    """Each place's neighbour so many places on; what would come from beyond the end is any value."""
+    return np.concatenate([values[places:], values[:places]])
+
+
+def _ranges(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """All of start, start + 1, ... end - 1 of every pair."""
+    lengths = ends - starts
+    return np.arange(lengths.sum()) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)

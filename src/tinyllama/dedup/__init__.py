@@ -1,0 +1,1 @@
+"""Duplicates over the whole corpus."""

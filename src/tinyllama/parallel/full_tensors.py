@@ -1,0 +1,168 @@
+"""Between the canonical network, as checkpoints hold it, and the parts of it that ranks hold: tensor by tensor.
+
+No device ever holds more than one whole matrix beside its part. A layer's q, k and v lie in one packed matrix, whose rows
+FSDP shares out; tensor ranks have some heads of each. So a canonical tensor is put in by finding the rows that its slice
+has in the packed matrix and this rank's share of them, and got out by gathering over both axes.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tinyllama.model.llama import Llama
+from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.model.packed_llama import PackedLlama, PackedParameter
+from tinyllama.model.partition import Slices
+from tinyllama.parallel.mesh import RankMesh
+from tinyllama.parallel.parallelize import part_config, slice_style, stage_part
+from tinyllama.parallel.reductions import is_sharded
+
+
+class CanonicalParts:
+    """Moves canonical tensors to and from this rank's `packed` parameters, or tensors of their masters' shapes."""
+
+    def __init__(self, config: LlamaConfig, packed: list[PackedParameter], mesh: RankMesh, layers: list[range]) -> None:
+        """`layers`: of each stage."""
+        self._mesh, self._packed = mesh, packed
+        with torch.device("meta"):
+            self.shapes = {name: value.shape for name, value in Llama(config).named_parameters()}
+            self._stages = [_entries(config, mesh.size("tensor"), of_stage) for of_stage in layers]
+
+    def is_counted(self, parameter: PackedParameter) -> bool:
+        """Whether this rank counts what it holds of a parameter, of which others may hold the same."""
+        at = self._mesh.at
+        is_first_copy = at("replicate") == 0 and not self.is_second_of_tied(parameter)
+        is_first_shard = at("shard") == 0 or is_sharded(parameter.leaf)
+        return is_first_copy and is_first_shard and (at("tensor") == 0 or self.is_sliced(parameter))
+
+    def is_sliced(self, parameter: PackedParameter) -> bool:
+        """Whether tensor ranks hold different values of it."""
+        return slice_style(parameter.names[0]) is not None
+
+    def is_second_of_tied(self, parameter: PackedParameter) -> bool:
+        """Whether it is the last stage's copy of a tied embedding, which is the first stage's."""
+        return not self._mesh.is_first_stage and parameter.names == ("embedding.weight",)
+
+    # -- in ------------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def put(self, name: str, value: Tensor, targets: list[Tensor]) -> None:
+        """Copy this rank's part of a whole canonical tensor into `targets`, one for each packed parameter."""
+        for parameter, target in zip(self._packed, targets, strict=True):
+            if name not in parameter.names:
+                continue
+            number = parameter.names.index(name)
+            begin = sum(parameter.rows[:number])
+            first, last = self._own_rows(parameter)
+            low, high = max(begin, first), min(begin + parameter.rows[number], last)
+            if low < high:
+                target[low - first : high - first].copy_(self._slice(name, value)[low - begin : high - begin])
+
+    @torch.no_grad()
+    def share(self, values: dict[str, Tensor] | None, targets: list[Tensor]) -> None:
+        """Give rank 0's whole tensors to all ranks' `targets`; the others give None. All ranks call it together."""
+        device = self._packed[0].master.device
+        dtype = targets[0].dtype
+        for name, shape in self.shapes.items():
+            whole = torch.empty(shape, device=device, dtype=dtype)
+            if values is not None:
+                whole.copy_(values[name])
+            dist.broadcast(whole, src=0)
+            self.put(name, whole, targets)
+
+    def _slice(self, name: str, value: Tensor) -> Tensor:
+        dimension = slice_style(name)
+        return (
+            value if dimension is None else value.chunk(self._mesh.size("tensor"), dimension)[self._mesh.at("tensor")]
+        )
+
+    def _own_rows(self, parameter: PackedParameter) -> tuple[int, int]:
+        """Rows of the packed matrix that this rank holds, as FSDP shares them: equal chunks, the last ones shorter."""
+        total = sum(parameter.rows)
+        if not is_sharded(parameter.leaf):
+            return 0, total
+        chunk = -(-total // self._mesh.size("shard"))
+        first = min(total, self._mesh.at("shard") * chunk)
+        return first, min(total, first + chunk)
+
+    # -- out -----------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def gather(self, sources: list[Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Whole canonical tensors by name, on rank 0; the other ranks go through it too, and get nothing.
+
+        `sources`: one for each packed parameter, of its master's shape.
+        """
+        for name, value in self._in_turn(sources):
+            if value is not None:
+                yield name, value
+
+    @torch.no_grad()
+    def fill(self, targets: dict[str, Tensor], sources: list[Tensor]) -> None:
+        """Give every rank all whole canonical tensors, in `targets` by name. All ranks call it together."""
+        for name, value in self._in_turn(sources):
+            if value is not None:
+                targets[name].copy_(value)
+            dist.broadcast(targets[name], src=0)
+
+    def _in_turn(self, sources: list[Tensor]) -> Iterator[tuple[str, Tensor | None]]:
+        """Names of canonical tensors, on every rank when it is their turn; their values on rank 0."""
+        is_first, helps = dist.get_rank() == 0, self._mesh.at("replicate") == 0
+        for stage, entries in enumerate(self._stages):
+            is_ours = helps and stage == self._mesh.at("pipeline")
+            for names in entries:
+                if stage > 0 and names == ("embedding.weight",):
+                    continue  # tied: the first stage's is the same
+                found = self._gather_entry(names, sources) if is_ours else {}
+                for name in names:
+                    value = found.get(name)
+                    if helps and stage > 0:
+                        value = self._to_first(name, value, sources[0], stage)
+                    yield name, value if is_first else None
+
+    def _gather_entry(self, names: tuple[str, ...], sources: list[Tensor]) -> dict[str, Tensor]:
+        number = next(number for number, parameter in enumerate(self._packed) if parameter.names == names)
+        parameter, source = self._packed[number], sources[number]
+        if is_sharded(parameter.leaf):
+            source = self._gather_rows(source, sum(parameter.rows))
+        return {name: self._gather_slices(name, part) for name, part in parameter.canonical(source).items()}
+
+    def _gather_rows(self, own: Tensor, total: int) -> Tensor:
+        shards = self._mesh.size("shard")
+        chunk = -(-total // shards)
+        padded = own.new_zeros(chunk, *own.shape[1:])
+        padded[: len(own)] = own
+        pieces = [torch.empty_like(padded) for _ in range(shards)]
+        dist.all_gather(pieces, padded, group=self._mesh.group("shard"))
+        return torch.cat(pieces)[:total]
+
+    def _gather_slices(self, name: str, own: Tensor) -> Tensor:
+        dimension = slice_style(name)
+        if dimension is None or self._mesh.size("tensor") == 1:
+            return own
+        own = own.contiguous()
+        pieces = [torch.empty_like(own) for _ in range(self._mesh.size("tensor"))]
+        dist.all_gather(pieces, own, group=self._mesh.group("tensor"))
+        return torch.cat(pieces, dimension)
+
+    def _to_first(self, name: str, value: Tensor | None, like: Tensor, stage: int) -> Tensor | None:
+        """A whole tensor from its stage to rank 0."""
+        at, group = self._mesh.coordinates, self._mesh.group("pipeline")
+        if at["shard"] > 0 or at["tensor"] > 0:
+            return None
+        if at["pipeline"] == stage:
+            assert value is not None
+            dist.send(value.contiguous(), dst=0, group=group)
+        elif at["pipeline"] == 0:
+            source = dist.get_global_rank(group, stage)
+            value = torch.empty(self.shapes[name], device=like.device, dtype=like.dtype)
+            dist.recv(value, src=source, group=group)
+        return value
+
+
+def _entries(config: LlamaConfig, tensor: int, layers: range) -> list[tuple[str, ...]]:
+    """Canonical names of each packed parameter of a stage with these layers."""
+    llama, part = Llama(part_config(config, tensor, layers)), stage_part(config, layers, Slices())
+    return [parameter.names for parameter in PackedLlama(llama, part=part).packed]

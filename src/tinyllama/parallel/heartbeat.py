@@ -1,0 +1,184 @@
+"""A thread on each rank that sees when the ranks no longer come on, and says which of them the others wait for.
+
+Every rank gives a sign of life with its place to the ranks' common store, twice a second. A rank that is killed or stopped
+gives none; one that hangs in its own work is behind the others. The first rank to find that out publishes it, and all that
+live leave with the same reason and exit code.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from tinyllama.errors import LOST_RANK_EXIT_CODE
+from tinyllama.parallel.rank_progress import Mark, Place, Whereabouts
+
+Store = Any  # torch.distributed.Store: a few values that all ranks read and write
+
+BEAT_SECONDS = 0.5
+SILENT_BEATS = 3  # without a new sign of life over so many beats a rank counts as lost
+STORE_SECONDS = 10.0  # a store that takes longer for an answer counts as lost
+GRACE_SECONDS = 5.0  # in which the main thread may leave by itself
+STOPPED = "stopped"
+NO_STORE = "rank 0 is lost, or torchrun: whoever keeps the ranks' common store"
+
+
+class Verdict(NamedTuple):
+    """Why the run cannot go on, and whether this rank was the first to say so."""
+
+    reason: str
+    exit_code: int
+    is_first: bool
+
+
+class Beat(NamedTuple):
+    """A rank's latest sign of life."""
+
+    number: int
+    mark: Mark
+
+
+class Watch:
+    """The watch of one rank over all. Time without progress counts only while `is_on`.
+
+    Two threads: one talks with the store, whose host may hang, the other one never waits for it.
+    """
+
+    def __init__(self, store: Store, rank: int, size: int, where: Whereabouts, timeout_seconds: float) -> None:
+        self._store, self._rank, self._size, self._where = store, rank, size, where
+        self._timeout_seconds = timeout_seconds
+        self._number = 0
+        self._ended = threading.Event()
+        self._failures = 0  # of the store, in a row
+        self.is_on = False
+        self.verdict: Verdict | None = None
+        self.before_exit: Callable[[Verdict], None] | None = None
+        self._beat()
+        for work in (self._give_signs, self._look_around):
+            threading.Thread(target=work, name=work.__name__, daemon=True).start()
+
+    def end(self) -> None:
+        """No more signs of life."""
+        self._ended.set()
+
+    def publish(self, reason: str, exit_code: int) -> Verdict:
+        """Say to all why the run stops; the first reason counts. Returns that one."""
+        if self.verdict is None:
+            ours = json.dumps({"rank": self._rank, "reason": reason, "exit_code": exit_code})
+            try:
+                self._take(self._store.compare_set(STOPPED, "", ours))
+            except RuntimeError:  # the store's host is gone
+                self.verdict = self._without_store(reason, exit_code)
+        assert self.verdict is not None
+        return self.verdict
+
+    def find_lost(self, waited_for: str) -> Verdict:
+        """Look for the rank that keeps the others waiting, which takes some beats, and publish it."""
+        try:
+            self.look()
+        except RuntimeError:
+            self.verdict = self._without_store(f"rank {self._rank} waited in {waited_for}")
+        return self.verdict or self.publish(self._describe(waited_for), LOST_RANK_EXIT_CODE)
+
+    def _without_store(self, reason: str, exit_code: int = LOST_RANK_EXIT_CODE) -> Verdict:
+        """Nobody can say who was first: rank 1 speaks."""
+        return Verdict(f"{NO_STORE}; {reason}", exit_code, self._rank == 1)
+
+    # -- the threads ---------------------------------------------------------------------------------------------------
+
+    def _give_signs(self) -> None:
+        while not self._ended.wait(BEAT_SECONDS):
+            try:
+                self._beat()
+                self.look()
+                self._failures = 0
+            except RuntimeError:
+                self._failures += 1
+
+    def _look_around(self) -> None:
+        while not self._ended.wait(BEAT_SECONDS):
+            waited = time.monotonic() - self._where.since
+            if self.verdict is None and self.is_on:
+                waited_for = f"{self._where.mark.words} for {waited:.0f} seconds"
+                if self._failures > SILENT_BEATS:
+                    self.verdict = self._without_store(f"rank {self._rank} was in {self._where.mark.words}")
+                elif waited > self._timeout_seconds:
+                    asking = threading.Thread(target=self.find_lost, args=(waited_for,), daemon=True)
+                    asking.start()
+                    asking.join(STORE_SECONDS)
+                    self.verdict = self.verdict or self._without_store(f"rank {self._rank} waited in {waited_for}")
+            if self.verdict is not None and self.is_on:  # else the main thread waits for nobody, or looks itself
+                self._leave(self.verdict)
+
+    def _leave(self, verdict: Verdict) -> None:
+        """End this process: its main thread waits where no exception reaches it."""
+        if self._ended.wait(GRACE_SECONDS):
+            return
+        if verdict.is_first or self._rank == 0:
+            os.write(2, f"tinyllama: {verdict.reason}; the same command goes on from the last checkpoint\n".encode())
+        if self.before_exit is not None:
+            self.before_exit(verdict)
+        sys.stderr.flush()
+        os._exit(verdict.exit_code)
+
+    def _beat(self) -> None:
+        self._number += 1
+        mark = self._where.mark
+        self._store.set(f"beat/{self._rank}", json.dumps([self._number, mark.step, int(mark.place)]))
+
+    def look(self) -> Verdict | None:
+        """The reason that somebody has published."""
+        if self.verdict is None and self._store.check([STOPPED]):
+            self._take(self._store.get(STOPPED))
+        return self.verdict
+
+    def _take(self, said: bytes) -> None:
+        found = json.loads(said)
+        self.verdict = Verdict(found["reason"], found["exit_code"], found["rank"] == self._rank)
+
+    def _beats(self) -> dict[int, Beat]:
+        found: dict[int, Beat] = {}
+        for rank in range(self._size):
+            if self._store.check([f"beat/{rank}"]):
+                number, step, place = json.loads(self._store.get(f"beat/{rank}"))
+                found[rank] = Beat(number, Mark(step, Place(place)))
+        return found
+
+    def _describe(self, waited_for: str) -> str:
+        try:
+            before = self._beats()
+            time.sleep(SILENT_BEATS * BEAT_SECONDS)
+            after = self._beats()
+        except RuntimeError:
+            return f"{NO_STORE}; rank {self._rank} waited in {waited_for}"
+        after[self._rank] = Beat(self._number, self._where.mark)
+        return describe(before, after, self._rank, self._size, waited_for)
+
+
+def describe(before: dict[int, Beat], after: dict[int, Beat], rank: int, size: int, waited_for: str) -> str:
+    """Names the rank that the others wait for, from two looks at the signs of life: silent ones, else those behind."""
+    never = [other for other in range(size) if other not in after]
+    if never:
+        return f"{_names(never)} never came; rank {rank} waited in {waited_for}"
+    silent = [
+        other
+        for other in range(size)
+        if other != rank and other in before and before[other].number == after[other].number
+    ]
+    furthest = max(beat.mark for beat in after.values())
+    suspects = silent or [other for other in range(size) if after[other].mark < furthest]
+    if not suspects:
+        return f"no rank comes on, all are in {furthest.words}: the ranks' connection is broken"
+    places = ", ".join(sorted({after[other].mark.words for other in suspects}))
+    state = "is lost, last seen in" if silent else "hangs in"
+    if rank in suspects and len(suspects) == 1:
+        return f"rank {rank} {state} {places}"
+    return f"{_names(suspects)} {state} {places}; rank {rank} waited in {waited_for}"
+
+
+def _names(ranks: list[int]) -> str:
+    word = "rank" if len(ranks) == 1 else "ranks"
+    return f"{word} {', '.join(map(str, ranks))}"

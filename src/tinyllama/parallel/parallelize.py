@@ -1,0 +1,159 @@
+"""Lays a network out over the ranks: what each holds and what is wrapped around it. The network knows nothing of it.
+
+The wrappers have one legal order, which is the order of the code: slices first, because they decide the shapes; then
+recomputation and fp8 products, inside of what is compiled; then the compiler, inside of what gathers weights; shards last.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from tinyllama.model.llama import Llama
+from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.model.packed_llama import PackedLlama, PackedParameter, Recompute
+from tinyllama.model.partition import Part, Slices
+from tinyllama.parallel.fp8_products import to_fp8
+from tinyllama.parallel.mesh import RankMesh
+from tinyllama.parallel.pipeline_split import stage_layers
+from tinyllama.parallel.reductions import local
+from tinyllama.parallel.tensor_parallel import TensorSlices
+
+ROWS, COLUMNS, WHOLE = 0, 1, None  # the dimension of a matrix (out, in) that tensor ranks share out
+
+SLICE_STYLE: dict[str, int | None] = {  # last words of a canonical name: how tensor ranks share it
+    "embedding": ROWS,  # rows of the vocabulary
+    "attention.q": ROWS,  # heads
+    "attention.k": ROWS,
+    "attention.v": ROWS,
+    "attention.o": COLUMNS,  # the same heads
+    "feed_forward.gate": ROWS,
+    "feed_forward.up": ROWS,
+    "feed_forward.down": COLUMNS,
+    "head": ROWS,  # rows of the vocabulary
+    # Between the products each rank has its own tokens, and all of these:
+    "attention_norm": WHOLE,
+    "feed_forward_norm": WHOLE,
+    "norm": WHOLE,
+    "embedding_projection": WHOLE,
+    "head_projection": WHOLE,
+}
+
+
+def slice_style(name: str) -> int | None:
+    """Of a canonical parameter name, such as layers.3.attention.q.weight."""
+    words = name.removesuffix(".weight").split(".")
+    return SLICE_STYLE[".".join(words[2:] if words[0] == "layers" else words)]
+
+
+def part_config(config: LlamaConfig, tensor: int, layers: range) -> LlamaConfig:
+    """Sizes of the part of one rank of `tensor`, in a stage with these layers; what cannot be shared was refused before."""
+    return replace(
+        config,
+        n_layers=len(layers),
+        n_heads=config.n_heads // tensor,
+        n_kv_heads=config.n_kv_heads // tensor,
+        ffn_dim=config.ffn_dim // tensor,
+        vocab_size=config.vocab_size // tensor,
+    )
+
+
+def stage_part(
+    config: LlamaConfig, layers: range, slices: Slices, seq_len: int = 0, *, is_sharded: bool = False
+) -> Part:
+    """What the stage with these layers holds."""
+    is_last = layers.stop == config.n_layers
+    return Part(slices, layers.start, layers.start == 0, is_last, seq_len, keeps_masters=is_sharded)
+
+
+def lay_out(
+    config: LlamaConfig,
+    mesh: RankMesh,
+    dtype: torch.dtype,
+    formats: tuple[torch.dtype | None, torch.dtype | None],
+    *,
+    seq_len: int,
+    recompute: Recompute,
+    is_fp8: bool,
+    compiled: bool,
+) -> PackedLlama:
+    """This rank's part of the network, without memory: `give_memory` is next. So nothing is ever whole on a device.
+
+    `dtype`: of the masters. `formats`: of products and residual stream, None the masters'.
+    """
+    tensor = mesh.size("tensor")
+    layers = stage_layers(config, mesh.size("pipeline"), recompute)[mesh.at("pipeline")]
+    sizes = part_config(config, tensor, layers)
+    slices = Slices()
+    if tensor > 1:
+        at = mesh.at("tensor")
+        slices = TensorSlices(mesh.group("tensor"), at, tensor, first_head=at * sizes.n_heads)
+    part = stage_part(config, layers, slices, seq_len, is_sharded=mesh.size("shard") > 1)
+    with torch.device("meta"):
+        network = PackedLlama(Llama(sizes).to(dtype), *formats, recompute, part)
+    if is_fp8:
+        to_fp8(network)
+    if compiled:
+        network.compile()
+    if mesh.size("shard") > 1:
+        shard(network, mesh)
+    return network
+
+
+def give_memory(network: PackedLlama, device: torch.device) -> None:
+    """Room on the device for what `lay_out` made, its values still undefined."""
+    dtype = network.packed[0].master.dtype
+    network.to_empty(device=device)
+    network.packed = [_with_memory(parameter, network, dtype) for parameter in network.packed]
+
+
+def shard(network: PackedLlama, mesh: RankMesh) -> None:
+    """Share out every matrix's rows over the shard ranks (FSDP2): gathered for a layer's work, gradients summed in fp32.
+
+    Layers and projections are gathered in the products' format, embedding and head in the masters'. Norms are few and
+    stay whole.
+    """
+    norms = {leaf for name, leaf in network.named_parameters() if name.endswith("norm")}
+    exact = network.packed[0].master.dtype
+    short = MixedPrecisionPolicy(param_dtype=network.compute_dtype, reduce_dtype=exact, cast_forward_inputs=False)
+    whole = MixedPrecisionPolicy(param_dtype=exact, reduce_dtype=exact, cast_forward_inputs=False)
+    again = not mesh.parallel.gathers_once
+    common: Any = {"mesh": mesh.data, "ignored_params": norms}
+    for projection in (network.embedding_projection, network.head_projection):
+        if projection is not None:
+            fully_shard(projection, mp_policy=short, reshard_after_forward=again, **common)
+    for layer in network.layers:
+        fully_shard(layer, mp_policy=short, reshard_after_forward=again, **common)
+    fully_shard(network, mp_policy=whole, reshard_after_forward=False, **common)  # the loss needs the head
+    for module in network.modules():
+        if isinstance(module, FSDPModule):
+            module.set_force_sum_reduction_for_comms(True)
+            module.set_gradient_divide_factor(1.0)  # sums, as everywhere here: an update divides once
+
+
+def hold_until_last(network: PackedLlama, *, layers_too: bool, is_last: bool) -> None:
+    """What waits for a step's last micro-batch: embedding and head stay gathered, and copies do not sum their shards yet.
+
+    Nothing runs beside the gathering of embedding and head, or beside their sums, as layers run beside each other's.
+    `layers_too`: these stay as well.
+    """
+    if isinstance(network, FSDPModule):
+        network.set_reshard_after_backward(is_last, recurse=layers_too)
+        network.set_requires_gradient_sync(is_last, recurse=layers_too)
+        network.set_requires_all_reduce(is_last)
+
+
+def _with_memory(parameter: PackedParameter, network: PackedLlama, dtype: torch.dtype) -> PackedParameter:
+    """The entry of a leaf that has got memory, with a master and a copy as the entry had them."""
+    leaf: Any = network.get_parameter(parameter.path)
+    if network.part.keeps_masters and hasattr(leaf, "to_local"):
+        return replace(parameter, master=local(leaf), leaf=leaf)
+    values = leaf.detach()
+    if parameter.copy is None:
+        return replace(parameter, master=values, leaf=leaf)
+    master = torch.empty(values.shape, dtype=dtype, device=values.device)
+    if leaf is network.embedding:  # tied: products read a copy, the look-up reads the master
+        network.tied_copy = torch.empty_like(values, dtype=network.compute_dtype)
+        return replace(parameter, master=values, leaf=leaf, copy=network.tied_copy)
+    return replace(parameter, master=master, leaf=leaf, copy=values)

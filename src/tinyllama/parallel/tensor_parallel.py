@@ -1,0 +1,73 @@
+"""Slices of one layer on several ranks: each has some heads, some columns of the feed-forward, some of the vocabulary.
+
+A product of cut rows (q, k, v, gate, up) reads all tokens and gives some columns; the product after it (o, down) reads
+these and gives a part of the sum, for all tokens. Between such pairs each rank has its share of the tokens only (sequence
+parallelism, Korthikanti et al. 2022): so the sum over ranks is a reduce-scatter, and the next pair begins with a gather.
+Shares are of all samples' rows one after another: no collective has to rearrange memory. Letters as in model/partition.py.
+"""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed._functional_collectives as collectives
+from torch import Tensor
+from torch.nn import functional as F
+
+from tinyllama.model.dropout import dropout_rows
+from tinyllama.model.partition import Slices
+
+# The newer names, from torch 2.13 on; these can be differentiated and compiled.
+_gather: Any = getattr(collectives, "all_gather_single_autograd", collectives.all_gather_tensor_autograd)
+_scatter: Any = getattr(collectives, "reduce_scatter_single_autograd", collectives.reduce_scatter_tensor_autograd)
+_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+
+
+class TensorSlices(Slices):
+    """Slice `at` of `size`, with the others in `group`."""
+
+    is_cut = True
+
+    def __init__(self, group: dist.ProcessGroup, at: int, size: int, first_head: int) -> None:
+        self.group, self.at, self.size, self.first_head = group, at, size, first_head
+
+    def embed(self, tokens: Tensor, weight: Tensor) -> Tensor:
+        """Each rank looks up what is in its rows of the vocabulary; the sum has one term that is not zero."""
+        inside, local = self.own_pieces(tokens.flatten(), len(weight))
+        found = F.embedding(local, weight) * inside[:, None]  # (B T, E)
+        return self.scatter(found)
+
+    def own_pieces(self, ids: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
+        """Whether ids are among this rank's `n_rows` of the vocabulary, and their number there, 0 for others."""
+        local = ids - self.at * n_rows
+        inside = (local >= 0) & (local < n_rows)
+        return inside, torch.where(inside, local, 0)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        return _gather(rows.contiguous(), 0, self.group)
+
+    def scatter(self, partial: Tensor) -> Tensor:
+        return _scatter(partial.contiguous(), "sum", 0, self.group)
+
+    def dropout(self, rows: Tensor, probability: float, keys: Tensor | None, site: int, seq_len: int) -> Tensor:
+        return dropout_rows(rows, probability, keys, site, self.at * len(rows), seq_len)
+
+    # -- without gradients ---------------------------------------------------------------------------------------------
+
+    def all_rows(self, rows: Tensor) -> Tensor:
+        """As `gather`, where nothing is to be differentiated."""
+        out = rows.new_empty(self.size * rows.shape[0], *rows.shape[1:])
+        _all_gather(out, rows.contiguous(), group=self.group)
+        return out
+
+    def own_rows(self, partial: Tensor) -> Tensor:
+        """As `scatter`, where nothing is to be differentiated."""
+        out = partial.new_empty(partial.shape[0] // self.size, *partial.shape[1:])
+        _reduce_scatter(out, partial.contiguous(), group=self.group)
+        return out
+
+    def reduce(self, tensor: Tensor, operation: Any = dist.ReduceOp.SUM) -> Tensor:
+        """Over the ranks, in place."""
+        dist.all_reduce(tensor, operation, group=self.group)
+        return tensor

@@ -1,0 +1,149 @@
+"""Every layout of so many devices, with what it needs and how fast it is."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from tinyllama.devices import GpuKind
+from tinyllama.model.llama_config import LlamaConfig
+from tinyllama.parallel.layout import AXES, ParallelConfig, divisors
+from tinyllama.parallel.layout_check import find_fault
+from tinyllama.planning.memory import USABLE_SHARE, fullest_stage
+from tinyllama.planning.stage_sizes import ONE_DEVICE
+from tinyllama.planning.step_time import StepTime, step_time
+from tinyllama.train.fp8_widths import check_fp8_widths
+from tinyllama.train.train_config import TrainConfig, refuse_what_needs_whole_networks
+
+MAX_MICRO_BATCH_SIZE = 128
+SAME_SPEED = 0.01  # the plan is not more exact than that
+
+
+@dataclass(frozen=True)
+class PlannedLayout:
+    """One way to train on the devices: its axes, its micro-batch, and what it costs."""
+
+    parallel: ParallelConfig
+    micro_batch_size: int
+    memory_stage: int  # that needs most, from 0
+    memory_parts: dict[str, int]
+    time: StepTime
+    tokens_per_step: int
+    usable_bytes: int
+
+    @property
+    def axes(self) -> dict[str, int]:
+        """Ranks along each axis, in the recipe's order."""
+        return {axis: self.parallel.sizes[axis] for axis in AXES}
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """The recipe's keys in `[parallel]` that make the layout."""
+        return {**self.axes, "gather": self.parallel.gather}
+
+    @property
+    def memory_bytes(self) -> int:
+        """Of the device that needs most."""
+        return sum(self.memory_parts.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether a device has so much memory."""
+        return self.memory_bytes <= self.usable_bytes
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Over all devices."""
+        return self.tokens_per_step / self.time.total
+
+    def overrides(self, recipe_s: ParallelConfig = ONE_DEVICE) -> list[str]:
+        """What makes a recipe, which has this layout of its own, train so, as `pretrain` takes it."""
+        own = recipe_s.sizes
+        axes = [f"parallel.{axis}={ranks}" for axis, ranks in self.axes.items() if ranks > 1 or own[axis] > 1]
+        if self.parallel.shard > 1 and self.parallel.gather != recipe_s.gather:
+            axes.append(f"parallel.gather={self.parallel.gather}")
+        return [*axes, f"train.micro_batch_size={self.micro_batch_size}"]
+
+    def listed(self) -> dict[str, Any]:
+        """As `--json` shows it."""
+        return {
+            **self.keys,
+            "micro_batch_size": self.micro_batch_size,
+            "memory_bytes_per_gpu": self.memory_bytes,
+            "tokens_per_second": round(self.tokens_per_second, 1),
+        }
+
+
+def usable_bytes(gpu: GpuKind) -> int:
+    """Memory of one device that training can count on."""
+    return int(gpu.memory_bytes * USABLE_SHARE)
+
+
+def find_layouts(model: LlamaConfig, train: TrainConfig, n_gpus: int, gpu: GpuKind) -> list[PlannedLayout]:
+    """Every layout and micro-batch that divides the network and the step evenly, the fastest first.
+
+    Speeds within SAME_SPEED of each other, counted down from the best, are as good as equal: then the layout of fewer axes
+    comes first, replicated before sharded before tensor before pipeline, shards gathered for each layer before those
+    gathered once, and of one layout the larger micro-batch. Empty when nothing divides evenly.
+    """
+    layouts = [
+        plan_layout(model, train.model_copy(update={"micro_batch_size": size}), parallel, gpu)
+        for parallel in layouts_of(n_gpus)
+        for size in micro_batch_sizes(model, train, parallel)
+    ]
+    best = max((layout.tokens_per_second for layout in layouts if layout.fits), default=0.0)
+
+    def order(layout: PlannedLayout) -> tuple[float, ...]:
+        parallel = layout.parallel
+        behind = math.floor(math.log(best / layout.tokens_per_second) / SAME_SPEED) if best else 0
+        n_axes = sum(ranks > 1 for ranks in layout.axes.values())
+        sizes = (parallel.pipeline, parallel.tensor, parallel.shard)
+        return (behind, n_axes, *sizes, parallel.gathers_once, -layout.micro_batch_size)
+
+    return sorted(layouts, key=order)
+
+
+def plan_layout(model: LlamaConfig, train: TrainConfig, parallel: ParallelConfig, gpu: GpuKind) -> PlannedLayout:
+    """What the layout needs with the micro-batch that `train` says."""
+    stage, parts = fullest_stage(model, train, parallel, on_gpu=not gpu.is_cpu)
+    time = step_time(model, gpu, train, parallel)
+    size, tokens = train.micro_batch_size, train.tokens_per_step
+    return PlannedLayout(parallel, size, stage.number, parts, time, tokens, usable_bytes(gpu))
+
+
+def layouts_of(n_gpus: int) -> Iterator[ParallelConfig]:
+    """Every product of the four axes that is `n_gpus`, and both ways to gather shards where there are two."""
+    for pipeline in divisors(n_gpus):
+        for tensor in divisors(n_gpus // pipeline):
+            data_ranks = n_gpus // pipeline // tensor
+            for shard in divisors(data_ranks):
+                layout = ParallelConfig(replicate=data_ranks // shard, shard=shard, tensor=tensor, pipeline=pipeline)
+                yield layout
+                if shard > 1 and not layout.gathers_once:
+                    yield layout.model_copy(update={"gather": "step"})
+
+
+def micro_batch_sizes(model: LlamaConfig, train: TrainConfig, parallel: ParallelConfig) -> list[int]:
+    """Sequences of a micro-batch with which `pretrain` would take the layout; none where it refuses it."""
+    sequences, rest = divmod(train.tokens_per_step, train.seq_len)
+    if rest:
+        return []
+    return [
+        size
+        for size in divisors(sequences)
+        if size <= MAX_MICRO_BATCH_SIZE and _is_allowed(model, train, parallel, sequences // size, size)
+    ]
+
+
+def _is_allowed(
+    model: LlamaConfig, train: TrainConfig, parallel: ParallelConfig, micro_batches: int, size: int
+) -> bool:
+    try:
+        if parallel.cuts_the_network:
+            refuse_what_needs_whole_networks(train, parallel)
+        if train.precision == "fp8":
+            check_fp8_widths(model, size * train.seq_len, parallel.tensor)
+        train.model_copy(update={"micro_batch_size": size}).layout(parallel.data_ranks)
+    except ValueError:
+        return False
+    return find_fault(model, parallel, micro_batches, size * train.seq_len) is None

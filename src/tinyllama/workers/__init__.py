@@ -1,0 +1,1 @@
+"""Work that may hang or crash, in supervised child processes."""
