@@ -168,7 +168,7 @@ def training(
         norms.append(result.grad_norm.item())
     judged = judge(state, batches(steps, config.vocab_size)[1])
     weights = {name: value.clone() for name, value in state.weights()}
-    with state.whole() as model:
+    with state.full_model() as model:
         assert model is not None
         for name, value in weights.items():
             assert torch.equal(model.get_parameter(name).float(), value.float()), name
@@ -197,7 +197,7 @@ def judge(state: TrainState, batch: DeviceBatch) -> list[float]:
     """A batch's loss and right predictions, each data rank's share of them."""
     if isinstance(state, CutState):
         found = state.token_losses(batch.tokens, batch.targets)
-        state.rest()
+        state.reshard()
     else:
         network = state.network
         with torch.no_grad():
@@ -238,7 +238,7 @@ def canonical_gradients(state: Any) -> dict[str, Tensor]:
     sums = state.gradients.all()
     if isinstance(state, CutState):
         exact = [total.to(state.network.packed[0].master.dtype) for total in sums]
-        return {name: value.clone() for name, value in state.parts.gather(exact)} or {"": torch.zeros(())}
+        return {name: value.clone() for name, value in state.full_tensors.gather(exact)} or {"": torch.zeros(())}
     packed = zip(state.network.packed, sums, strict=True)
     return {name: part.clone() for parameter, total in packed for name, part in parameter.canonical(total).items()}
 
@@ -270,13 +270,13 @@ def joined(rank: int, size: int, port: int) -> Iterator[Ranks]:
         assert ranks is not None
         ranks.connect(torch.device("cpu"))
         yield ranks
-        ranks.rest()
+        ranks.stop_watching()
 
 
 def lay_out_as(ranks: Ranks, parallel: ParallelConfig, rank: int) -> None:
     """Let the ranks work in that layout from now on."""
     ranks.parallel = parallel
-    ranks.mesh = RankMesh(parallel, torch.device("cpu"), rank) if parallel.cuts_the_network else None
+    ranks.mesh = RankMesh(parallel, torch.device("cpu"), rank) if parallel.is_model_parallel else None
 
 
 def launch(target: Callable[..., None], size: int, *given: Any) -> None:

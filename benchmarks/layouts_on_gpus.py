@@ -58,7 +58,7 @@ def one_rank(options: argparse.Namespace) -> None:
         found = measure(options, ranks, device)
         if ranks.is_first:
             Path(options.out).write_text(json.dumps(found))
-        ranks.rest()
+        ranks.stop_watching()
 
 
 def measure(options: argparse.Namespace, ranks: Ranks, device: torch.device) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from tinyllama.planning.step_time import step_time
 from tinyllama.train.optimizer import MOMENTS
 from tinyllama.train.precision import choose_device
 from tinyllama.train.rank_state import state_of
-from tinyllama.train.step_clock import garbage_kept
+from tinyllama.train.step_clock import gc_paused
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_state import TrainState
 from tinyllama.train.train_step import train_step
@@ -154,7 +154,7 @@ class Bench:
                 print(json.dumps(row), file=sys.stderr, flush=True)
             if self.ranks.is_first and out is not None:
                 files.write_json(out, result)
-        self.ranks.rest()
+        self.ranks.stop_watching()
         return result
 
     def largest(self, value: float) -> float:
@@ -165,11 +165,11 @@ class Bench:
         torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
         return tensor.item()
 
-    def lay_out(self, parallel: ParallelConfig) -> None:
+    def parallelize(self, parallel: ParallelConfig) -> None:
         """The ranks' layout from now on."""
         if not self.ranks.is_alone:
             self.ranks.parallel = parallel
-            self.ranks.mesh = RankMesh(parallel, self.device, self.ranks.rank) if parallel.cuts_the_network else None
+            self.ranks.mesh = RankMesh(parallel, self.device, self.ranks.rank) if parallel.is_model_parallel else None
 
     def allocated(self) -> int:
         return torch.cuda.memory_allocated() if self.on_gpu else 0
@@ -182,7 +182,7 @@ class Bench:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         left_over = self.allocated()
-        self.lay_out(ParallelConfig(**setting.parallel))
+        self.parallelize(ParallelConfig(**setting.parallel))
         model, train = preset(setting.preset), setting.train()
         state = state_of(model, train, self.device, self.ranks)
         state.init_weights(train.seed) if self.ranks.mesh else fill_random(state.model, train.seed)
@@ -191,7 +191,7 @@ class Bench:
         batches = [random_batches(model.vocab_size, train, self.device)[number] for number in own]
         forward_bytes = self.watch_forward(state)
         update = partial(train_step, state, batches, train, lr=1e-4)
-        with gradient_bytes(state.gradients) as gradients, garbage_kept():
+        with gradient_bytes(state.gradients) as gradients, gc_paused():
             rows = timed_steps(update, range(train.steps), self.device)
         seconds = [row[1] for row in rows[WARM_UP_STEPS:]]
         peak = torch.cuda.max_memory_allocated() if self.on_gpu else 0

@@ -64,11 +64,11 @@ class Judged:
         """Of the step's batches; all ranks of the layout call it together."""
         ranks, state = self._ranks, self._state
         ranks.parallel, ranks.mesh = self._parallel, self._mesh
-        state.read_weights(weights)
+        state.load_weights(weights)
         if ranks.mesh is None:
             state.network.refresh()
         else:
-            state.share()
+            state.broadcast()
         totals = state.accumulate(own_batches(step, self._config, self._train, ranks), self._train, step)
         scale = 1 / (totals[2] * state.loss_scale.factor).double()
         found = {name: value.double() * scale for name, value in canonical_gradients(state).items()}

@@ -25,7 +25,7 @@ DROPPED_TEXT_SCHEMA = pa.schema([*DROPPED_SCHEMA, ("text", pa.string())])
 DROPPED, WORK = "dropped", "work"
 
 
-def write_part(path: Path, table: pa.Table) -> None:
+def write_document_file(path: Path, table: pa.Table) -> None:
     """Write one part atomically, in row groups of 1,000 documents so that readers need little memory."""
     with atomic_file(path) as file:
         pq.write_table(table.replace_schema_metadata(None), file, compression="zstd", row_group_size=1000)
@@ -38,10 +38,10 @@ def write_dropped(path: Path, rows: list[dict[str, Any]], *, with_text: bool = F
         ({name: row.get(name) or "" for name in schema.names} for row in rows),
         key=lambda row: tuple(row[name] for name in schema.names),
     )
-    write_part(path, pa.Table.from_pylist(ordered, schema=schema))
+    write_document_file(path, pa.Table.from_pylist(ordered, schema=schema))
 
 
-def part_paths(folder: Path) -> list[Path]:
+def document_paths(folder: Path) -> list[Path]:
     """The parts that lie in `folder` itself, in order of their names."""
     return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
 
@@ -52,13 +52,13 @@ def row_count(path: Path) -> int:
         return pq.ParquetFile(path).metadata.num_rows
 
 
-def read_part(path: Path, columns: list[str] | None = None) -> pa.Table:
+def read_document_file(path: Path, columns: list[str] | None = None) -> pa.Table:
     """One part, or some of its columns. Raises InputError when it is damaged."""
     with _damage_named(path):
         return pq.ParquetFile(path).read(columns=columns)
 
 
-def part_batches(path: Path, columns: list[str], rows: int, chars: int = 1 << 30) -> Iterator[pa.Table]:
+def document_batches(path: Path, columns: list[str], rows: int, chars: int = 1 << 30) -> Iterator[pa.Table]:
     """One part's columns, so many rows at a time, and so many characters of `text` unless one row has more.
 
     Raises InputError when the part is damaged.
@@ -91,7 +91,7 @@ def removed_on_bad_input(folder: Path) -> Iterator[None]:
     try:
         yield
     except InputError:
-        for path in part_paths(folder):
+        for path in document_paths(folder):
             path.unlink()
         for name in (DROPPED, WORK):
             shutil.rmtree(folder / name, ignore_errors=True)

@@ -78,14 +78,14 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _ranks_share_evenly(self) -> Self:
         train, parallel = self.train, self.parallel
-        if train.deterministic_reduction and not parallel.cuts_the_network:
+        if train.deterministic_reduction and not parallel.is_model_parallel:
             self.layout()  # its lanes say more than what other layouts could do
         model, micro_batch_tokens = self.llama_config(), train.micro_batch_size * train.seq_len
         check_layout(model, parallel, micro_batches=train.micro_batches_per_step, micro_batch_tokens=micro_batch_tokens)
         if train.precision == "fp8":
             check_fp8_widths(model, micro_batch_tokens, parallel.tensor)
         self.layout()
-        if parallel.cuts_the_network:
+        if parallel.is_model_parallel:
             refuse_what_needs_whole_networks(train, parallel)
         return self
 

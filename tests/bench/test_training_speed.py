@@ -43,7 +43,7 @@ class Updates:
         pairs = [(parameter.copy, parameter.master) for parameter in state.network.packed if parameter.copy is not None]
         self.copies_are_fresh.append(all(torch.equal(copy, master.to(copy.dtype)) for copy, master in pairs))
         self.weights = [parameter.detach().clone() for parameter in state.model.parameters()]
-        return SimpleNamespace(loss=torch.tensor(9.0 - step), is_off=torch.tensor(0.0))
+        return SimpleNamespace(loss=torch.tensor(9.0 - step), is_skipped=torch.tensor(0.0))
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_a_step_is_read_while_the_next_is_under_way(monkeypatch: pytest.MonkeyPa
 
     def update(step: int) -> Any:
         story.append(step)
-        return SimpleNamespace(loss=torch.tensor(2.0 * step), is_off=torch.tensor(step == 6))
+        return SimpleNamespace(loss=torch.tensor(2.0 * step), is_skipped=torch.tensor(step == 6))
 
     rows = training_speed.timed_steps(update, range(5, 8), CPU)  # pyright: ignore[reportArgumentType]
     assert rows == [([10.0, 0.0], 1.0), ([12.0, 1.0], 3.0), ([14.0, 0.0], 1.5)]

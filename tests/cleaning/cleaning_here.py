@@ -63,7 +63,7 @@ class Cleaned:
 
 
 def rows_in(folder: Path) -> list[dict[str, Any]]:
-    return [row for path in document_files.part_paths(folder) for row in pq.read_table(path).to_pylist()]
+    return [row for path in document_files.document_paths(folder) for row in pq.read_table(path).to_pylist()]
 
 
 def clean_rows(folder: Path, rows: list[dict[str, Any]], config: CleanConfig) -> Cleaned:

@@ -90,5 +90,5 @@ def test_after_a_failure_no_task_is_begun(tmp_path: Path) -> None:
     missing = str(tmp_path / "none.parquet")
     tasks = [{"out": str(tmp_path / f"{n}"), "documents": missing, "min_words": 1} for n in range(40)]
     with pytest.raises(InputError, match=r"none\.parquet: not a readable parquet file"):
-        list(worker_pool.run_tasks("cleaning.boilerplate_lines:part_lines", tasks, 1))
+        list(worker_pool.run_tasks("cleaning.boilerplate_lines:file_lines", tasks, 1))
     assert list(worker_pool.run_tasks("cleaning.language:says_hello", [{}], 1)) == [{"hello": True}]

@@ -10,7 +10,7 @@ from tests.cleaning.clean_inputs import prose, write_json_lines
 from tests.cleaning.test_clean_run import check_counts, rows_of, run
 from tinyllama.cleaning.clean_config import CleanConfig
 from tinyllama.cleaning.clean_documents import key_of_reason
-from tinyllama.cleaning.document_filters import Document, Instruments, judge_documents
+from tinyllama.cleaning.document_filters import Document, FilterModels, filter_documents
 from tinyllama.cleaning.explain import explain_document
 from tinyllama.errors import InputError
 
@@ -103,10 +103,10 @@ def test_explain(tmp_path: Path, eval_folder: Path) -> None:
 
 def test_documents_judged_together_as_one_by_one() -> None:
     config = CleanConfig()
-    instruments = Instruments.open(config, None)
+    models = FilterModels.open(config, None)
     rows = [Document(row["id"], row["text"]) for row in ROWS]
-    assert judge_documents(rows, config, instruments) == [judge_documents([r], config, instruments)[0] for r in rows]
-    assert judge_documents([], config, instruments) == []
+    assert filter_documents(rows, config, models) == [filter_documents([r], config, models)[0] for r in rows]
+    assert filter_documents([], config, models) == []
 
 
 def test_bad_models_and_folders_are_one_line(tmp_path: Path) -> None:

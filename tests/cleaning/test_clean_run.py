@@ -23,7 +23,7 @@ ONE_WORKER = CleanConfig(workers=1)
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
-    return [row for path in document_files.part_paths(folder) for row in pq.read_table(path).to_pylist()]
+    return [row for path in document_files.document_paths(folder) for row in pq.read_table(path).to_pylist()]
 
 
 def run(tmp_path: Path, inputs: list[Path], config: CleanConfig = ONE_WORKER) -> dict[str, Any]:

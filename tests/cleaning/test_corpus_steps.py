@@ -14,8 +14,18 @@ from tinyllama.cleaning.document_filters import JUDGED_SCHEMA
 from tinyllama.cleaning.safety_features import paragraphs_in
 from tinyllama.cleaning.write_documents import write_task
 from tinyllama.dedup import duplicate_tasks, find_duplicates, hash_records
-from tinyllama.dedup.duplicate_tasks import ranks_of, rows_of, with_keys
-from tinyllama.dedup.hash_records import BAND, ID, PARAGRAPH, TEXT, Layout, Range, group_starts, ranges_of, records_of
+from tinyllama.dedup.duplicate_tasks import keep_order, rows_of, with_keys
+from tinyllama.dedup.hash_records import (
+    BAND,
+    ID,
+    PARAGRAPH,
+    TEXT,
+    CorpusIndex,
+    HashRange,
+    group_starts,
+    ranges_of,
+    records_of,
+)
 from tinyllama.dedup.minhash import hash_pair
 from tinyllama.files import read_json
 
@@ -38,12 +48,12 @@ def test_a_records_key_is_its_kind_and_the_first_52_bits() -> None:
 
 
 def test_ranges_tile_a_kind() -> None:
-    bounds = [Range(part, 3).bounds(2).tolist() for part in range(3)]
+    bounds = [HashRange(part, 3).bounds(2).tolist() for part in range(3)]
     assert bounds[0][0] == 2 << 52
     assert bounds[2][1] == 3 << 52
     assert [one[1] for one in bounds[:2]] == [one[0] for one in bounds[1:]]
     assert bounds[0][1] - bounds[0][0] == 2**52 // 3
-    assert Range(4, 17).name == "00004-of-00017.npy"
+    assert HashRange(4, 17).name == "00004-of-00017.npy"
 
 
 @pytest.mark.parametrize(
@@ -55,7 +65,7 @@ def test_ranges_tile_a_kind() -> None:
 )  # fmt: skip
 def test_ranges_fit_into_a_workers_share_of_the_memory(records: int, memory: int, workers: int, count: int) -> None:
     """A record needs 120 bytes while it is worked on; a million records are worth more than one worker."""
-    assert ranges_of(records, memory, workers) == [Range(part, count) for part in range(count)]
+    assert ranges_of(records, memory, workers) == [HashRange(part, count) for part in range(count)]
 
 
 def test_a_group_has_one_key_and_one_check() -> None:
@@ -66,18 +76,18 @@ def test_a_group_has_one_key_and_one_check() -> None:
 
 
 def test_a_range_reads_all_parts_with_the_documents_numbers(tmp_path: Path) -> None:
-    layout = Layout(["a", "b"], [0, 10, 30])
+    layout = CorpusIndex(["a", "b"], [0, 10, 30])
     assert layout.documents == 30
     for name, rows in (("a", [1, 2]), ("b", [0, 3])):
         keys = numbers(*(row << 60 for row in rows))
         both = [records_of(kind, keys, keys + numbers(kind), np.array(rows)) for kind in (2, 1)]
         hash_records.write_records(tmp_path / f"{name}.npy", both)
-    records, found = Range(0, 1).read(tmp_path, layout, 1)
+    records, found = HashRange(0, 1).read(tmp_path, layout, 1)
     assert found.tolist() == [1, 2, 10, 13]
     assert set(records["check"].tolist()) == {(row << 60) + 1 for row in (1, 2, 0, 3)}
-    assert Range(0, 8).read(tmp_path, layout, 1)[1].tolist() == [1, 10]
-    assert Range(1, 8).read(tmp_path, layout, 2)[1].tolist() == [2, 13]
-    assert Range(2, 8).read(tmp_path, layout, 2)[1].tolist() == []
+    assert HashRange(0, 8).read(tmp_path, layout, 1)[1].tolist() == [1, 10]
+    assert HashRange(1, 8).read(tmp_path, layout, 2)[1].tolist() == [2, 13]
+    assert HashRange(2, 8).read(tmp_path, layout, 2)[1].tolist() == []
 
 
 # -- records and ranks
@@ -85,11 +95,11 @@ def test_a_range_reads_all_parts_with_the_documents_numbers(tmp_path: Path) -> N
 
 def test_ranks_put_the_longest_first_and_ties_by_hash() -> None:
     chars = np.array([5, 6, 1 << 24, (1 << 24) - 1, 1 << 30, 5])
-    ranks = ranks_of(chars, numbers(1, 1, 1, 1, 1, 2), numbers(3, 3, 3, 3, 3, 3)).tolist()
+    ranks = keep_order(chars, numbers(1, 1, 1, 1, 1, 2), numbers(3, 3, 3, 3, 3, 3)).tolist()
     assert ranks[2] == ranks[3] == ranks[4] < ranks[1] < min(ranks[0], ranks[5])
     assert ranks[0] != ranks[5]
     assert ranks[0] >> 40 == (1 << 24) - 1 - 5
-    other = ranks_of(chars[:1], numbers(1), numbers(4))
+    other = keep_order(chars[:1], numbers(1), numbers(4))
     assert other[0] != ranks[0]
     assert other[0] >> np.uint64(40) == ranks[0] >> 40
 
@@ -132,8 +142,8 @@ def test_only_documents_without_a_reason_have_records() -> None:
 def corpus(work: Path, ranks: list[int], fates: list[int], records: list[np.ndarray]) -> dict[str, Any]:
     """Two parts of equal size; `records` are those of documents by their numbers."""
     half = len(ranks) // 2
-    Layout(["a", "b"], [0, half, len(ranks)]).save(work)
-    hash_records.write_array(work / "ranks.npy", np.array(ranks, np.uint64))
+    CorpusIndex(["a", "b"], [0, half, len(ranks)]).save(work)
+    hash_records.write_array(work / "keep_order.npy", np.array(ranks, np.uint64))
     hash_records.write_array(work / "fates-judged.npy", np.array(fates, np.uint8))
     joined = np.concatenate(records)
     for name, first in (("a", 0), ("b", half)):
@@ -209,7 +219,7 @@ def find(work: Path, monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]]
     half = len(rows) // 2
     for name, some in (("a", rows[:half]), ("b", rows[half:])):
         table, records = with_keys(judged(some), config)
-        parts.write_part(work / "judged" / f"{name}.parquet", table)
+        parts.write_document_file(work / "judged" / f"{name}.parquet", table)
         hash_records.write_records(work / "keys" / f"{name}.npy", records)
     return find_duplicates.find_duplicates(config, work)
 
@@ -229,7 +239,7 @@ def test_fates_of_all_documents_and_how_they_are_told(tmp_path: Path, monkeypatc
     assert [duplicate_tasks.FATES[fate] for fate in fates] == [
         "duplicate_id", "judged", "exact_duplicate", "", "exact_duplicate", "",
     ]  # fmt: skip
-    marks = hash_records.read_array(tmp_path / "marks.npy").tolist()
+    marks = hash_records.read_array(tmp_path / "id_hashes.npy").tolist()
     assert marks == [hash_pair(row["id"])[0] for row in rows]
     assert rows_of(tmp_path / "paragraphs", 0, 6).tolist() == []
 
@@ -244,13 +254,13 @@ def test_the_last_files_of_a_part(tmp_path: Path) -> None:
         {"id": "d", "text": "one\ntwo"}, {"id": "e", "text": "copy"}, {"id": "f", "text": "whole"},
     ]  # fmt: skip
     work, out = tmp_path / "work", tmp_path / "out"
-    Layout(["z", "p", "q"], [0, 10, 16, 20]).save(work)
+    CorpusIndex(["z", "p", "q"], [0, 10, 16, 20]).save(work)
     table = judged(rows).append_column("rank", pa.array(np.zeros(6, np.uint64)))
-    parts.write_part(work / "judged" / "p.parquet", table)
+    parts.write_document_file(work / "judged" / "p.parquet", table)
     fates = np.zeros(20, np.uint8)
     fates[[0, 12, 14, 17]] = [4, 1, 3, 2]
     hash_records.write_array(work / "fates-near.npy", fates)
-    hash_records.write_array(work / "marks.npy", np.arange(20, dtype=np.uint64) + np.uint64(255))
+    hash_records.write_array(work / "id_hashes.npy", np.arange(20, dtype=np.uint64) + np.uint64(255))
     hash_records.write_array(work / "clusters" / "0.npy", np.array([[9, 9, 2], [10, 10, 4], [15, 10, 4], [16, 16, 2]]))
     copies = np.array([[9, 0], [10, 1], [11, 0], [11, 1], [13, 0], [16, 0]])
     hash_records.write_array(work / "paragraphs" / "0.npy", copies)

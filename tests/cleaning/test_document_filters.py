@@ -12,7 +12,7 @@ from tests.cleaning.cleaning_here import NoLimits
 from tinyllama import document_files as parts
 from tinyllama.cleaning import document_filters
 from tinyllama.cleaning.clean_config import CleanConfig
-from tinyllama.cleaning.document_filters import Document, Instruments, judge_documents, judge_part, language_reason
+from tinyllama.cleaning.document_filters import Document, FilterModels, filter_documents, filter_file, language_reason
 from tinyllama.cleaning.pii import KINDS
 from tinyllama.dedup import hash_records
 
@@ -51,7 +51,7 @@ def judged(texts: list[str], *, scored: bool = False, index: bool = False, **cha
         site_lines=None,
     )
     documents = [Document(str(number), text) for number, text in enumerate(texts)]
-    return judge_documents(documents, CleanConfig(**{**BASE, **changes}), tools)
+    return filter_documents(documents, CleanConfig(**{**BASE, **changes}), tools)
 
 
 @pytest.mark.parametrize(
@@ -136,15 +136,15 @@ def test_a_document_goes_for_the_first_step_that_refuses_it() -> None:
 
 
 def test_instruments_are_opened_as_the_recipe_says() -> None:
-    off = Instruments.open(CleanConfig(safety="off", language_chars=7))
+    off = FilterModels.open(CleanConfig(safety="off", language_chars=7))
     assert (off.safety, off.contamination, off.site_lines) == (None, None, None)
     assert off.detector._max_chars == 7
-    assert Instruments.open(CleanConfig(safety="score")).safety is not None
+    assert FilterModels.open(CleanConfig(safety="score")).safety is not None
 
 
 def write_documents(tmp_path: Path, texts: list[str]) -> dict[str, Any]:
     rows = [dict.fromkeys(parts.DOCUMENT_SCHEMA.names, "") | {"id": str(9 - n), "text": t} for n, t in enumerate(texts)]
-    parts.write_part(tmp_path / "in.parquet", pa.Table.from_pylist(rows, schema=parts.DOCUMENT_SCHEMA))
+    parts.write_document_file(tmp_path / "in.parquet", pa.Table.from_pylist(rows, schema=parts.DOCUMENT_SCHEMA))
     config = CleanConfig(**{**BASE, "safety": "off", "languages": [], "near_duplicates": False})
     return {
         "config": config.model_dump(), "documents": str(tmp_path / "in.parquet"), "out": str(tmp_path / "out.parquet"),
@@ -155,9 +155,9 @@ def write_documents(tmp_path: Path, texts: list[str]) -> dict[str, Any]:
 def test_a_part_says_where_it_is_and_sorts_its_rows_by_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(document_filters, "_BATCH_ROWS", 2)
     task, progress = write_documents(tmp_path, ["a", "b", "c", "d", "e"]), NoLimits()
-    assert judge_part(task, progress) == {"documents": 5}  # pyright: ignore[reportArgumentType]
+    assert filter_file(task, progress) == {"documents": 5}  # pyright: ignore[reportArgumentType]
     assert progress.said == [(0, False, 10.0), (2, False, 10.0), (4, False, 10.0), (-1, False, 0.0)]
-    table = parts.read_part(tmp_path / "out.parquet")
+    table = parts.read_document_file(tmp_path / "out.parquet")
     assert table.column("id").to_pylist() == ["5", "6", "7", "8", "9"]
     assert table.column("text").to_pylist() == ["e", "d", "c", "b", "a"]
     records = hash_records.read_array(tmp_path / "keys.npy")
@@ -178,11 +178,11 @@ def test_a_batch_that_fails_is_judged_one_by_one(
     monkeypatch.setattr(document_filters, "mask_personal_information", fails)
     task, progress = write_documents(tmp_path, ["a", "FAILS", "c", "d", "e", "f", "g"]), NoLimits()
     task |= {"singly": [3], "broken": {"4": "step_crashed"}}
-    judge_part(task, progress)  # pyright: ignore[reportArgumentType]
+    filter_file(task, progress)  # pyright: ignore[reportArgumentType]
     assert [where[:2] for where in progress.said] == [
         (0, False), (0, True), (1, True), (2, True), (3, True), (5, True), (6, False), (-1, False),
     ]  # fmt: skip
-    rows = parts.read_part(tmp_path / "out.parquet").to_pylist()
+    rows = parts.read_document_file(tmp_path / "out.parquet").to_pylist()
     assert {row["id"]: row["reason"] for row in rows if row["reason"]} == {"8": "step_failed", "5": "step_crashed"}
     detail = next(row["detail"] for row in rows if row["id"] == "8")
     assert detail.startswith("ValueError('no such\\nthingxx")

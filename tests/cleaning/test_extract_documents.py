@@ -100,7 +100,7 @@ def test_parts_end_alike_and_a_resumed_run_reads_past_those_that_are_there(
     monkeypatch.setattr(extract_documents, "PART_RECORDS", 16)  # an eighth: two
     write_inputs(tmp_path / "in")
     first = extracted(tmp_path)
-    names = [path.name for path in document_files.part_paths(tmp_path / "out")]
+    names = [path.name for path in document_files.document_paths(tmp_path / "out")]
     assert names == [
         "00000-00000.parquet", "00000-00001.parquet", "00000-00002.parquet", "00000-00003.parquet",
         "00001-00000.parquet", "00002-00000.parquet", "00002-00001.parquet",
@@ -121,13 +121,13 @@ def test_parts_end_alike_and_a_resumed_run_reads_past_those_that_are_there(
 
 def test_a_parts_drops_are_written_first_and_its_rows_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
-    plain = document_files.write_part
+    plain = document_files.write_document_file
 
     def write(path: Path, table: Any) -> None:
         written.append(str(path.relative_to(tmp_path)))
         plain(path, table)
 
-    monkeypatch.setattr(document_files, "write_part", write)
+    monkeypatch.setattr(document_files, "write_document_file", write)
     rows = [dict.fromkeys(document_files.DOCUMENT_SCHEMA.names, "") | {"id": i, "text": t}
             for i, t in (("b", "1"), ("a", "2"), ("a", "1"))]  # fmt: skip
     extract_documents._write(_Part(rows, [{"id": "x", "reason": "r"}]), tmp_path, "p.parquet")
@@ -204,7 +204,7 @@ def test_the_progress_of_judging_begins_with_the_parts_that_are_there(
     write_inputs(tmp_path / "in")
     extracted(tmp_path)
     monkeypatch.setattr(clean_documents.log, "progress", progress)
-    found = document_files.part_paths(tmp_path / "out")
+    found = document_files.document_paths(tmp_path / "out")
     config = CleanConfig(workers=1, languages=[], safety="off", near_duplicates=False)
     clean_documents._judge(config, found, tmp_path / "work", None)
     assert (lines[0][0], lines[0][1].seen) == (("judge documents", 8), [2, 4, 5, 5, 6, 7, 8])

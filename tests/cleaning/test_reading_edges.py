@@ -22,7 +22,7 @@ from warcio.warcwriter import WARCWriter
 from tinyllama import document_files
 from tinyllama.cleaning import extract
 from tinyllama.cleaning.extract import ExtractPool, ExtractWorker
-from tinyllama.document_files import part_batches
+from tinyllama.document_files import document_batches
 from tinyllama.errors import InputError
 from tinyllama.sources import read_inputs, remote_inputs
 from tinyllama.sources.read_inputs import find_inputs, read_lines, read_records
@@ -167,8 +167,8 @@ def test_files_of_our_own_are_no_documents_unless_they_are_named(tmp_path: Path)
 def test_batches_of_a_part_keep_to_rows_and_characters(tmp_path: Path, rows: int, chars: int, sizes: list[int]) -> None:
     texts = ["x" * 4, "é" * 6, "x" * 11, "x", "x" * 2]
     path = tmp_path / "p.parquet"
-    document_files.write_part(path, pa.table({"text": texts, "id": list("abcde"), "other": [1] * 5}))
-    batches = list(part_batches(path, ["id", "text"], rows, chars))
+    document_files.write_document_file(path, pa.table({"text": texts, "id": list("abcde"), "other": [1] * 5}))
+    batches = list(document_batches(path, ["id", "text"], rows, chars))
     assert [len(batch) for batch in batches] == sizes
     assert [row for batch in batches for row in batch.column("text").to_pylist()] == texts
     assert batches[0].column_names == ["id", "text"]
@@ -176,7 +176,7 @@ def test_batches_of_a_part_keep_to_rows_and_characters(tmp_path: Path, rows: int
 
 
 def test_parts_have_row_groups_of_a_thousand_and_drops_are_sorted(tmp_path: Path) -> None:
-    document_files.write_part(
+    document_files.write_document_file(
         tmp_path / "b.parquet", pa.table({"text": ["t"] * 2001}).replace_schema_metadata({"a": "b"})
     )
     file = pq.ParquetFile(tmp_path / "b.parquet")
@@ -190,13 +190,13 @@ def test_parts_have_row_groups_of_a_thousand_and_drops_are_sorted(tmp_path: Path
     ]
     for with_text in (False, True):
         document_files.write_dropped(tmp_path / "a.parquet", rows, with_text=with_text)
-        found = document_files.read_part(tmp_path / "a.parquet").to_pylist()
+        found = document_files.read_document_file(tmp_path / "a.parquet").to_pylist()
         assert [(row["id"], row["reason"], row["detail"], row["cluster"]) for row in found] == [
             ("a", "r", "", ""), ("a", "z", "", ""), ("b", "r", "", ""),
         ]  # fmt: skip
         assert [row.get("text") for row in found] == (["", "t", ""] if with_text else [None] * 3)
     (tmp_path / ".c.parquet").touch()
-    assert [path.name for path in document_files.part_paths(tmp_path)] == ["a.parquet", "b.parquet"]
+    assert [path.name for path in document_files.document_paths(tmp_path)] == ["a.parquet", "b.parquet"]
 
 
 # -- remote files
@@ -210,10 +210,10 @@ class Web:
 
     @contextmanager
     def __call__(self, request: Any, timeout: float) -> Any:
-        self.asked.append((request.get_method(), request.headers.get("Range"), timeout))
+        self.asked.append((request.get_method(), request.headers.get("HashRange"), timeout))
         if self.fault:
             raise self.fault
-        start = int(request.headers.get("Range", "bytes=0-")[6:-1]) if self.ranges else 0
+        start = int(request.headers.get("HashRange", "bytes=0-")[6:-1]) if self.ranges else 0
         body = io.BytesIO(self.data[start : start + self.piece])
         status = 206 if start else 200
         yield SimpleNamespace(read=body.read, status=status, headers=Message())

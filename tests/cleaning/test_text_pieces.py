@@ -10,7 +10,7 @@ from tests.cleaning.clean_inputs import prose
 from tests.cleaning.cleaning_here import NoLimits, clean_rows, in_this_process
 from tests.cleaning.test_corpus_steps import find
 from tinyllama.cleaning import boilerplate_lines, repetition, text_batch
-from tinyllama.cleaning.boilerplate_lines import SiteLines, part_lines, range_lines, site_line_keys
+from tinyllama.cleaning.boilerplate_lines import BoilerplateLines, boilerplate_line_keys, file_lines, range_lines
 from tinyllama.cleaning.clean_config import CleanConfig
 from tinyllama.cleaning.clean_documents import clean_documents
 from tinyllama.cleaning.explain import explain_document
@@ -207,33 +207,33 @@ def test_a_digest_sees_every_edge_and_not_their_order() -> None:
 def test_lines_of_a_site_are_counted_once_a_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pyarrow as pa
 
-    from tinyllama.document_files import write_part
+    from tinyllama.document_files import write_document_file
 
     monkeypatch.setattr(boilerplate_lines, "_BATCH_ROWS", 2)
     again = "one two three"
     texts = [f"{again}\n{again}\nfirst of all", f"{again}\nno", f" {again} \nsecond of all", again, f"x\n{again}"]
     domains = ["a.org", "a.org", "a.org", "b.org", ""]
-    write_part(tmp_path / "p.parquet", pa.table({"text": texts, "domain": domains}))
+    write_document_file(tmp_path / "p.parquet", pa.table({"text": texts, "domain": domains}))
     task = {"documents": str(tmp_path / "p.parquet"), "out": str(tmp_path / "lines" / "p.npy"), "min_words": 3}
-    assert part_lines(task, HERE) == {"records": 6, "documents": 5}
+    assert file_lines(task, HERE) == {"records": 6, "documents": 5}
     records = hash_records.read_array(tmp_path / "lines" / "p.npy")
     assert sorted(records["row"].tolist()) == [0, 0, 1, 2, 2, 3]
     assert len(set(records["check"].tolist())) == 4
-    hash_records.Layout(["p"], [0, 0]).save(tmp_path / "lines")
+    hash_records.CorpusIndex(["p"], [0, 0]).save(tmp_path / "lines")
     for least, lines in ((1, 4), (3, 1), (4, 0)):
         out = tmp_path / f"{least}" / "0.npy"
         job = {"folder": str(tmp_path / "lines"), "out": str(out), "range": [0, 1], "min_documents": least}
         assert range_lines(job, HERE) == {"lines": lines}
-    found = SiteLines(tmp_path / "3").removed(texts, domains, 3)
+    found = BoilerplateLines(tmp_path / "3").removed(texts, domains, 3)
     assert found == (["first of all", "no", "second of all", again, f"x\n{again}"], [2, 1, 1, 0, 0])
-    assert SiteLines(tmp_path / "4").removed(texts, domains, 3) == (texts, [0] * 5)
+    assert BoilerplateLines(tmp_path / "4").removed(texts, domains, 3) == (texts, [0] * 5)
 
 
 def test_lines_are_numbered_in_their_text() -> None:
-    keys, owners, places = site_line_keys(["a b\n\nc d e", "x\na b\nc d e"], ["s", "t"], 2)
+    keys, owners, places = boilerplate_line_keys(["a b\n\nc d e", "x\na b\nc d e"], ["s", "t"], 2)
     assert (owners.tolist(), places.tolist()) == ([0, 0, 1, 1], [0, 1, 1, 2])
     assert len(set(keys.tolist())) == 4
-    assert site_line_keys(["a b"], ["s"], 2)[0][0] == keys[0]
+    assert boilerplate_line_keys(["a b"], ["s"], 2)[0][0] == keys[0]
     assert boilerplate_lines._without("\na\n \nb\n\nc\n", {0, 2}) == " \nb"
 
 
@@ -252,7 +252,7 @@ def test_what_a_killed_search_has_done_is_not_done_again(tmp_path: Path, monkeyp
     now = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.is_file()}
     changed = {path.name for path in files if files[path] != now[path]}
     assert changed <= {"layout.json"}
-    for name in ("marks.npy", "fates-judged.npy"):  # killed between two files: all are written
+    for name in ("id_hashes.npy", "fates-judged.npy"):  # killed between two files: all are written
         (tmp_path / name).unlink()
     (tmp_path / "clusters" / "done.json").unlink()
     (tmp_path / "clusters" / "stale.npy").write_bytes(b"of a killed run")

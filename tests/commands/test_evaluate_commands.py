@@ -9,7 +9,7 @@ import pytest
 
 from tests.command_line import Call, StandIn, recorded, result, tinyllama
 from tinyllama.drill.kill_drill import Drill
-from tinyllama.drill.kill_plan import Interval
+from tinyllama.drill.kill_plan import RunSchedule
 from tinyllama.errors import InputError, RecipeError
 from tinyllama.evaluation.evaluate_config import EvaluateConfig
 from tinyllama.harness.run_tasks import TaskSettings
@@ -203,7 +203,7 @@ def test_each_option_of_the_drill_reaches_it(stand_in: StandIn, data: Path):
     words = ("drill", "small-120m", *SETTINGS, *DETERMINISTIC, "--run-dir", data)
     assert result(*words, "--kills", 3, "--world-sizes", "1,2,4", "--seed", 6) == DRILLED
     given = ["small-120m", *SETTINGS, *DETERMINISTIC]
-    interval = Interval(40, 5, 9)
+    interval = RunSchedule(40, 5, 9)
     wanted = Drill([*given, "parallel.threads=1"], data, data / "drill", 3, [1, 2, 4], 6, interval, 7)
     assert drilled == [((wanted,), {})]
     result(*words)

@@ -42,7 +42,7 @@ def test_ranks_do_not_depend_on_order(rows: list[tuple[int, int]], shuffler: ran
     def ranks(rows: list[tuple[int, int]]) -> dict[tuple[int, int], int]:
         chars = np.array([chars for chars, _ in rows], np.int64)
         hashes = np.array([hash_pair(str(tie))[0] for _, tie in rows], np.uint64)
-        return dict(zip(rows, duplicate_tasks.ranks_of(chars, hashes, hashes).tolist(), strict=True))
+        return dict(zip(rows, duplicate_tasks.keep_order(chars, hashes, hashes).tolist(), strict=True))
 
     shuffled = rows.copy()
     shuffler.shuffle(shuffled)
@@ -62,7 +62,7 @@ def test_every_record_is_in_one_range(hashes: list[int], count: int) -> None:
     records = records[np.argsort(records["key"], kind="stable")]
     found = []
     for part in range(count):
-        first, last = np.searchsorted(records["key"], hash_records.Range(part, count).bounds(2))
+        first, last = np.searchsorted(records["key"], hash_records.HashRange(part, count).bounds(2))
         found += records["check"][first:last].tolist()
     assert sorted(found) == sorted(hashes)
 
@@ -132,7 +132,7 @@ words_and_breaks = st.lists(st.sampled_from(["a", "bb", "one two three", "\n", "
 @settings(deadline=None)
 @given(st.lists(words_and_breaks.map("".join), min_size=1, max_size=5), st.integers(1, 3))
 def test_site_lines_by_the_obvious_way(texts: list[str], min_words: int) -> None:
-    keys, owners, lines = boilerplate_lines.site_line_keys(texts, ["a.org"] * len(texts), min_words)
+    keys, owners, lines = boilerplate_lines.boilerplate_line_keys(texts, ["a.org"] * len(texts), min_words)
     expected = [
         (number, place, line.strip())
         for number, text in enumerate(texts)

@@ -7,10 +7,10 @@ import pytest
 from rich.console import Console
 
 from tinyllama.drill.drill_report import Kill, fallen, headline, markdown, ranks_in_words, table
-from tinyllama.parallel.rank_progress import Mark, Place
+from tinyllama.parallel.rank_progress import Activity, ActivityAt
 
 KILL = Kill(
-    run=2, ranks=3, victims=[1], aim=Place.REDUCTION, loop=Mark(7, Place.BACKWARD), saver=Mark(6, Place.WRITE),
+    run=2, ranks=3, victims=[1], aim=Activity.REDUCTION, loop=ActivityAt(7, Activity.BACKWARD), saver=ActivityAt(6, Activity.WRITE),
     back_to_step=3, seconds_to_end=1.23456,
 )  # fmt: skip
 RESULT: dict[str, Any] = {
@@ -31,18 +31,18 @@ def test_a_kill_as_json():
 @pytest.mark.parametrize(
     ("place", "saver", "fell_in"),
     [
-        (Place.START, None, "backward"), (Place.END, None, "backward"),
-        (Place.WRITE, "write", "write"), (Place.COMMIT, "commit", "commit"),
+        (Activity.START, None, "backward"), (Activity.END, None, "backward"),
+        (Activity.WRITE, "write", "write"), (Activity.COMMIT, "commit", "commit"),
     ],
 )  # fmt: skip
-def test_a_saving_thread_at_work_counts_before_the_loop(place: Place, saver: str | None, fell_in: str):
-    kill = replace(KILL, saver=Mark(6, place))
+def test_a_saving_thread_at_work_counts_before_the_loop(place: Activity, saver: str | None, fell_in: str):
+    kill = replace(KILL, saver=ActivityAt(6, place))
     assert kill.to_dict()["saver"] == saver
     assert fallen([kill]) == {fell_in: 1}
 
 
 def test_places_are_counted_the_most_frequent_first():
-    at_forward = replace(KILL, loop=Mark(7, Place.FORWARD), saver=Mark(0, Place.START))
+    at_forward = replace(KILL, loop=ActivityAt(7, Activity.FORWARD), saver=ActivityAt(0, Activity.START))
     assert list(fallen([KILL, at_forward, at_forward]).items()) == [("forward", 2), ("write", 1)]
 
 
@@ -53,7 +53,7 @@ def rows_of(page: str) -> list[list[str]]:
 
 
 def test_the_page_has_a_row_of_every_kill_from_number_1_on():
-    idle = Mark(0, Place.END)
+    idle = ActivityAt(0, Activity.END)
     kills = [KILL, replace(KILL, victims=[0, 1, 2], saver=idle), replace(KILL, victims=[0, 2], fault="rank 1 hung")]
     page = markdown(RESULT, kills)
     assert rows_of(page) == [

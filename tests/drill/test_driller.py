@@ -12,14 +12,14 @@ from tinyllama import files
 from tinyllama.drill import kill_drill
 from tinyllama.drill.drill_report import Kill
 from tinyllama.drill.kill_drill import Drill, _Driller, newest_step
-from tinyllama.drill.kill_plan import Interval, PlannedKill
+from tinyllama.drill.kill_plan import PlannedKill, RunSchedule
 from tinyllama.drill.rank_processes import RankProcesses
 from tinyllama.errors import InputError, RunStoppedError
 from tinyllama.log import ProgressLine
-from tinyllama.parallel.rank_progress import Mark, Marks, Place
+from tinyllama.parallel.rank_progress import Activity, ActivityAt, ProgressFile
 
 LINE = cast("ProgressLine", type("Line", (), {"update": lambda *_: None})())
-PLANNED = PlannedKill(Place.FORWARD, step=4, fraction=0.5, ranks=3, rank=1, everyone=False)
+PLANNED = PlannedKill(Activity.FORWARD, step=4, fraction=0.5, ranks=3, rank=1, everyone=False)
 ROWS = {step: {"step": step, "loss": 1.0 / step, "lr": 0.1} for step in (1, 2, 3)}
 SUMMARY = {"weights_sha256": "ab", "validation": {"loss": 2.0}, "loss": 1.5, "skipped_steps": 1}
 
@@ -70,10 +70,10 @@ class Clock:
 class Seen:
     """Places of the ranks, look after look; of rank 0's saving thread the second one."""
 
-    def __init__(self, looks: list[tuple[Mark, Mark]], clock: Clock) -> None:
+    def __init__(self, looks: list[tuple[ActivityAt, ActivityAt]], clock: Clock) -> None:
         self.looks, self.clock, self.asked = looks, clock, []
 
-    def of(self, rank: int) -> tuple[Mark, Mark]:
+    def of(self, rank: int) -> tuple[ActivityAt, ActivityAt]:
         self.asked.append(rank)
         return self.looks[min(int(self.clock.now), len(self.looks) - 1)]
 
@@ -86,11 +86,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def driller(tmp_path: Path) -> _Driller:
-    return _Driller(Drill(["r.toml", "a b=1"], tmp_path / "data", tmp_path, 5, [1, 3], 9, Interval(12, 3, 6), 20.0))
+    return _Driller(Drill(["r.toml", "a b=1"], tmp_path / "data", tmp_path, 5, [1, 3], 9, RunSchedule(12, 3, 6), 20.0))
 
 
-def at(place: Place, step: int, saver: Place = Place.START) -> tuple[Mark, Mark]:
-    return Mark(step, place), Mark(step - 1, saver)
+def at(place: Activity, step: int, saver: Activity = Activity.START) -> tuple[ActivityAt, ActivityAt]:
+    return ActivityAt(step, place), ActivityAt(step - 1, saver)
 
 
 def killed(
@@ -99,12 +99,12 @@ def killed(
     it, processes, seen = driller(tmp_path), Acted(tmp_path / "out", codes), Seen(looks, clock)
     it.stays[planned.aim].extend(stays)
     it.stays[planned.aim].popleft()
-    return it._kill(7, planned, processes.as_real(), cast("Marks", seen), tmp_path), processes, seen
+    return it._kill(7, planned, processes.as_real(), cast("ProgressFile", seen), tmp_path), processes, seen
 
 
 # -- one kill ----------------------------------------------------------------------------------------------------------
 
-LOOKS = [at(Place.FORWARD, 3), at(Place.DATA, 4), *[at(Place.FORWARD, 4)] * 9]
+LOOKS = [at(Activity.FORWARD, 3), at(Activity.DATA, 4), *[at(Activity.FORWARD, 4)] * 9]
 
 
 def test_it_kills_at_the_place_and_step_after_a_part_of_the_usual_stay(tmp_path: Path, clock: Clock):
@@ -112,7 +112,9 @@ def test_it_kills_at_the_place_and_step_after_a_part_of_the_usual_stay(tmp_path:
     done, processes, seen = killed(tmp_path, clock, LOOKS, [69, -9, 0])
     assert processes.asked == [(signal.SIGKILL, [1]), 2 * 20.0 + 30]
     assert clock.now == 3, "one second of the usual two after it came there"
-    assert done == Kill(7, 3, [1], Place.FORWARD, Mark(4, Place.FORWARD), Mark(3, Place.START), 3, 0.0)
+    assert done == Kill(
+        7, 3, [1], Activity.FORWARD, ActivityAt(4, Activity.FORWARD), ActivityAt(3, Activity.START), 3, 0.0
+    )
     assert set(seen.asked[:-2]) == {1}
     assert seen.asked[-2:] == [1, 0]
 
@@ -126,19 +128,23 @@ def test_without_a_known_stay_it_kills_at_once_and_the_shortest_one_counts(tmp_p
 
 
 def test_a_later_step_counts_too_and_where_it_went_on_earlier_the_delay_is_halved(tmp_path: Path, clock: Clock):
-    looks = [at(Place.FORWARD, 4), at(Place.DATA, 5), *[at(Place.FORWARD, 6)] * 9]
+    looks = [at(Activity.FORWARD, 4), at(Activity.DATA, 5), *[at(Activity.FORWARD, 6)] * 9]
     done, *_ = killed(tmp_path, clock, looks, [0, -9, 0], stays=(8.0,))
     assert clock.now == 2 + 2, "four seconds, halved"
     assert (done.loop.step, done.back_to_step) == (6, 0)
 
 
 def test_the_saving_thread_is_looked_at_where_it_is_aimed_at(tmp_path: Path, clock: Clock):
-    planned = replace(PLANNED, aim=Place.COMMIT, rank=0, step=3, fraction=0.0, everyone=True)
-    looks = [at(Place.COMMIT, 9), at(Place.DATA, 3, Place.COMMIT), at(Place.DATA, 4, Place.COMMIT)]
+    planned = replace(PLANNED, aim=Activity.COMMIT, rank=0, step=3, fraction=0.0, everyone=True)
+    looks = [at(Activity.COMMIT, 9), at(Activity.DATA, 3, Activity.COMMIT), at(Activity.DATA, 4, Activity.COMMIT)]
     done, processes, _ = killed(tmp_path, clock, looks, [-9, -9, -9], planned)
     assert clock.now == 2, "the thread's own step counts"
     assert processes.asked[0] == (signal.SIGKILL, [0, 1, 2])
-    assert (done.victims, done.loop, done.saver) == ([0, 1, 2], Mark(4, Place.DATA), Mark(3, Place.COMMIT))
+    assert (done.victims, done.loop, done.saver) == (
+        [0, 1, 2],
+        ActivityAt(4, Activity.DATA),
+        ActivityAt(3, Activity.COMMIT),
+    )
 
 
 @pytest.mark.parametrize(
@@ -161,7 +167,7 @@ def test_a_victim_that_had_ended_was_not_killed(tmp_path: Path, clock: Clock):
 
 
 def test_a_run_that_ends_by_itself(tmp_path: Path, clock: Clock):
-    it, seen = driller(tmp_path), cast("Marks", Seen(LOOKS, clock))
+    it, seen = driller(tmp_path), cast("ProgressFile", Seen(LOOKS, clock))
     ended = Acted(tmp_path / "run" / "out", [0, 0, 0], alive=False)
     assert it._kill(1, PLANNED, ended.as_real(), seen, tmp_path / "run") is None
     assert ended.asked == []
@@ -184,18 +190,21 @@ def test_a_run_that_ends_by_itself(tmp_path: Path, clock: Clock):
 
 
 def test_how_long_a_rank_stays_is_noted_when_the_same_one_moves_on(tmp_path: Path, clock: Clock):
-    it, looks = driller(tmp_path), [at(Place.DATA, 1), at(Place.DATA, 1), at(Place.FORWARD, 1), at(Place.BACKWARD, 1)]
-    marks = cast("Marks", Seen(looks, clock))
+    it, looks = (
+        driller(tmp_path),
+        [at(Activity.DATA, 1), at(Activity.DATA, 1), at(Activity.FORWARD, 1), at(Activity.BACKWARD, 1)],
+    )
+    marks = cast("ProgressFile", Seen(looks, clock))
     for _ in range(4):
         it._look(marks, 2)
         clock.sleep(0)
-    assert (list(it.stays[Place.DATA]), list(it.stays[Place.FORWARD])) == ([0.0, 2.0], [0.0, 1.0])
+    assert (list(it.stays[Activity.DATA]), list(it.stays[Activity.FORWARD])) == ([0.0, 2.0], [0.0, 1.0])
     it._look(marks, 1)  # another rank: how long the first one stays is not known
     it._look(marks, 1, of_saver=True)
-    assert list(it.stays[Place.BACKWARD]) == [0.0]
+    assert list(it.stays[Activity.BACKWARD]) == [0.0]
     for _ in range(9):
-        it.stays[Place.DATA].append(3.0)
-    assert list(it.stays[Place.DATA]) == [3.0] * 5
+        it.stays[Activity.DATA].append(3.0)
+    assert list(it.stays[Activity.DATA]) == [3.0] * 5
 
 
 # -- what is compared --------------------------------------------------------------------------------------------------
@@ -232,7 +241,9 @@ def test_a_killed_run_must_have_the_undisturbed_one_s_end(
 
 
 def kill_of(run: int, fault: str = "") -> Kill:
-    return Kill(run, 1, [0], Place.FORWARD, Mark(4, Place.FORWARD), Mark(3, Place.START), 3, 0.5, fault)
+    return Kill(
+        run, 1, [0], Activity.FORWARD, ActivityAt(4, Activity.FORWARD), ActivityAt(3, Activity.START), 3, 0.5, fault
+    )
 
 
 def test_rows_since_a_kill_are_that_kill_s(tmp_path: Path):
@@ -356,7 +367,7 @@ def test_what_is_done_is_told_while_a_run_goes_to_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ):
     it, told, processes = driller(tmp_path), [], Acted(tmp_path, [0, 0, 0])
-    marks = Seen([at(Place.START, 0), at(Place.DATA, 1), at(Place.DATA, 3)], clock)
+    marks = Seen([at(Activity.START, 0), at(Activity.DATA, 1), at(Activity.DATA, 3)], clock)
 
     def sleep(_: float) -> None:
         clock.now += 1

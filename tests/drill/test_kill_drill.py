@@ -19,7 +19,7 @@ from tinyllama.drill.drill_report import Kill, fallen
 from tinyllama.drill.kill_drill import first_difference
 from tinyllama.drill.rank_processes import RankProcesses
 from tinyllama.errors import RunStoppedError
-from tinyllama.parallel.rank_progress import Mark, Place
+from tinyllama.parallel.rank_progress import Activity, ActivityAt
 
 PAGE = (Path(__file__).parents[2] / "docs" / "ranks.md").read_text()
 
@@ -124,11 +124,11 @@ def test_first_difference_by_hand():
 
 
 def test_where_kills_fell_by_hand():
-    def kill(loop: Place, saver: Place) -> Kill:
-        return Kill(1, 1, [0], Place.FORWARD, Mark(3, loop), Mark(2, saver), 1, 0.0)
+    def kill(loop: Activity, saver: Activity) -> Kill:
+        return Kill(1, 1, [0], Activity.FORWARD, ActivityAt(3, loop), ActivityAt(2, saver), 1, 0.0)
 
     kills = [
-        kill(Place.FORWARD, Place.START), kill(Place.FORWARD, Place.END), kill(Place.DATA, Place.COMMIT)
+        kill(Activity.FORWARD, Activity.START), kill(Activity.FORWARD, Activity.END), kill(Activity.DATA, Activity.COMMIT)
     ]  # fmt: skip
     assert fallen(kills) == {"forward": 2, "commit": 1}
 

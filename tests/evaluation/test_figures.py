@@ -107,7 +107,7 @@ def test_a_rank_that_holds_no_losses_counts_none(shards: TokenShards, tokenizer:
 def test_every_batch_is_a_sign_of_life(shards: TokenShards, tokenizer: Tokenizer):
     signs: list[int] = []
     ranks = ranks_of(0, 1)
-    ranks.where.stay = lambda: signs.append(1)
+    ranks.progress.stay = lambda: signs.append(1)
     validate(tiny_llama(), shards, tokenizer, seq_len=16, batch_size=2, max_tokens=65, ranks=ranks)
     assert len(signs) == 3
 

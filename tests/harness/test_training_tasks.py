@@ -61,7 +61,7 @@ def test_ranks_share_the_examples(prepared_run: Path, tmp_path: Path, monkeypatc
     with ThreadPoolExecutor(2) as threads:
         found = list(threads.map(lambda each: tasks.measure(tiny_llama(), tokenizer, each), ranks))
     for each in reversed(ranks):  # the first waits for the others
-        each.leave()
+        each.close()
     assert found[0] == found[1]
     assert len(asked) == 6
     assert sum(asked) == 3 * 2 + 3 * 2 + 2
@@ -144,7 +144,7 @@ def test_training_goes_on_where_the_whole_network_has_no_room(
 def test_the_watch_hears_of_every_batch(prepared_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A long list of tasks is no rank that hangs."""
     data, ranks, signs = write_task_files(tmp_path / "data"), Ranks(), []
-    monkeypatch.setattr(ranks.where, "stay", lambda: signs.append(1))
+    monkeypatch.setattr(ranks.progress, "stay", lambda: signs.append(1))
     tasks, tokenizer = TrainingTasks(TASKS, str(data), 4), Tokenizer.load(prepared_run / "tokenizer")
     tasks.measure(tiny_llama(seq_len=256), tokenizer, ranks)
     assert len(signs) == 7  # one batch a task, the two texts of WikiText, and answers and their probability for SQuAD

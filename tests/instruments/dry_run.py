@@ -30,11 +30,11 @@ from tests.instruments import fake_kernels
 from tinyllama.model import loss_gradient, packed_llama
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.parallel.parallelize import give_memory
+from tinyllama.parallel.parallelize import materialize
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.parallel.reductions import is_sharded
 from tinyllama.train.cut_gradients import CutGradients
-from tinyllama.train.cut_state import CutState, part_of
+from tinyllama.train.cut_state import CutState, parallel_network
 from tinyllama.train.micro_batch import DeviceBatch
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_step import train_step
@@ -57,25 +57,25 @@ def dry_run(config: LlamaConfig, train: TrainConfig, parallel: ParallelConfig, r
         assert ranks.mesh is not None
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        network = part_of(config, train, torch.float32, ranks.mesh, compiled=False)
+        network = parallel_network(config, train, torch.float32, ranks.mesh, compiled=False)
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
-        ledger = stack.enter_context(Ledger())
-        give_memory(network, CPU)
+        tracker = stack.enter_context(MemoryTracker())
+        materialize(network, CPU)
         state = CutState(config, train, CPU, torch.float32, ranks, network)
-        _book_state(ledger, state)
+        _book_state(tracker, state)
         stack.enter_context(fake_kernels.on_layers(packed_llama))
         if is_fp8:
             fake_kernels.use_fp8(network)
         if train.precision != "fp32":
             stack.enter_context(fake_kernels.on_loss(loss_gradient))
         network._first_norm = fake_kernels.rms_norm
-        stack.enter_context(_booked_gradients(ledger, state))
-        stack.enter_context(saved_tensors_hooks(ledger.book_activation, lambda value: value))
+        stack.enter_context(_booked_gradients(tracker, state))
+        stack.enter_context(saved_tensors_hooks(tracker.book_activation, lambda value: value))
         if hasattr(Schedule1F1B, "_warmup_p2p"):  # from torch 2.13 on: stages vote, by values that are not here
             stack.enter_context(mock.patch.object(Schedule1F1B, "_warmup_p2p", _without_vote))
-        ledger.begin()
+        tracker.begin()
         train_step(state, _batches(train, ranks), train, step=0, lr=1e-3)
-        return {part: ledger.at_peak[part] for part in PARTS} | {"peak": sum(ledger.at_peak.values())}
+        return {part: tracker.at_peak[part] for part in PARTS} | {"peak": sum(tracker.at_peak.values())}
 
 
 def _few_micro_batches(train: TrainConfig, parallel: ParallelConfig) -> TrainConfig:
@@ -118,7 +118,7 @@ def _without_vote(self: Any, stages: list[Any], *arguments: Any) -> None:
         stage._inference_mode = getattr(schedules, "InferenceMode").STATIC  # noqa: B009 (not there before)
 
 
-class Ledger(TorchDispatchMode):
+class MemoryTracker(TorchDispatchMode):
     """Bytes of all storages that live, by part; and the same at the moment when they were most."""
 
     def __init__(self) -> None:
@@ -194,39 +194,39 @@ class Ledger(TorchDispatchMode):
         self._bytes[part] -= size
 
 
-def _book_state(ledger: Ledger, state: CutState) -> None:
+def _book_state(tracker: MemoryTracker, state: CutState) -> None:
     for number, parameter in enumerate(state.network.packed):
-        ledger.book(parameter.master, "weights")
+        tracker.book(parameter.master, "weights")
         if parameter.copy is not None:
-            ledger.book(parameter.copy, "compute_copy")
+            tracker.book(parameter.copy, "compute_copy")
         for moment in range(2):
-            ledger.book(state.optimizer.packed_moments(moment)[number], "optimizer")
+            tracker.book(state.optimizer.packed_moments(moment)[number], "optimizer")
 
 
 @contextmanager
-def _booked_gradients(ledger: Ledger, state: CutState) -> Iterator[None]:
+def _booked_gradients(tracker: MemoryTracker, state: CutState) -> Iterator[None]:
     """While it lasts, sums of gradients are booked as such, when they are made and when they are joined."""
     keep, join = CutGradients._keep, CutGradients.join
 
     def booked_keep(self: CutGradients, number: int, total: Tensor, **keywords: Any) -> None:
-        ledger.book(total, "gradients")
+        tracker.book(total, "gradients")
         keep(self, number, total, **keywords)
 
     def book_sharded(*_: Any) -> None:
         for parameter in state.network.packed:
             if is_sharded(parameter.leaf) and parameter.leaf.grad is not None:
                 grad: Any = parameter.leaf.grad
-                ledger.book(grad._local_tensor, "gradients")
+                tracker.book(grad._local_tensor, "gradients")
         for module in state.network.modules():
             group = module._get_fsdp_state()._fsdp_param_group if isinstance(module, FSDPModule) else None
             for held in group.fsdp_params if group is not None else ():  # sums that are not shared out yet
                 if held.unsharded_accumulated_grad is not None:
-                    ledger.book(held.unsharded_accumulated_grad, "gradients")
+                    tracker.book(held.unsharded_accumulated_grad, "gradients")
 
     def booked_join(self: CutGradients) -> Tensor:
         totals = join(self)
         for total in self.all():
-            ledger.book(total, "gradients")
+            tracker.book(total, "gradients")
         return totals
 
     state.network.register_forward_pre_hook(book_sharded)

@@ -16,7 +16,7 @@ from tinyllama.model.dropout import dropout, sample_keys
 from tinyllama.model.llama import Llama, RMSNorm, initial_values
 from tinyllama.model.llama_config import PRESETS, LlamaConfig, preset
 from tinyllama.model.packed_llama import PackedLayer, PackedLlama, rms_norm
-from tinyllama.model.partition import Part, Slices
+from tinyllama.model.partition import Collectives, Partition
 from tinyllama.model.rotary import rotary_frequencies, rotary_table
 
 # -- sizes -------------------------------------------------------------------------------------------------------------
@@ -309,21 +309,27 @@ def test_parts_one_after_another_are_the_whole():
             if words[0] == "layers":
                 words[1] = str(layers.start + int(words[1]))
             piece.get_parameter(name).data.copy_(own[".".join(words)])
-        part = Part(Slices(), layers.start, layers.start == 0, layers.stop == 3, 8)
-        stream = PackedLlama(piece, part=part).hidden(stream, keys)
+        partition = Partition(Collectives(), layers.start, layers.start == 0, layers.stop == 3, 8)
+        stream = PackedLlama(piece, partition=partition).hidden(stream, keys)
     torch.testing.assert_close(stream, wanted, rtol=1e-12, atol=1e-12)
 
 
 def test_an_uncut_layer_changes_nothing_between_its_products():
-    slices, rows = Slices(), torch.randn(2, 3, 4)
+    slices, rows = Collectives(), torch.randn(2, 3, 4)
     assert (slices.is_cut, slices.size, slices.first_head) == (False, 1, 0)
     assert slices.gather(rows) is slices.scatter(rows) is rows
     table = torch.randn(7, 4)
     assert torch.equal(slices.embed(torch.tensor([[3, 0]]), table), table[[3, 0]][None])
     keys = sample_keys(1, 2, torch.arange(2))
     assert torch.equal(slices.dropout(rows, 0.4, keys, 2, 3), dropout(rows, 0.4, keys, 2))
-    part = Part(slices)
-    assert (part.first_layer, part.is_first, part.is_last, part.seq_len, part.keeps_masters) == (
+    partition = Partition(slices)
+    assert (
+        partition.first_layer,
+        partition.is_first,
+        partition.is_last,
+        partition.seq_len,
+        partition.keeps_masters,
+    ) == (
         0,
         True,
         True,

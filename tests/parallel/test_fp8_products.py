@@ -14,7 +14,7 @@ from tinyllama.errors import RecipeError
 from tinyllama.model.packed_llama import PackedLlama
 from tinyllama.parallel import fp8_products
 from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.parallel.parallelize import lay_out
+from tinyllama.parallel.parallelize import parallelize
 
 
 def test_without_torchao_the_mend_is_named(monkeypatch: pytest.MonkeyPatch):
@@ -51,7 +51,7 @@ def test_slices_take_the_place_of_each_product_with_its_weight():
     for sizes, kind in (({"tensor": 2}, Fp8Slice), ({"shard": 2}, Float8Linear)):
         with _fake_ranks(ParallelConfig.model_validate(sizes), 0) as ranks:
             assert ranks.mesh is not None
-            network = lay_out(
+            network = parallelize(
                 config, ranks.mesh, torch.float32, (torch.bfloat16, torch.bfloat16), seq_len=8, recompute="none",
                 is_fp8=True, compiled=False,
             )  # fmt: skip

@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 
 from tinyllama.parallel.heartbeat import Beat, describe
-from tinyllama.parallel.rank_progress import VARIABLE, Mark, Marks, Place, Whereabouts
+from tinyllama.parallel.rank_progress import VARIABLE, Activity, ActivityAt, ProgressFile, RankProgress
 
-WAITING = Mark(7, Place.REDUCTION)
+WAITING = ActivityAt(7, Activity.REDUCTION)
 
 
-def beats(*rows: tuple[int, Mark]) -> dict[int, Beat]:
+def beats(*rows: tuple[int, ActivityAt]) -> dict[int, Beat]:
     return {rank: Beat(*row) for rank, row in enumerate(rows)}
 
 
 def test_a_silent_rank_is_named():
-    behind = Mark(7, Place.FORWARD)
+    behind = ActivityAt(7, Activity.FORWARD)
     before = beats((5, WAITING), (5, WAITING), (5, behind))
     after = beats((8, WAITING), (8, WAITING), (5, behind))
     assert describe(before, after, 0, 3, "the sum") == (
@@ -24,7 +24,7 @@ def test_a_silent_rank_is_named():
 
 
 def test_a_rank_that_lives_but_does_not_come_on_is_named():
-    behind = Mark(7, Place.DATA)
+    behind = ActivityAt(7, Activity.DATA)
     before = beats((5, WAITING), (5, behind), (5, WAITING))
     after = beats((8, WAITING), (8, behind), (8, WAITING))
     assert describe(before, after, 2, 3, "the sum") == (
@@ -45,11 +45,11 @@ def test_ranks_that_never_came_are_named():
 
 
 def test_marks_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    marks = Marks(tmp_path / "marks", ranks=2)
+    marks = ProgressFile(tmp_path / "marks", ranks=2)
     monkeypatch.setenv(VARIABLE, str(tmp_path / "marks"))
-    places = [Whereabouts(rank) for rank in range(2)]
-    assert marks.of(1) == (Mark(0, Place.START), Mark(0, Place.START))
-    places[1].at(Place.BACKWARD, 2**40)
-    places[0].saver_at(Place.COMMIT, 3)
-    assert marks.of(1)[0] == places[1].mark == Mark(2**40, Place.BACKWARD)
-    assert marks.of(0) == (Mark(0, Place.START), Mark(3, Place.COMMIT))
+    places = [RankProgress(rank) for rank in range(2)]
+    assert marks.of(1) == (ActivityAt(0, Activity.START), ActivityAt(0, Activity.START))
+    places[1].enter(Activity.BACKWARD, 2**40)
+    places[0].enter_saver(Activity.COMMIT, 3)
+    assert marks.of(1)[0] == places[1].mark == ActivityAt(2**40, Activity.BACKWARD)
+    assert marks.of(0) == (ActivityAt(0, Activity.START), ActivityAt(3, Activity.COMMIT))

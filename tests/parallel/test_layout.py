@@ -104,7 +104,7 @@ def test_half_an_environment_is_refused(monkeypatch: pytest.MonkeyPatch, name: s
 def test_what_a_layout_is(values: dict, world: int, data_ranks: int, is_cut: bool, gathers_once: bool, words: str):
     layout = ParallelConfig(**values)
     assert (layout.world_size, layout.data_ranks) == (world, data_ranks)
-    assert (layout.cuts_the_network, layout.gathers_once, layout.words()) == (is_cut, gathers_once, words)
+    assert (layout.is_model_parallel, layout.gathers_once, layout.words()) == (is_cut, gathers_once, words)
 
 
 def test_every_rank_has_one_place_and_data_ranks_are_counted_copy_by_copy():

@@ -21,9 +21,9 @@ BATCH = {"micro_batches": 64, "micro_batch_tokens": 16 * 2048}
 
 def test_sizes_by_hand():
     layout = ParallelConfig(replicate=2, shard=3, tensor=4, pipeline=5)
-    assert (layout.world_size, layout.data_ranks, layout.cuts_the_network) == (120, 6, True)
+    assert (layout.world_size, layout.data_ranks, layout.is_model_parallel) == (120, 6, True)
     assert layout.words() == "replicate 2 x shard 3 x tensor 4 x pipeline 5"
-    assert (ParallelConfig().words(), ParallelConfig(replicate=4).cuts_the_network) == ("one process", False)
+    assert (ParallelConfig().words(), ParallelConfig(replicate=4).is_model_parallel) == ("one process", False)
 
 
 @pytest.mark.parametrize(

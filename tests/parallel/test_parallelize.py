@@ -7,7 +7,7 @@ from tests.tiny_model import tiny_llama
 from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import PRESETS
 from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.parallel.parallelize import COLUMNS, ROWS, WHOLE, part_config, slice_style
+from tinyllama.parallel.parallelize import COLUMNS, ROWS, WHOLE, partition_config, slice_style
 from tinyllama.parallel.pipeline_split import stage_layers
 
 
@@ -17,7 +17,7 @@ from tinyllama.parallel.pipeline_split import stage_layers
 def test_every_parameter_has_a_style_and_its_part_the_shape(name: str, tensor: int, stage: int):
     layers = stage_layers(PRESETS[name], 2)[stage]
     with torch.device("meta"):
-        whole, part = Llama(PRESETS[name]), Llama(part_config(PRESETS[name], tensor, layers))
+        whole, part = Llama(PRESETS[name]), Llama(partition_config(PRESETS[name], tensor, layers))
     for key, value in part.named_parameters():
         shape = list(whole.get_parameter(key).shape)
         style = slice_style(key)

@@ -13,15 +13,15 @@ from tests.instruments.dry_run import _fake_ranks
 from tests.tiny_model import tiny_config
 from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
-from tinyllama.model.partition import Slices
-from tinyllama.parallel.full_tensors import CanonicalParts
+from tinyllama.model.partition import Collectives
+from tinyllama.parallel.full_tensors import FullTensors
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.parallel.mesh import RankMesh
-from tinyllama.parallel.parallelize import give_memory, lay_out, part_config, stage_part
+from tinyllama.parallel.parallelize import materialize, parallelize, partition_config, stage_partition
 from tinyllama.parallel.pipeline_parallel import stage_shapes
 from tinyllama.parallel.pipeline_split import stage_layers
 from tinyllama.parallel.reductions import is_sharded, padded
-from tinyllama.parallel.tensor_parallel import TensorSlices
+from tinyllama.parallel.tensor_parallel import TensorCollectives
 
 CPU = torch.device("cpu")
 # 17 rows of o and down, 12 + 6 + 6 of q k v of half the heads: two shards share neither evenly
@@ -45,10 +45,10 @@ class Laid:
         formats = values.pop("formats", (None, None))
         given: dict[str, Any] = {"seq_len": 8, "recompute": "none", "is_fp8": False, "compiled": False} | values
         self.mesh, self.config = mesh, config
-        self.network = lay_out(config, mesh, torch.float64, formats, **given)
-        give_memory(self.network, CPU)
+        self.network = parallelize(config, mesh, torch.float64, formats, **given)
+        materialize(self.network, CPU)
         layers = stage_layers(config, mesh.size("pipeline"))
-        self.parts = CanonicalParts(config, self.network.packed, mesh, layers)
+        self.parts = FullTensors(config, self.network.packed, mesh, layers)
         self.masters = [parameter.master for parameter in self.network.packed]
 
 
@@ -97,7 +97,7 @@ def test_each_rank_gets_its_rows_and_columns(sizes: dict[str, Any]):
         for master in laid.masters:
             master.fill_(-1)
         for name, value in whole.items():
-            laid.parts.put(name, value, laid.masters)
+            laid.parts.scatter(name, value, laid.masters)
         held = set()
         for parameter, master in zip(laid.network.packed, laid.masters, strict=True):
             axes = mesh.parallel.sizes
@@ -118,7 +118,7 @@ def test_only_shards_are_sharded_and_norms_never():
     for sizes, is_cut in (({"tensor": 2}, False), ({"shard": 2}, True), ({"shard": 2, "tensor": 2}, True)):
         for _, mesh in on_every_rank(sizes):
             laid = Laid(tiny_config(), mesh)
-            assert laid.network.part.keeps_masters == is_cut
+            assert laid.network.partition.keeps_masters == is_cut
             modules = [laid.network, *laid.network.layers]
             assert [isinstance(module, FSDPModule) for module in modules] == [is_cut] * 3
             for parameter in laid.network.packed:
@@ -129,8 +129,8 @@ def test_slices_know_their_place():
     heads, places = [], []
     for _, mesh in on_every_rank({"tensor": 2, "pipeline": 2}):
         laid = Laid(tiny_config(n_layers=4), mesh)
-        slices, part = laid.network.part.slices, laid.network.part
-        assert isinstance(slices, TensorSlices)
+        slices, part = laid.network.partition.collectives, laid.network.partition
+        assert isinstance(slices, TensorCollectives)
         heads.append((slices.at, slices.size, slices.first_head))
         places.append((part.first_layer, part.is_first, part.is_last, part.seq_len, len(laid.network.layers)))
     assert heads == [(0, 2, 0), (1, 2, 2)] * 2
@@ -148,8 +148,8 @@ def test_masters_stay_exact_and_products_read_short_copies():
             assert (network.compute_dtype, network.stream_dtype) == formats
             for parameter in network.packed:
                 is_product = not parameter.names[0].endswith("norm.weight") and parameter.leaf is not network.embedding
-                is_tied = network.head is None and network.part.is_last and parameter is network.output
-                has_copy = (is_product or is_tied) and not network.part.keeps_masters
+                is_tied = network.head is None and network.partition.is_last and parameter is network.output
+                has_copy = (is_product or is_tied) and not network.partition.keeps_masters
                 assert parameter.master.dtype == torch.float64
                 assert (parameter.copy is not None) == has_copy, parameter.names
                 parameter.master.fill_(3.0)
@@ -158,7 +158,7 @@ def test_masters_stay_exact_and_products_read_short_copies():
                     parameter.copy.fill_(0.0)
             network.refresh()
             assert all((parameter.copy == 3).all() for parameter in network.packed if parameter.copy is not None)
-            if network.part.is_last and not network.part.keeps_masters:
+            if network.partition.is_last and not network.partition.keeps_masters:
                 assert network.output_weight.dtype == torch.bfloat16
                 assert (network.output_weight == 3).all()
 
@@ -179,11 +179,13 @@ def test_compilation_and_recompute_reach_the_network(monkeypatch: pytest.MonkeyP
 
 def test_sizes_of_a_part():
     config = tiny_config(n_layers=4, embedding_dim=16)
-    part = part_config(config, 2, range(1, 4))
+    part = partition_config(config, 2, range(1, 4))
     assert part == replace(config, n_layers=3, n_heads=2, n_kv_heads=1, ffn_dim=24, vocab_size=256)
     places = [
         (part.first_layer, part.is_first, part.is_last)
-        for part in (stage_part(config, layers, Slices()) for layers in (range(2), range(2, 3), range(3, 4), range(4)))
+        for part in (
+            stage_partition(config, layers, Collectives()) for layers in (range(2), range(2, 3), range(3, 4), range(4))
+        )
     ]
     assert places == [(0, True, False), (2, False, False), (3, False, True), (0, True, True)]
 
@@ -240,7 +242,7 @@ def test_sums_go_over_the_axis_that_is_meant(monkeypatch: pytest.MonkeyPatch):
 
 def test_pieces_of_the_vocabulary():
     """Rank 2 of three has rows 10 to 14."""
-    slices = TensorSlices.__new__(TensorSlices)
+    slices = TensorCollectives.__new__(TensorCollectives)
     slices.at = 2
     inside, local = slices.own_pieces(torch.tensor([9, 10, 12, 14, 15, -1, 0]), 5)
     assert inside.tolist() == [False, True, True, True, False, False, False]

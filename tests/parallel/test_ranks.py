@@ -16,7 +16,7 @@ from tinyllama.errors import InputError, LostRankError, RecipeError, RunStoppedE
 from tinyllama.parallel import heartbeat, launch, ranks
 from tinyllama.parallel.launch import Launched, launched
 from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.parallel.rank_progress import Place
+from tinyllama.parallel.rank_progress import Activity
 from tinyllama.parallel.ranks import Ranks, _is_of_connection
 
 Pair = tuple[Ranks, Ranks]
@@ -30,8 +30,8 @@ def pair(monkeypatch: pytest.MonkeyPatch) -> Any:
     found = Ranks(0, 2, 0, store, 60.0), Ranks(1, 2, 1, store, 60.0)
     yield found
     for rank in found:
-        assert rank.watch is not None
-        rank.watch.end()
+        assert rank.heartbeat is not None
+        rank.heartbeat.end()
 
 
 def both(first: Callable[[], Any], second: Callable[[], Any]) -> list[Any]:
@@ -49,16 +49,16 @@ def never() -> Any:
 def test_a_rank_alone_asks_nobody():
     alone = Ranks()
     assert (alone.is_first, alone.is_alone, alone.size, alone.data_rank, alone.data_size) == (True, True, 1, 0, 1)
-    assert alone.by_first(lambda: 3) == 3
+    assert alone.on_rank_0(lambda: 3) == 3
     assert alone.gather(4) == [4]
-    alone.agree("x", {"a": 1})
-    alone.together("x", lambda: {"a": 1})
-    alone.share([torch.ones(1)])
+    alone.check_equal("x", {"a": 1})
+    alone.on_all_ranks("x", lambda: {"a": 1})
+    alone.broadcast([torch.ones(1)])
     assert alone.sum(torch.ones(2)).tolist() == [1, 1]
     alone.tree_sum([torch.ones(1)])
     alone.connect(torch.device("cpu"))
     assert not dist.is_initialized()
-    alone.leave()
+    alone.close()
     assert alone.requests() == []
 
 
@@ -70,7 +70,9 @@ def test_places_in_the_layout():
 
 def test_what_rank_0_does_is_known_to_all_in_turn(pair: Pair):
     for value in ([1], {"a": None}, "b"):
-        assert both(lambda value=value: pair[0].by_first(lambda: value), lambda: pair[1].by_first(never)) == [value] * 2
+        assert (
+            both(lambda value=value: pair[0].on_rank_0(lambda: value), lambda: pair[1].on_rank_0(never)) == [value] * 2
+        )
 
 
 @pytest.mark.parametrize("error", [RecipeError("r"), InputError("i"), RunStoppedError("s", 75)])
@@ -78,7 +80,7 @@ def test_a_fault_of_rank_0_is_every_rank_s(pair: Pair, error: Any):
     def fail() -> None:
         raise error
 
-    first, second = both(lambda: pair[0].by_first(fail), lambda: pair[1].by_first(never))
+    first, second = both(lambda: pair[0].on_rank_0(fail), lambda: pair[1].on_rank_0(never))
     assert first is error
     assert type(second) is type(error)
     assert (str(second), second.exit_code) == (str(error), error.exit_code)
@@ -103,12 +105,17 @@ def test_a_call_that_does_not_come(pair: Pair):
 
 def test_ranks_agree_or_the_first_difference_is_named(pair: Pair):
     facts = {"a": 1, "b": 2}
-    assert both(lambda: pair[0].agree("one", facts), lambda: pair[1].agree("one", dict(facts))) == [None, None]
-    found = both(lambda: pair[0].agree("two", facts), lambda: pair[1].agree("two", facts | {"b": 3}))
+    assert both(lambda: pair[0].check_equal("one", facts), lambda: pair[1].check_equal("one", dict(facts))) == [
+        None,
+        None,
+    ]
+    found = both(lambda: pair[0].check_equal("two", facts), lambda: pair[1].check_equal("two", facts | {"b": 3}))
     assert [str(error) for error in found] == ["rank 1: its b is 3, rank 0's is 2"] * 2
-    found = both(lambda: pair[0].together("three", lambda: facts), lambda: pair[1].together("three", lambda: None))
+    found = both(
+        lambda: pair[0].on_all_ranks("three", lambda: facts), lambda: pair[1].on_all_ranks("three", lambda: None)
+    )
     assert found == [None, None], "no facts, nothing to differ in"
-    more = both(lambda: pair[0].agree("four", {}), lambda: pair[1].agree("four", {"a": 1}))
+    more = both(lambda: pair[0].check_equal("four", {}), lambda: pair[1].check_equal("four", {"a": 1}))
     assert [str(error) for error in more] == ["rank 1: its a is 1, rank 0's is None"] * 2
 
 
@@ -116,7 +123,7 @@ def test_a_rank_that_cannot_begin_is_named_by_all(pair: Pair):
     def fail() -> dict[str, Any]:
         raise InputError("no file")
 
-    first, second = both(lambda: pair[0].together("begin", dict), lambda: pair[1].together("begin", fail))
+    first, second = both(lambda: pair[0].on_all_ranks("begin", dict), lambda: pair[1].on_all_ranks("begin", fail))
     assert (type(first), str(first)) == (RecipeError, "rank 1: no file")
     assert (type(second), str(second)) == (InputError, "no file")
 
@@ -134,7 +141,7 @@ def test_a_rank_that_cannot_begin_is_named_by_all(pair: Pair):
     ],
 )
 def test_who_leaves_with_an_error_says_why(pair: Pair, error: BaseException, reason: str, code: int):
-    pair[1].leave(error)
+    pair[1].close(error)
     with pytest.raises(LostRankError) as caught:
         pair[0]._wait_for("something")
     assert str(caught.value) == f"{reason}; the same command goes on from the last checkpoint"
@@ -142,17 +149,17 @@ def test_who_leaves_with_an_error_says_why(pair: Pair, error: BaseException, rea
 
 
 def test_who_was_lost_to_others_says_nothing_new(pair: Pair):
-    pair[1].leave(LostRankError("rank 0 is gone"))
-    assert pair[0].watch is not None
-    assert pair[0].watch.look() is None
+    pair[1].close(LostRankError("rank 0 is gone"))
+    assert pair[0].heartbeat is not None
+    assert pair[0].heartbeat.look() is None
 
 
 def test_rank_0_keeps_its_store_until_all_have_left(pair: Pair, monkeypatch: pytest.MonkeyPatch):
-    leaving = threading.Thread(target=pair[0].leave)
+    leaving = threading.Thread(target=pair[0].close)
     leaving.start()
     leaving.join(0.2)
     assert leaving.is_alive()
-    pair[1].leave()
+    pair[1].close()
     leaving.join(5)
     assert not leaving.is_alive()
 
@@ -173,12 +180,12 @@ def test_rank_0_does_not_wait_where_torchrun_keeps_the_store(
 
 
 def test_what_comes_last_is_not_watched(pair: Pair):
-    assert pair[0].watch is not None
-    pair[0].watch.is_on = True
-    pair[0].where.at(Place.SAVE, 9)
-    pair[0].rest()
-    assert not pair[0].watch.is_on
-    assert pair[0].where.mark == (9, Place.END)
+    assert pair[0].heartbeat is not None
+    pair[0].heartbeat.is_on = True
+    pair[0].progress.enter(Activity.SAVE, 9)
+    pair[0].stop_watching()
+    assert not pair[0].heartbeat.is_on
+    assert pair[0].progress.mark == (9, Activity.END)
 
 
 # -- errors of collectives ---------------------------------------------------------------------------------------------
@@ -218,7 +225,7 @@ def test_errors_of_a_connection(error: BaseException | None, is_of_connection: b
     ],
 )
 def test_only_a_collective_s_error_is_a_lost_rank(pair: Pair, error: Exception, with_work: bool, becomes_loss: bool):
-    pair[0].where.at(Place.REDUCTION, 4)
+    pair[0].progress.enter(Activity.REDUCTION, 4)
     with pytest.raises(LostRankError if becomes_loss else type(error)) as caught, pair[0].waiting(with_work=with_work):
         raise error
     if becomes_loss:
@@ -226,8 +233,8 @@ def test_only_a_collective_s_error_is_a_lost_rank(pair: Pair, error: Exception, 
 
 
 def test_what_was_waited_for_is_said(pair: Pair):
-    assert pair[1].watch is not None
-    pair[1].watch.end()  # gives no more signs of life
+    assert pair[1].heartbeat is not None
+    pair[1].heartbeat.end()  # gives no more signs of life
     with (
         pytest.raises(LostRankError, match=r"rank 1 is lost, last seen in the start; rank 0 waited in the sums;"),
         pair[0].waiting("the sums"),
@@ -311,13 +318,13 @@ def test_join_parts_from_the_others_whatever_happens(monkeypatch: pytest.MonkeyP
     with launch.join(ParallelConfig(replicate=2, timeout_seconds=9)) as found:
         assert found is not None
         assert (found.rank, found.size, found.local_rank, found._timeout_seconds) == (1, 2, 3, 9)
-        assert found.watch is not None
-        found.watch.end()
+        assert found.heartbeat is not None
+        found.heartbeat.end()
     error = KeyError("x")
     with pytest.raises(KeyError), launch.join(ParallelConfig(replicate=2)) as found:  # noqa: PT012
         assert found is not None
-        assert found.watch is not None
-        found.watch.end()
+        assert found.heartbeat is not None
+        found.heartbeat.end()
         raise error
     assert left == [None, error]
     for name in launch.VARIABLES:

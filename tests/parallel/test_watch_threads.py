@@ -10,10 +10,10 @@ import pytest
 from torch.distributed import HashStore  # pyright: ignore[reportPrivateImportUsage]
 
 from tinyllama.parallel import heartbeat
-from tinyllama.parallel.heartbeat import NO_STORE, Beat, Verdict, Watch, describe
-from tinyllama.parallel.rank_progress import VARIABLE, Mark, Marks, Place, Whereabouts
+from tinyllama.parallel.heartbeat import NO_STORE, Beat, Failure, Heartbeat, describe
+from tinyllama.parallel.rank_progress import VARIABLE, Activity, ActivityAt, ProgressFile, RankProgress
 
-Make = Callable[..., Watch]
+Make = Callable[..., Heartbeat]
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnhandledThreadExceptionWarning"
 )  # of ends that are caught
@@ -26,10 +26,10 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     monkeypatch.setattr(heartbeat, "GRACE_SECONDS", 0.02)
     monkeypatch.setattr(heartbeat, "STORE_SECONDS", 5.0)
     store: Any = HashStore()
-    made: list[Watch] = []
+    made: list[Heartbeat] = []
 
-    def one(rank: int = 0, size: int = 2, timeout_seconds: float = 60.0, own_store: Any = None) -> Watch:
-        made.append(Watch(own_store or store, rank, size, Whereabouts(rank), timeout_seconds))
+    def one(rank: int = 0, size: int = 2, timeout_seconds: float = 60.0, own_store: Any = None) -> Heartbeat:
+        made.append(Heartbeat(own_store or store, rank, size, RankProgress(rank), timeout_seconds))
         return made[-1]
 
     yield one
@@ -80,26 +80,26 @@ class Gone:
 def test_the_first_reason_counts_for_all(make: Make):
     first, second = make(0), make(1)
     assert first.look() is None
-    assert second.publish("one", 3) == Verdict("one", 3, True)
-    assert first.publish("two", 4) == Verdict("one", 3, False)
-    assert first.look() == Verdict("one", 3, False)
-    assert second.publish("three", 5) == second.look() == Verdict("one", 3, True)
-    assert first.find_lost("x") == Verdict("one", 3, False)
+    assert second.publish("one", 3) == Failure("one", 3, True)
+    assert first.publish("two", 4) == Failure("one", 3, False)
+    assert first.look() == Failure("one", 3, False)
+    assert second.publish("three", 5) == second.look() == Failure("one", 3, True)
+    assert first.find_lost("x") == Failure("one", 3, False)
 
 
 def test_what_another_rank_published_is_seen_before_one_looks_for_the_lost(make: Make):
     first, second = make(0), make(1)
     second.publish("one", 3)
-    assert first.find_lost("x") == Verdict("one", 3, False)
+    assert first.find_lost("x") == Failure("one", 3, False)
 
 
 def test_a_rank_without_signs_of_life_is_lost(make: Make):
     first, second = make(0), make(1)
-    second._where.at(Place.DATA, 3)
-    wait_until(lambda: first._beats()[1].mark == Mark(3, Place.DATA))
+    second._progress.enter(Activity.DATA, 3)
+    wait_until(lambda: first._beats()[1].mark == ActivityAt(3, Activity.DATA))
     second.end()
     time.sleep(0.05)
-    wanted = Verdict("rank 1 is lost, last seen in reading its micro-batch of step 3; rank 0 waited in x", 69, True)
+    wanted = Failure("rank 1 is lost, last seen in reading its micro-batch of step 3; rank 0 waited in x", 69, True)
     assert first.find_lost("x") == wanted
 
 
@@ -117,9 +117,9 @@ def test_signs_of_life_are_numbered(make: Make):
 @pytest.mark.parametrize(("rank", "is_first"), [(0, False), (1, True), (2, False)])
 def test_without_a_store_rank_1_speaks(make: Make, rank: int, is_first: bool):
     alone = make(rank, 3, own_store=Gone(1))
-    assert alone.publish("why", 5) == Verdict(f"{NO_STORE}; why", 5, is_first)
+    assert alone.publish("why", 5) == Failure(f"{NO_STORE}; why", 5, is_first)
     other = make(rank, 3, own_store=Gone(1))
-    assert other.find_lost("x") == Verdict(f"{NO_STORE}; rank {rank} waited in x", 69, is_first)
+    assert other.find_lost("x") == Failure(f"{NO_STORE}; rank {rank} waited in x", 69, is_first)
 
 
 def test_a_store_that_is_lost_while_signs_are_compared(make: Make):
@@ -131,12 +131,12 @@ def test_a_store_that_is_lost_while_signs_are_compared(make: Make):
 
 def test_a_process_that_waits_too_long_ends(make: Make, ended: list[Any]):
     first, second = make(0), make(1)
-    seen: list[Verdict] = []
+    seen: list[Failure] = []
     first.before_exit = seen.append
-    first._where.at(Place.REDUCTION, 7)
-    second._where.at(Place.DATA, 7)
-    wait_until(lambda: first._beats()[1].mark == Mark(7, Place.DATA))
-    first._where.since -= 61
+    first._progress.enter(Activity.REDUCTION, 7)
+    second._progress.enter(Activity.DATA, 7)
+    wait_until(lambda: first._beats()[1].mark == ActivityAt(7, Activity.DATA))
+    first._progress.since -= 61
     first.is_on = True
     wait_until(lambda: len(ended) == 2)
     (place, text), code = ended
@@ -152,11 +152,11 @@ def test_a_process_goes_on_that_is_not_watched_or_has_time(make: Make, ended: li
     if way == "ended":
         first.end()
         time.sleep(0.05)
-    first._where.since -= seconds
+    first._progress.since -= seconds
     first.is_on = way != "off"
     time.sleep(0.2)
     assert ended == []
-    assert first.verdict is None
+    assert first.failure is None
 
 
 @pytest.mark.parametrize(("rank", "speaks"), [(0, True), (1, True), (2, False)])
@@ -176,7 +176,7 @@ def test_a_main_thread_that_leaves_by_itself_is_left_alone(
 ):
     monkeypatch.setattr(heartbeat, "GRACE_SECONDS", 5.0)
     first = make(0)
-    leaving = threading.Thread(target=first._leave, args=(Verdict("x", 3, True),))
+    leaving = threading.Thread(target=first._leave, args=(Failure("x", 3, True),))
     leaving.start()
     first.end()
     leaving.join(2)
@@ -188,7 +188,7 @@ def test_a_store_that_answers_no_more_is_a_lost_rank(make: Make, ended: list[Any
     alone = make(1, 2, own_store=Gone(3))
     alone.is_on = True
     wait_until(lambda: 69 in ended)
-    assert alone.verdict == Verdict(f"{NO_STORE}; rank 1 was in the start", 69, True)
+    assert alone.failure == Failure(f"{NO_STORE}; rank 1 was in the start", 69, True)
 
 
 def test_failures_are_counted_in_a_row(make: Make, ended: list[Any]):
@@ -207,12 +207,12 @@ def test_failures_are_counted_in_a_row(make: Make, ended: list[Any]):
     alone.is_on = True
     time.sleep(0.4)
     assert ended == []
-    assert alone.verdict is None
+    assert alone.failure is None
 
 
 # -- who is named ------------------------------------------------------------------------------------------------------
 
-AT, BEHIND = Mark(7, Place.REDUCTION), Mark(7, Place.FORWARD)
+AT, BEHIND = ActivityAt(7, Activity.REDUCTION), ActivityAt(7, Activity.FORWARD)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ AT, BEHIND = Mark(7, Place.REDUCTION), Mark(7, Place.FORWARD)
         # who came only at the second look is not silent
         ([(1, AT)], [(2, AT), (1, BEHIND)], 0, "rank 1 hangs in the forward pass of step 7; rank 0 waited in x"),
         # a later step is further, at whatever place
-        ([(1, AT), (1, Mark(8, Place.START))], [(2, AT), (2, Mark(8, Place.START))], 1,
+        ([(1, AT), (1, ActivityAt(8, Activity.START))], [(2, AT), (2, ActivityAt(8, Activity.START))], 1,
          "rank 0 hangs in the sum of the gradients of step 7; rank 1 waited in x"),
         # all but one are behind, itself among them
         ([(1, BEHIND), (1, BEHIND), (1, AT)], [(2, BEHIND), (2, BEHIND), (2, AT)], 0,
@@ -254,37 +254,37 @@ def test_one_that_never_came_goes_before_silent_ones():
 
 
 def test_places_in_words_and_in_order():
-    assert [place.words for place in Place] == [
+    assert [place.words for place in Activity] == [
         "the start", "reading its micro-batch", "the forward pass", "the backward pass", "the sum of the gradients",
         "the update", "the figures", "validation", "saving", "writing the checkpoint", "committing the checkpoint",
         "the end",
     ]  # fmt: skip
-    assert [int(place) for place in Place] == list(range(12))
-    assert Mark(0, Place.SAVE).words == "saving"
-    assert Mark(1, Place.SAVE).words == "saving of step 1"
+    assert [int(place) for place in Activity] == list(range(12))
+    assert ActivityAt(0, Activity.SAVE).words == "saving"
+    assert ActivityAt(1, Activity.SAVE).words == "saving of step 1"
 
 
 def test_since_when_a_rank_is_there(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv(VARIABLE, raising=False)
-    place = Whereabouts()
+    place = RankProgress()
     place.since = 0.0
     place.stay()
     assert abs(place.since - time.monotonic()) < 1
-    assert place.mark == Mark(0, Place.START)
+    assert place.mark == ActivityAt(0, Activity.START)
     place.since = 0.0
-    place.saver_at(Place.WRITE, 3)  # of another thread: the loop's mark stays
-    assert (place.since, place.mark) == (0.0, Mark(0, Place.START))
-    place.at(Place.DATA, 3)
+    place.enter_saver(Activity.WRITE, 3)  # of another thread: the loop's mark stays
+    assert (place.since, place.mark) == (0.0, ActivityAt(0, Activity.START))
+    place.enter(Activity.DATA, 3)
     assert abs(place.since - time.monotonic()) < 1
 
 
 def test_marks_of_three_ranks_lie_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    marks = Marks(tmp_path / "marks", ranks=3)
+    marks = ProgressFile(tmp_path / "marks", ranks=3)
     assert (tmp_path / "marks").stat().st_size == 3 * 2 * 8
     monkeypatch.setenv(VARIABLE, str(tmp_path / "marks"))
-    places = [Whereabouts(rank) for rank in range(3)]
+    places = [RankProgress(rank) for rank in range(3)]
     for rank, place in enumerate(places):
-        place.at(Place(rank + 1), 10 + rank)
-        place.saver_at(Place(rank + 5), 20 + rank)
+        place.enter(Activity(rank + 1), 10 + rank)
+        place.enter_saver(Activity(rank + 5), 20 + rank)
     for rank in range(3):
-        assert marks.of(rank) == (Mark(10 + rank, Place(rank + 1)), Mark(20 + rank, Place(rank + 5)))
+        assert marks.of(rank) == (ActivityAt(10 + rank, Activity(rank + 1)), ActivityAt(20 + rank, Activity(rank + 5)))

@@ -26,7 +26,7 @@ def test_room_is_made_for_what_a_save_copies(axes: dict[str, int], tied_head: bo
     train = TrainConfig(seq_len=16, micro_batch_size=1, tokens_per_step=64, optimizer_state="bf16")
     with _fake_ranks(ParallelConfig.model_validate(axes), 0) as ranks:
         state = CutState(replace(TINY, tied_head=tied_head), train, CPU, torch.float32, ranks)
-        for rooms, copied in zip(state.rooms(), (state.weights(), state.moments()), strict=True):
+        for rooms, copied in zip(state.state_shapes(), (state.weights(), state.moments()), strict=True):
             found = {name: (value.shape, value.dtype, value.device) for name, value in rooms}
             assert found == {name: (value.shape, value.dtype, value.device) for name, value in copied}
             assert all(value.untyped_storage().nbytes() <= 4 for _, value in rooms), "no memory of the device"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.instruments.dry_run import PARTS, Ledger, _few_micro_batches, dry_run
+from tests.instruments.dry_run import PARTS, MemoryTracker, _few_micro_batches, dry_run
 from tinyllama.model.llama_config import LlamaConfig, preset
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.train.train_config import TrainConfig
@@ -100,18 +100,18 @@ def test_tied_stages_and_uneven_shards():
 
 
 def test_the_ledger_sees_what_is_made_and_let_go():
-    with Ledger() as ledger:
+    with MemoryTracker() as tracker:
         first = torch.zeros(1000)
-        ledger.book(first, "weights")
+        tracker.book(first, "weights")
         second = first * 2
-        ledger.begin()
+        tracker.begin()
         del second
         third = torch.zeros(500, dtype=torch.float64)
         view = third[10:]
-        assert sum(ledger.at_peak.values()) == 8000
+        assert sum(tracker.at_peak.values()) == 8000
         more = torch.cat([third, view])
-        assert sum(ledger.at_peak.values()) == 4000 + 4000 + more.nbytes
-        assert ledger.at_peak["weights"] == 4000
+        assert sum(tracker.at_peak.values()) == 4000 + 4000 + more.nbytes
+        assert tracker.at_peak["weights"] == 4000
 
 
 def test_the_page_s_example_runs(capsys: pytest.CaptureFixture[str]):
@@ -139,28 +139,28 @@ def test_as_few_micro_batches_as_show_the_peak(micro_batches: int, sizes: dict[s
 
 
 def test_the_ledger_counts_parts_and_the_peak_of_their_sum():
-    with Ledger() as ledger:
+    with MemoryTracker() as tracker:
         one, two = torch.zeros(100), torch.zeros(200)
-        ledger.book(one, "weights")
-        ledger.book(one, "weights")  # again: the same bytes
-        ledger.book(two, "weights")
+        tracker.book(one, "weights")
+        tracker.book(one, "weights")  # again: the same bytes
+        tracker.book(two, "weights")
         three = torch.zeros(50)
-        assert ledger.book_activation(three) is three
-        ledger.book_activation(one)  # weights that autograd keeps stay weights
-        assert sum(ledger.at_peak.values()) == 1400
-        ledger.begin()
-        assert ledger.at_peak == dict.fromkeys(PARTS, 0) | {"weights": 1200, "activations": 200}
+        assert tracker.book_activation(three) is three
+        tracker.book_activation(one)  # weights that autograd keeps stay weights
+        assert sum(tracker.at_peak.values()) == 1400
+        tracker.begin()
+        assert tracker.at_peak == dict.fromkeys(PARTS, 0) | {"weights": 1200, "activations": 200}
         del two, three
         four = torch.zeros(100)
-        ledger.book(four, "gradients")
-        assert sum(ledger.at_peak.values()) == 1400
-        ledger.begin()
-        assert ledger.at_peak == dict.fromkeys(PARTS, 0) | {"weights": 400, "gradients": 400}
+        tracker.book(four, "gradients")
+        assert sum(tracker.at_peak.values()) == 1400
+        tracker.begin()
+        assert tracker.at_peak == dict.fromkeys(PARTS, 0) | {"weights": 400, "gradients": 400}
         four.untyped_storage().resize_(0)
         five = torch.zeros(50)
-        assert sum(ledger.at_peak.values()) == 800
+        assert sum(tracker.at_peak.values()) == 800
         six = torch.zeros(200)
-        assert ledger.at_peak == dict.fromkeys(PARTS, 0) | {"weights": 400, "buffers": five.nbytes + six.nbytes}
+        assert tracker.at_peak == dict.fromkeys(PARTS, 0) | {"weights": 400, "buffers": five.nbytes + six.nbytes}
 
 
 def test_a_dry_run_wants_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch):

@@ -78,8 +78,8 @@ def test_between_half_the_limit_and_the_limit_it_grows_to_the_limit():
 
 def test_where_none_is_needed_it_stays_one():
     scale = LossScale(False, TOKENS, CPU)
-    for is_off in [OFF, *[ON] * 1001]:
-        scale.update(is_off)
+    for is_skipped in [OFF, *[ON] * 1001]:
+        scale.update(is_skipped)
     assert scale.state() == {"factor": 1.0, "good_updates": 0}
 
 

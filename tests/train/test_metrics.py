@@ -17,7 +17,7 @@ from tinyllama.train import metrics, run_summary, step_clock
 from tinyllama.train.metrics import MetricsFile, NoMetricsFile, model_flops_utilization, peak_flops, write_event
 from tinyllama.train.micro_batch import figures, with_requests
 from tinyllama.train.run_summary import FinishedRun, summarize
-from tinyllama.train.step_clock import StepClock, garbage_kept
+from tinyllama.train.step_clock import StepClock, gc_paused
 from tinyllama.train.train_config import TrainConfig
 
 CPU = torch.device("cpu")
@@ -242,7 +242,7 @@ def test_a_lap_is_from_the_end_of_the_one_before_or_the_last_start(monkeypatch: 
 
 def test_garbage_is_kept_while_steps_are_made_and_collected_again_after_an_error():
     def work() -> None:
-        with garbage_kept():
+        with gc_paused():
             assert not gc.isenabled()
             assert gc.get_freeze_count() > 0
             raise ValueError

@@ -50,7 +50,7 @@ def on_rank(rank: int, size: int, port: int, path: str, dtype: torch.dtype, name
         assert ranks is not None
         ranks.connect(torch.device("cpu"))
         torch.save(updates(ranks, dtype, name, **changes), f"{path}.{rank}")
-        ranks.rest()
+        ranks.stop_watching()
 
 
 def on_ranks(size: int, path: Path, dtype: torch.dtype, name: str, **changes: Any) -> list[dict[str, torch.Tensor]]:

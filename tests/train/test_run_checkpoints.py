@@ -18,7 +18,7 @@ from tinyllama.checkpoint.async_save import Saved
 from tinyllama.checkpoint.checkpoint_format import RunState
 from tinyllama.checkpoint.retention import Retention
 from tinyllama.errors import InputError, RunStoppedError
-from tinyllama.parallel.rank_progress import Place
+from tinyllama.parallel.rank_progress import Activity
 from tinyllama.recipe import Recipe, load_recipe
 from tinyllama.shards.quarantine import Quarantined
 from tinyllama.train import run_checkpoints
@@ -152,14 +152,14 @@ def test_rows_are_synced_before_the_checkpoint_counts_and_the_event_tells_of_it(
     run_dir = small_run("run")
     it, metrics = made(run_dir), FakeMetrics()
     marks: list[Any] = []
-    it.state.ranks.where.saver_at = lambda *place: marks.append(place)  # pyright: ignore[reportAttributeAccessIssue]
+    it.state.ranks.progress.saver_at = lambda *place: marks.append(place)  # pyright: ignore[reportAttributeAccessIssue]
     it.save(5, metrics)
     assert metrics.n_synced == 0
     it.saver.before_commit()
     assert metrics.n_synced == 1
     path = run_dir / "checkpoints" / "step_00000005"
     it.saver.on_saved(Saved(path, 5, 0.12345678, 2.00000049, 77))
-    assert marks == [(Place.WRITE, 5), (Place.COMMIT, 5), (Place.END, 5)]
+    assert marks == [(Activity.WRITE, 5), (Activity.COMMIT, 5), (Activity.END, 5)]
     (event,) = events(run_dir, "save")
     assert {key: event[key] for key in event if key not in ("time", "event")} == {
         "step": 5, "checkpoint": "step_00000005", "stall_seconds": 0.123457, "write_seconds": 2.0, "bytes": 77,
@@ -269,7 +269,7 @@ def test_everything_that_was_saved_is_taken_up(run: Path):
     folder = run / "checkpoints" / "step_00000006"
     saved = rewrite(folder, updates=4, loss_scale={"factor": 8.0, "good_updates": 3})
     it = made(run)
-    assert it.checkpoints.take_up() == saved
+    assert it.checkpoints.resume() == saved
     assert it.state.optimizer.updates.item() == 4
     assert it.state.loss_scale.state() == saved.loss_scale
     weights = form.WEIGHTS, dict(it.state.weights())
@@ -293,7 +293,7 @@ def test_damaged_ones_are_set_aside_each_with_its_step(run: Path):
     for step in (4, 6):
         damage(run / "checkpoints" / f"step_{step:08d}")
     it = made(run)
-    found = it.checkpoints.take_up()
+    found = it.checkpoints.resume()
     assert found is not None
     assert found.step == 2
     assert [(row["step"], row["checkpoint"], row["reason"]) for row in events(run, "set_aside")] == [
@@ -307,7 +307,7 @@ def test_without_a_whole_checkpoint_nothing_is_taken_up(run: Path):
         damage(run / "checkpoints" / f"step_{step:08d}")
     it = made(run)
     before = it.state.weights_sha256()
-    assert it.checkpoints.take_up() is None
+    assert it.checkpoints.resume() is None
     assert it.state.weights_sha256() == before
     assert (it.checkpoints.last_good, it.state.optimizer.updates.item()) == (None, 0)
 
@@ -316,7 +316,7 @@ def test_without_a_whole_checkpoint_nothing_is_taken_up(run: Path):
 def test_changes_are_refused_but_for_the_allowed_ones(run: Path, allowed: frozenset[str]):
     it = made(run, allowed, weight_decay=0.3, beta2=0.5)
     with pytest.raises(InputError) as error:
-        it.checkpoints.take_up()
+        it.checkpoints.resume()
     assert "train.beta2: 0.95 -> 0.5" in str(error.value)
     assert ("train.weight_decay: 0.1 -> 0.3" in str(error.value)) == (not allowed)
     assert not events(run, "allow_change")
@@ -325,7 +325,7 @@ def test_changes_are_refused_but_for_the_allowed_ones(run: Path, allowed: frozen
 def test_with_another_precision_the_loss_scale_is_not_taken_up(run: Path):
     rewrite(run / "checkpoints" / "step_00000006", loss_scale={"factor": 8.0, "good_updates": 3}, updates=5)
     it = made(run, frozenset({"train.precision"}), precision="fp32")
-    assert it.checkpoints.take_up() is not None
+    assert it.checkpoints.resume() is not None
     assert it.state.loss_scale.state() == {"factor": 1.0, "good_updates": 0}
     assert it.state.optimizer.updates.item() == 5
     (event,) = events(run, "allow_change")
@@ -337,20 +337,20 @@ def test_keys_that_an_older_version_did_not_have_count_as_their_defaults(run: Pa
     folder = run / "checkpoints" / "step_00000006"
     state = form.read_state(folder)
     rewrite(folder, train={key: value for key, value in state.train.items() if key not in ("beta2", "z_loss")})
-    assert made(run).checkpoints.take_up() is not None
+    assert made(run).checkpoints.resume() is not None
     with pytest.raises(InputError, match=r"\(train\.beta2: 0\.95 -> 0\.5\)"):
-        made(run, beta2=0.5).checkpoints.take_up()
+        made(run, beta2=0.5).checkpoints.resume()
 
 
 @pytest.mark.parametrize("name", ["tokenizer_fingerprint", "shards_fingerprint", "validation_fingerprint"])
 def test_other_data_are_refused_and_data_of_no_known_fingerprint_not(run: Path, name: str):
     with pytest.raises(InputError) as error:
-        made(run, given=fingerprints(run) | {name: "f" * 64}).checkpoints.take_up()
+        made(run, given=fingerprints(run) | {name: "f" * 64}).checkpoints.resume()
     file = {"tokenizer_fingerprint": "tokenizer", "shards_fingerprint": "shards/train/index.json"}
     assert str(error.value).startswith(f"{run / file.get(name, 'shards/validation/index.json')}: not what ")
     assert f"(sha256 ffffffffffff, was {fingerprints(run)[name][:12]})" in str(error.value)
     rewrite(run / "checkpoints" / "step_00000006", **{name: ""})
-    assert made(run, given=fingerprints(run) | {name: "f" * 64}).checkpoints.take_up() is not None
+    assert made(run, given=fingerprints(run) | {name: "f" * 64}).checkpoints.resume() is not None
 
 
 # -- going back --------------------------------------------------------------------------------------------------------

@@ -225,7 +225,7 @@ class FakeCheckpoints:
     def __init__(self, found: RunState | None) -> None:
         self.found, self.asked = found, []
 
-    def take_up(self) -> RunState | None:
+    def resume(self) -> RunState | None:
         self.asked.append("newest")
         return self.found
 

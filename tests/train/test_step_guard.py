@@ -36,7 +36,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
                 state.gradients.norm = lambda: torch.tensor(torch.inf)
             weights = {name: value.detach().clone() for name, value in state.model.named_parameters()}
             result = train_step(state, micro_batches, train, step=step, lr=lr)
-            assert result.is_off.item() == 1
+            assert result.is_skipped.item() == 1
             for name, value in state.model.named_parameters():
                 assert torch.equal(value.nan_to_num(), weights[name].nan_to_num()), f"{name} was updated"
             state.gradients.__dict__.pop("norm", None)
@@ -101,9 +101,9 @@ def test_a_gradient_without_a_finite_norm_is_left_out_too(
 def test_the_search_of_the_loss_scale_is_no_fault():
     guard = StepGuard(TrainConfig(precision="fp16", max_skipped_in_a_row=1))
     for step in range(1, LOSS_SCALE_SEARCH + 1):
-        assert guard.see(step, 3.0, is_off=True) == "left fp16's range, the loss scale is halved"
+        assert guard.see(step, 3.0, is_skipped=True) == "left fp16's range, the loss scale is halved"
         guard.check(step)
-    guard.see(LOSS_SCALE_SEARCH + 1, 3.0, is_off=True)
+    guard.see(LOSS_SCALE_SEARCH + 1, 3.0, is_skipped=True)
     with pytest.raises(SkippedStepsError, match="33 steps in a row"):
         guard.check(LOSS_SCALE_SEARCH + 1)
 
@@ -113,14 +113,14 @@ def test_so_many_in_a_row_are_too_many_and_a_good_one_begins_anew(precision: str
     guard = StepGuard(TrainConfig.model_validate({"precision": precision, "max_skipped_in_a_row": 3}))
     for start in (0, 100):
         for step in range(start, start + allowed - 1):
-            assert guard.see(step, math.inf, is_off=True) == "the loss is no finite number"
+            assert guard.see(step, math.inf, is_skipped=True) == "the loss is no finite number"
             guard.check(step)
         assert guard.in_a_row == allowed - 1
-        assert guard.see(start + 60, math.nan, is_off=False) is None  # what counts is whether the update was made
+        assert guard.see(start + 60, math.nan, is_skipped=False) is None  # what counts is whether the update was made
         assert guard.in_a_row == 0
         guard.check(start + 60)
     for step in range(allowed):
-        guard.see(step, 2.0, is_off=True)
+        guard.see(step, 2.0, is_skipped=True)
     with pytest.raises(SkippedStepsError, match=f"{allowed} steps in a row up to step 77 had") as error:
         guard.check(77)
     assert error.value.step == 77
@@ -128,9 +128,9 @@ def test_so_many_in_a_row_are_too_many_and_a_good_one_begins_anew(precision: str
 
 def test_the_reason_of_a_skip_is_told_by_loss_and_format():
     reasons = {
-        precision: StepGuard(TrainConfig.model_validate({"precision": precision})).see(1, 2.0, is_off=True)
+        precision: StepGuard(TrainConfig.model_validate({"precision": precision})).see(1, 2.0, is_skipped=True)
         for precision in ("fp16", "bf16", "fp32")
     }
     assert reasons["bf16"] == reasons["fp32"] == "the gradient is not finite"
     assert reasons["fp16"] == "left fp16's range, the loss scale is halved"
-    assert StepGuard(TrainConfig(precision="fp16")).see(1, math.nan, is_off=True) == "the loss is no finite number"
+    assert StepGuard(TrainConfig(precision="fp16")).see(1, math.nan, is_skipped=True) == "the loss is no finite number"

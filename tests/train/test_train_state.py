@@ -14,7 +14,7 @@ from tests.train.test_train_step import batch, parts
 from tinyllama.errors import RecipeError
 from tinyllama.model.packed_llama import PackedLlama
 from tinyllama.parallel.layout import Layout
-from tinyllama.parallel.rank_progress import Place
+from tinyllama.parallel.rank_progress import Activity
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.train import deterministic, precision, train_state
 from tinyllama.train.deterministic import choose_threads, repeat_kernels
@@ -52,9 +52,9 @@ def copies_are_fresh(state: TrainState) -> bool:
 def test_short_copies_follow_whatever_changes_the_weights(tmp_path: Path):
     state = made(precision="bf16")
     assert copies_are_fresh(state)
-    state.read_weights({name: value * 2 for name, value in state.weights()})
+    state.load_weights({name: value * 2 for name, value in state.weights()})
     assert not copies_are_fresh(state)
-    state.share()
+    state.broadcast()
     assert copies_are_fresh(state)
     train_step(state, parts(batch(8), 2), config(precision="bf16"), step=0, lr=0.1)
     assert copies_are_fresh(state)
@@ -92,7 +92,7 @@ def test_all_that_a_checkpoint_holds_is_shared(monkeypatch: pytest.MonkeyPatch):
     state = made()
     shared: list[torch.Tensor] = []
     monkeypatch.setattr(state.ranks, "share", shared.extend)
-    state.share()
+    state.broadcast()
     weights, moments = list(state.weights()), list(state.moments())
     assert len(shared) == len(weights) + len(moments) + 3
     wanted = [*(value for _, value in weights), *(value for _, value in moments)]
@@ -101,7 +101,7 @@ def test_all_that_a_checkpoint_holds_is_shared(monkeypatch: pytest.MonkeyPatch):
     assert [value.data_ptr() for value in shared[-3:]] == [
         value.data_ptr() for value in (state.optimizer.updates, scale.factor, scale.good_updates)
     ]
-    rooms = [[name for name, _ in room] for room in state.rooms()]
+    rooms = [[name for name, _ in room] for room in state.state_shapes()]
     assert rooms == [[name for name, _ in weights], [name for name, _ in moments]]
 
 
@@ -115,9 +115,9 @@ def test_a_rank_alone_has_the_whole_network():
     state = state_of(tiny_config(**NETWORK), config(), CPU, Ranks(), torch.float64)
     assert type(state) is TrainState
     assert {value.dtype for _, value in state.weights()} == {torch.float64}
-    with state.whole() as model:
+    with state.full_model() as model:
         assert model is state.model
-    assert state.judge() is state.network
+    assert state.validation_model() is state.network
 
 
 @pytest.mark.parametrize(
@@ -157,10 +157,10 @@ def test_a_long_start_is_told(capfd: pytest.CaptureFixture[str]):
 
 def test_a_step_marks_where_it_is(monkeypatch: pytest.MonkeyPatch):
     state, marks = made(), []
-    monkeypatch.setattr(state.ranks.where, "at", lambda place, step: marks.append((place, step)))
+    monkeypatch.setattr(state.ranks.progress, "at", lambda place, step: marks.append((place, step)))
     train_step(state, parts(batch(8), 2), config(), step=4, lr=0.1)
-    each = [Place.FORWARD, Place.BACKWARD, Place.DATA]
-    assert marks == [(place, 5) for place in (Place.DATA, *each, *each, Place.REDUCTION, Place.UPDATE)]
+    each = [Activity.FORWARD, Activity.BACKWARD, Activity.DATA]
+    assert marks == [(place, 5) for place in (Activity.DATA, *each, *each, Activity.REDUCTION, Activity.UPDATE)]
 
 
 def test_a_step_reports_means_and_requests_and_lets_go_of_its_gradients():
@@ -174,7 +174,7 @@ def test_a_step_reports_means_and_requests_and_lets_go_of_its_gradients():
     assert result.loss.item() == pytest.approx(loss.item(), rel=1e-5)
     assert result.accuracy.item() == pytest.approx(right.item())
     assert result.requests.tolist() == [4.0, 0.0], "once a micro-batch"
-    assert result.is_off.item() == 0
+    assert result.is_skipped.item() == 0
     assert state.gradients.all() == []
     assert state.optimizer.updates.item() == 1
 
@@ -191,7 +191,7 @@ def test_either_loss_or_norm_without_a_number_calls_the_update_off(broken: str, 
         monkeypatch.setattr(state, "accumulate", lambda *words: accumulate(*words) * broken_loss)
     factor = state.loss_scale.factor.item()
     result = train_step(state, parts(batch(8), 2), config(precision="fp16"), step=0, lr=0.1)
-    assert result.is_off.item() == 1
+    assert result.is_skipped.item() == 1
     assert state.weights_sha256() == before
     assert (state.optimizer.updates.item(), state.loss_scale.factor.item()) == (0, factor / 2)
 

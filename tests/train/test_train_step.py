@@ -101,7 +101,7 @@ def test_fp16_calls_off_an_update_that_left_its_range():
     state.loss_scale.factor.fill_(2.0**14)
     before = {name: value.clone() for name, value in state.model.named_parameters()}
     result = train_step(state, [batch(8)], train, step=0, lr=1e-2)
-    assert result.is_off.item() == 1
+    assert result.is_skipped.item() == 1
     assert state.loss_scale.factor.item() == 2.0**13
     assert all(torch.equal(value, before[name]) for name, value in state.model.named_parameters())
 

@@ -11,7 +11,7 @@ import pytest
 from tests.train.run_processes import events
 from tinyllama import api, files
 from tinyllama.errors import RunStoppedError
-from tinyllama.parallel.rank_progress import Place, Whereabouts
+from tinyllama.parallel.rank_progress import Activity, RankProgress
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.recipe import load_recipe
 from tinyllama.train import run_summary, step_clock, trainer
@@ -74,18 +74,25 @@ def test_rows_have_the_step_s_own_time_and_all_its_waits(
 
 
 def test_the_loop_marks_where_it_is(small_run: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch):
-    marks: list[tuple[Place, int]] = []
-    monkeypatch.setattr(Whereabouts, "at", lambda self, place, step: marks.append((place, step)))
+    marks: list[tuple[Activity, int]] = []
+    monkeypatch.setattr(RankProgress, "at", lambda self, place, step: marks.append((place, step)))
     api.pretrain("small-120m", small_run("run"), words(micro_batch_size=6))
     wanted = []
     for step in (1, 2, 3):
-        places = (Place.DATA, Place.FORWARD, Place.BACKWARD, Place.DATA, Place.REDUCTION, Place.UPDATE)
+        places = (
+            Activity.DATA,
+            Activity.FORWARD,
+            Activity.BACKWARD,
+            Activity.DATA,
+            Activity.REDUCTION,
+            Activity.UPDATE,
+        )
         wanted += [(place, step) for place in places]
-        wanted += [(Place.RECORD, 2)] if step == 2 else []  # of step 1, when step 2 is under way
+        wanted += [(Activity.RECORD, 2)] if step == 2 else []  # of step 1, when step 2 is under way
         if step > 1:
-            wanted += [(Place.RECORD, step), (Place.VALIDATION, step), (Place.SAVE, step)]
-    assert [mark for mark in marks if mark[0] != Place.END] == wanted
-    assert marks[-1][0] == Place.END
+            wanted += [(Activity.RECORD, step), (Activity.VALIDATION, step), (Activity.SAVE, step)]
+    assert [mark for mark in marks if mark[0] != Activity.END] == wanted
+    assert marks[-1][0] == Activity.END
 
 
 class Stops(StopRequests):
@@ -192,7 +199,7 @@ def test_one_process_of_a_machine_verifies_the_shards(
 def test_a_watch_that_ends_the_process_writes_why_and_lets_the_save_finish(
     small_run: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ):
-    from tinyllama.parallel.heartbeat import Verdict
+    from tinyllama.parallel.heartbeat import Failure
 
     run_dir, asked = small_run("run"), []
     it = trainer_of(run_dir)
@@ -200,7 +207,7 @@ def test_a_watch_that_ends_the_process_writes_why_and_lets_the_save_finish(
     monkeypatch.setattr(it.checkpoints, "let_finish", lambda: asked.append("finish"))
     monkeypatch.setenv("RANK", "1")
     for is_first in (False, True):
-        it._before_exit(Verdict("rank 0 is lost", 69, is_first))
+        it._before_exit(Failure("rank 0 is lost", 69, is_first))
     assert [(row["step"], row["reason"], row["exit_code"]) for row in events(run_dir, "stop")] == [
         (2, "rank 0 is lost", 69)
     ]

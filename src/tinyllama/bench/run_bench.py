@@ -32,9 +32,9 @@ def run_bench(options: BenchOptions) -> dict[str, Any]:
     with memory_limit(options.memory_limit_gb, device):
         with out_of_memory_in_words(work, options.memory_limit_gb):
             training = measure_training(work, device, options.profile)
-        let_go(device)
+        free_memory(device)
         decode = attempt("decoding", lambda: _decode(work, device)) if options.decode else None
-        let_go(device)
+        free_memory(device)
     log.info("bench: what the device can do, a copy and large products")
     precision = work.train.precision
     ceilings = measure_ceilings(device, FORMATS[precision].compute or torch.float32, precision == "fp8")
@@ -104,7 +104,7 @@ def triton_version() -> str | None:
     return triton.__version__
 
 
-def let_go(device: torch.device) -> None:
+def free_memory(device: torch.device) -> None:
     """Free what is no longer used, cycles too, so that the next part starts from an empty device."""
     gc.collect()
     if device.type == "cuda":

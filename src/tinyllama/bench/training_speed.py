@@ -17,7 +17,7 @@ from tinyllama.bench.ceilings import attempt
 from tinyllama.bench.kernel_trace import profile_steps
 from tinyllama.train.gradients import Gradients
 from tinyllama.train.metrics import peak_memory_bytes
-from tinyllama.train.step_clock import Lap, StepClock, garbage_kept
+from tinyllama.train.step_clock import StepClock, StepTiming, gc_paused
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_state import TrainState
 from tinyllama.train.train_step import DeviceBatch, StepResult, train_step
@@ -48,7 +48,7 @@ def measure_training(work: Workload, device: torch.device, with_profile: bool) -
         first_loss = update(step=0).loss.item()  # waits for the device
         first_step_seconds = time.perf_counter() - started
     log.info(f"bench: {WARM_UP_STEPS - 1} more steps to warm up, then {work.timed_steps} timed ones")
-    with garbage_kept():
+    with gc_paused():
         rows = timed_steps(update, range(1, train.steps), device)[WARM_UP_STEPS - 1 :]
     seconds = [row[1] for row in rows]
     result = {
@@ -75,16 +75,16 @@ def measure_training(work: Workload, device: torch.device, with_profile: bool) -
 def timed_steps(update: "partial[StepResult]", steps: range, device: torch.device) -> list[tuple[list[float], float]]:
     """Loss and whether it was called off of each step, and its seconds; a step is read while the next is under way."""
     rows: list[tuple[list[float], float]] = []
-    under_way: Lap | None = None
+    pending: StepTiming | None = None
     clock = StepClock(device)
     for step in steps:
         result = update(step=step)
-        lap = clock.lap([result.loss, result.is_off])
-        if under_way is not None:
-            rows.append(under_way.read())
-        under_way = lap
-    assert under_way is not None
-    return [*rows, under_way.read()]
+        lap = clock.lap([result.loss, result.is_skipped])
+        if pending is not None:
+            rows.append(pending.read())
+        pending = lap
+    assert pending is not None
+    return [*rows, pending.read()]
 
 
 def random_batches(vocab_size: int, train: TrainConfig, device: torch.device) -> list[DeviceBatch]:

@@ -23,17 +23,17 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)
 Hashes = NDArray[np.uint64]
 
 
-def part_lines(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def file_lines(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Task: the records of one part's lines, each line once a document. `documents`, `out`: files; `min_words`."""
     found, count = [], 0
     start = 0
-    for batch in parts.part_batches(Path(task["documents"]), ["text", "domain"], _BATCH_ROWS):
+    for batch in parts.document_batches(Path(task["documents"]), ["text", "domain"], _BATCH_ROWS):
         domains = batch.column("domain").to_pylist()
         rows = [row for row, domain in enumerate(domains) if domain]
         texts = batch.column("text").to_pylist()
         for chosen in batches_of([texts[row] for row in rows]):
             ours, rows = rows[: len(chosen)], rows[len(chosen) :]
-            keys, owners, _ = site_line_keys(chosen, [domains[row] for row in ours], task["min_words"])
+            keys, owners, _ = boilerplate_line_keys(chosen, [domains[row] for row in ours], task["min_words"])
             documents = np.array(ours)[owners] + start
             distinct = np.unique(np.stack([documents.astype(np.uint64), keys]), axis=1)
             found.append(hash_records.records_of(hash_records.LINE, distinct[1], distinct[1], distinct[0]))
@@ -43,7 +43,7 @@ def part_lines(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
     return {"records": count, "documents": start}
 
 
-def site_line_keys(
+def boilerplate_line_keys(
     texts: Sequence[str], domains: Sequence[str], min_words: int
 ) -> tuple[Hashes, NDArray[np.int64], NDArray[np.int64]]:
     """Of all lines with enough words: (hash of the site and the line, number of the text, number of the line in it)."""
@@ -61,14 +61,16 @@ def site_line_keys(
 def range_lines(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Task: of one range the hashes of lines in at least `min_documents` documents, sorted. `folder`, `out`, `range`."""
     folder = Path(task["folder"])
-    records, _ = hash_records.Range(*task["range"]).read(folder, hash_records.Layout.load(folder), hash_records.LINE)
+    records, _ = hash_records.HashRange(*task["range"]).read(
+        folder, hash_records.CorpusIndex.load(folder), hash_records.LINE
+    )
     keys, counts = np.unique(records["check"], return_counts=True)
     common = keys[counts >= task["min_documents"]]
     hash_records.write_array(Path(task["out"]), common)
     return {"lines": int(common.size)}
 
 
-class SiteLines:
+class BoilerplateLines:
     """The boilerplate lines of all sites."""
 
     def __init__(self, folder: Path) -> None:
@@ -82,7 +84,7 @@ class SiteLines:
         while chosen:
             run = batches_of([texts[number] for number in chosen])[0]
             ours, chosen = chosen[: len(run)], chosen[len(run) :]
-            keys, owners, lines = site_line_keys(run, [domains[number] for number in ours], min_words)
+            keys, owners, lines = boilerplate_line_keys(run, [domains[number] for number in ours], min_words)
             places = np.minimum(np.searchsorted(self._keys, keys), self._keys.size - 1)
             common = self._keys[places] == keys
             for owner in np.unique(owners[common]).tolist():

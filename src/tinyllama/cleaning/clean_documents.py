@@ -22,7 +22,7 @@ from tinyllama.cleaning.funnel import Tally, write_funnel
 from tinyllama.cleaning.safety_model import open_safety_model
 from tinyllama.dedup.duplicate_tasks import KEYS
 from tinyllama.dedup.find_duplicates import JUDGED, find_duplicates
-from tinyllama.dedup.hash_records import RECORD_BYTES, Layout, ranges_of
+from tinyllama.dedup.hash_records import RECORD_BYTES, CorpusIndex, ranges_of
 from tinyllama.errors import InputError
 from tinyllama.files import read_json, sweep_temporary
 from tinyllama.workers.worker_pool import Task, run_missing, run_tasks
@@ -37,7 +37,7 @@ def clean_documents(config: CleanConfig, documents: Path, out: Path) -> dict[str
     always documents_out and all drops together. Raises InputError when there is no document, or when none stays.
     """
     documents, out = documents.absolute(), out.absolute()
-    found = parts.part_paths(documents)
+    found = parts.document_paths(documents)
     if not found:
         raise InputError(f"{documents}: no documents (*.parquet); extract some first")
     work = out / parts.WORK
@@ -48,8 +48,8 @@ def clean_documents(config: CleanConfig, documents: Path, out: Path) -> dict[str
         sweep_temporary(out)
         lines = _find_site_lines(config, found, work) if config.site_lines else None
         _judge(config, found, work, lines)
-        fates = find_duplicates(config, work)
-        tally = _write(config, work, out, fates)
+        drop_codes = find_duplicates(config, work)
+        tally = _write(config, work, out, drop_codes)
         _refuse_empty(tally, documents)
     _copy_extraction_drops(config, documents, out)
     summary = write_funnel(out, documents, tally)
@@ -68,9 +68,9 @@ def _find_site_lines(config: CleanConfig, found: list[Path], work: Path) -> Path
         {"documents": str(path), "out": str(folder / f"{path.stem}.npy"), "min_words": config.site_line_words}
         for path in found
     ]
-    run_missing("cleaning.boilerplate_lines:part_lines", tasks, config.workers, "read lines of sites")
+    run_missing("cleaning.boilerplate_lines:file_lines", tasks, config.workers, "read lines of sites")
     starts = [0] * (len(found) + 1)  # documents need no number here
-    Layout([path.stem for path in found], starts).save(folder)
+    CorpusIndex([path.stem for path in found], starts).save(folder)
     records = sum(path.stat().st_size for path in folder.glob("*.npy")) // RECORD_BYTES
     spans = ranges_of(records, config.max_memory_bytes, worker_count(config.workers))
     tasks = [
@@ -94,7 +94,7 @@ def _judge(config: CleanConfig, found: list[Path], work: Path, lines: Path | Non
     counts = {task["out"]: parts.row_count(Path(task["documents"])) for task in tasks}
     with log.progress("judge documents", sum(counts.values())) as line:
         done = sum(counts.values()) - sum(counts[task["out"]] for task in missing)
-        for answer in run_tasks("cleaning.document_filters:judge_part", missing, config.workers):
+        for answer in run_tasks("cleaning.document_filters:filter_file", missing, config.workers):
             done += answer["documents"]
             line.update(done)
 
@@ -109,12 +109,12 @@ def _contamination_index(config: CleanConfig, work: Path) -> Path | None:
     return folder
 
 
-def _write(config: CleanConfig, work: Path, out: Path, fates: str) -> Tally:
+def _write(config: CleanConfig, work: Path, out: Path, drop_codes: str) -> Tally:
     """All parts' rows to the splits and the drops."""
     tasks = [
-        {"config": config.model_dump(), "work": str(work), "out": str(out), "fates": fates, "name": name,
+        {"config": config.model_dump(), "work": str(work), "out": str(out), "drop_codes": drop_codes, "name": name,
          "tally": str(work / "tallies" / f"{name}.json")}
-        for name in Layout.load(work).names
+        for name in CorpusIndex.load(work).names
     ]  # fmt: skip
     run_missing("cleaning.write_documents:write_task", tasks, config.workers, "write clean documents", sign="tally")
     tally = Tally()
@@ -180,8 +180,8 @@ _KEYS = {
 
 def _copy_extraction_drops(config: CleanConfig, documents: Path, out: Path) -> None:
     """The drops of extraction belong to a document's fate too."""
-    for path in parts.part_paths(documents / parts.DROPPED):
-        rows = parts.read_part(path)
+    for path in parts.document_paths(documents / parts.DROPPED):
+        rows = parts.read_document_file(path)
         if len(rows):
             target = out / parts.DROPPED / f"extraction-{path.name}"
             parts.write_dropped(target, rows.to_pylist(), with_text=config.keep_dropped_text)

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from tinyllama import document_files as parts
 from tinyllama import log
-from tinyllama.cleaning.boilerplate_lines import SiteLines
+from tinyllama.cleaning.boilerplate_lines import BoilerplateLines
 from tinyllama.cleaning.clean_config import CleanConfig
 from tinyllama.cleaning.decontaminate import ContaminationIndex, clean_of_evaluation
 from tinyllama.cleaning.language import LanguageDetector
@@ -48,29 +48,27 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Instruments:
+class FilterModels:
     """What judging needs beside the recipe; opened once a process. None: the step is off."""
 
     detector: LanguageDetector
     safety: SafetyModel | None = None
     contamination: ContaminationIndex | None = None
-    site_lines: SiteLines | None = None
+    site_lines: BoilerplateLines | None = None
 
     @classmethod
-    def open(cls, config: CleanConfig, index: Path | None = None, lines: Path | None = None) -> "Instruments":
+    def open(cls, config: CleanConfig, index: Path | None = None, lines: Path | None = None) -> "FilterModels":
         """`index`: where `ContaminationIndex.save` wrote it; `lines`: the folder of `site_lines.range_lines`."""
         model = Path(config.safety_model) if config.safety_model else None
         return cls(
             LanguageDetector(config.language_chars),
             open_safety_model(model) if config.safety != "off" else None,
             ContaminationIndex.load(index) if index else None,
-            SiteLines(lines) if lines else None,
+            BoilerplateLines(lines) if lines else None,
         )
 
 
-def judge_documents(
-    documents: Sequence[Document], config: CleanConfig, instruments: Instruments
-) -> list[dict[str, Any]]:
+def filter_documents(documents: Sequence[Document], config: CleanConfig, models: FilterModels) -> list[dict[str, Any]]:
     """The fields of `VERDICT_SCHEMA` for each document. A dropped one has a reason and no text, unless
     `keep_dropped_text`.
 
@@ -78,25 +76,25 @@ def judge_documents(
     """
     texts = [document.text for document in documents]
     verdicts = [_blank(text) for text in texts]
-    if instruments.site_lines:
+    if models.site_lines:
         domains = [document.domain for document in documents]
-        texts, counts = instruments.site_lines.removed(texts, domains, config.site_line_words)
+        texts, counts = models.site_lines.removed(texts, domains, config.site_line_words)
         for verdict, count in zip(verdicts, counts, strict=True):
             verdict["site_lines"] = count
     for text, verdict in zip(texts, verdicts, strict=True):
-        _first_look(text, config, instruments, verdict)
+        _first_look(text, config, models, verdict)
     alive = [number for number, verdict in enumerate(verdicts) if not verdict["reason"]]
     judged = quality_reasons([texts[number] for number in alive], config)
     for number, (text, reason) in zip(alive, judged, strict=True):
         texts[number], verdicts[number]["reason"] = text, reason
     alive = [number for number in alive if not verdicts[number]["reason"]]
-    if instruments.safety:
-        scored = instruments.safety.probabilities_of([texts[number] for number in alive])
+    if models.safety:
+        scored = models.safety.probabilities_of([texts[number] for number in alive])
         for number, probabilities in zip(alive, scored, strict=True):
             texts[number] = _safety(texts[number], probabilities, config, verdicts[number])
     for document, text, verdict in zip(documents, texts, verdicts, strict=True):
         if not verdict["reason"]:
-            text = _contents(text, config, instruments, verdict)
+            text = _contents(text, config, models, verdict)
         if not verdict["reason"]:
             verdict |= {"text": text, "text_chars": len(text), "bytes": len(text.encode("utf-8"))}
         elif config.keep_dropped_text:
@@ -110,9 +108,9 @@ def _blank(text: str) -> dict[str, Any]:
     return verdict | dict.fromkeys(parts.SCORES) | counts | {"raw_bytes": len(text.encode("utf-8"))}
 
 
-def _first_look(text: str, config: CleanConfig, instruments: Instruments, verdict: dict[str, Any]) -> None:
+def _first_look(text: str, config: CleanConfig, models: FilterModels, verdict: dict[str, Any]) -> None:
     """Put the document's language into its verdict, and a reason when that or the length is not wanted."""
-    language, confidence = instruments.detector.detect(text)
+    language, confidence = models.detector.detect(text)
     reason = "too_long" if len(text) > config.max_document_chars else language_reason(language, confidence, config)
     verdict |= {"language": language, "language_confidence": confidence, "reason": reason}
 
@@ -132,10 +130,10 @@ def _safety(text: str, probabilities: Probabilities, config: CleanConfig, verdic
     return safe.text
 
 
-def _contents(text: str, config: CleanConfig, instruments: Instruments, verdict: dict[str, Any]) -> str:
+def _contents(text: str, config: CleanConfig, models: FilterModels, verdict: dict[str, Any]) -> str:
     """The text without evaluation data and personal information; or a reason in its verdict."""
-    if instruments.contamination:
-        text, shared, paragraphs = clean_of_evaluation(text, instruments.contamination, config.decontaminate_drops)
+    if models.contamination:
+        text, shared, paragraphs = clean_of_evaluation(text, models.contamination, config.decontaminate_drops)
         verdict |= {"tasks": " ".join(shared), "contaminated_paragraphs": paragraphs}
         if shared and not text:
             detail = ", ".join(f"{task} {count}" for task, count in shared.items())
@@ -159,20 +157,20 @@ def language_reason(language: str, confidence: float, config: CleanConfig) -> st
     return "" if language in config.languages else "language_other"
 
 
-def judge_part(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
+def filter_file(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Task: the verdicts on one part, rows sorted by id and text, and the records by which duplicates are found.
 
-    `config`; `documents`, `out`, `keys`: files; `index`, `lines`: see `Instruments.open`, empty for none. `singly`:
+    `config`; `documents`, `out`, `keys`: files; `index`, `lines`: see `FilterModels.open`, empty for none. `singly`:
     first rows of batches that killed a worker; `broken`: rows that did, and why.
     """
     config = CleanConfig(**task["config"])
-    instruments = _instruments(config.model_dump_json(), task["index"], task["lines"])
+    models = _models(config.model_dump_json(), task["index"], task["lines"])
     found = [JUDGED_SCHEMA.empty_table()]
     start = 0
-    for batch in parts.part_batches(Path(task["documents"]), [*_COPIED, "text"], _BATCH_ROWS, _BATCH_CHARS):
+    for batch in parts.document_batches(Path(task["documents"]), [*_COPIED, "text"], _BATCH_ROWS, _BATCH_CHARS):
         rows = batch.select(["id", "text", "domain"]).to_pylist()
         documents = [Document(row["id"], row["text"], row["domain"]) for row in rows]
-        verdicts = _judged_safely(documents, start, config, instruments, task, progress)
+        verdicts = _filtered_safely(documents, start, config, models, task, progress)
         judged = pa.Table.from_pylist(verdicts, VERDICT_SCHEMA)
         found.append(pa.table([*(batch.column(name) for name in _COPIED), *judged.columns], JUDGED_SCHEMA))
         start += len(documents)
@@ -180,29 +178,29 @@ def judge_part(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
     order = [(name, "ascending") for name in ("id", "text", "reason", "raw_bytes", "source")]
     table, records = duplicate_tasks.with_keys(pa.concat_tables(found).sort_by(order), config)
     hash_records.write_records(Path(task["keys"]), records)
-    parts.write_part(Path(task["out"]), table)
+    parts.write_document_file(Path(task["out"]), table)
     return {"documents": len(table)}
 
 
 @lru_cache(maxsize=1)
-def _instruments(config: str, index: str, lines: str) -> Instruments:
+def _models(config: str, index: str, lines: str) -> FilterModels:
     chosen = CleanConfig.model_validate_json(config)
-    return Instruments.open(chosen, Path(index) if index else None, Path(lines) if lines else None)
+    return FilterModels.open(chosen, Path(index) if index else None, Path(lines) if lines else None)
 
 
-def _judged_safely(
+def _filtered_safely(
     documents: list[Document],
     start: int,
     config: CleanConfig,
-    instruments: Instruments,
+    models: FilterModels,
     task: dict[str, Any],
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """`judge_documents`; a document that fails, or has killed a worker, gets a reason and does not touch the others."""
+    """`filter_documents`; a document that fails, or has killed a worker, gets a reason and does not touch the others."""
     if start not in task.get("singly", []):
         progress.at(start, singly=False, cpu_seconds=config.document_cpu_seconds)
         try:
-            return judge_documents(documents, config, instruments)
+            return filter_documents(documents, config, models)
         except Exception as error:
             log.warn(
                 f"{task['documents']}: a document from row {start} on fails ({error!r}); they are taken one by one"
@@ -213,7 +211,7 @@ def _judged_safely(
         if not verdict["reason"]:
             progress.at(row, singly=True, cpu_seconds=config.document_cpu_seconds)
             try:
-                verdict = judge_documents([document], config, instruments)[0]
+                verdict = filter_documents([document], config, models)[0]
             except Exception as error:
                 verdict |= {"reason": "step_failed", "detail": " ".join(repr(error).split())[:200]}
         verdicts.append(verdict)

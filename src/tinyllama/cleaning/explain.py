@@ -23,10 +23,10 @@ def explain_document(run_dir: Path, document_id: str) -> dict[str, Any]:
     if not (clean / "funnel.json").is_file():
         raise InputError(f"{run_dir}: no finished cleaning in it (clean/funnel.json); run `tinyllama clean` first")
     for split in ("train", "validation"):
-        for path in parts.part_paths(clean / split):
+        for path in parts.document_paths(clean / split):
             if row := _row(path, ["id", *_SHOWN], document_id):
                 return {"id": document_id, "fate": split, "file": str(path), **row}
-    for path in reversed(parts.part_paths(clean / parts.DROPPED)):
+    for path in reversed(parts.document_paths(clean / parts.DROPPED)):
         if row := _row(path, parts.DROPPED_SCHEMA.names, document_id):
             return {"id": document_id, "fate": "dropped", "file": str(path), **row, "key": key_of_reason(row["reason"])}
     raise InputError(
@@ -35,6 +35,6 @@ def explain_document(run_dir: Path, document_id: str) -> dict[str, Any]:
 
 
 def _row(path: Path, columns: list[str], document_id: str) -> dict[str, Any] | None:
-    table = parts.read_part(path, columns)
+    table = parts.read_document_file(path, columns)
     found = table.filter(pc.field("id") == document_id).to_pylist()
     return {name: value for name, value in found[0].items() if name != "id"} if found else None

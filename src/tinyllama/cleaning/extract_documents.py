@@ -186,14 +186,14 @@ def _write(part: _Part, out: Path, name: str) -> None:
     """The drops first: a part's documents are the sign that it is whole."""
     parts.write_dropped(out / parts.DROPPED / name, part.dropped)
     ordered = sorted(part.documents, key=lambda row: (row["id"], row["text"]))
-    parts.write_part(out / name, pa.Table.from_pylist(ordered, schema=parts.DOCUMENT_SCHEMA))
+    parts.write_document_file(out / name, pa.Table.from_pylist(ordered, schema=parts.DOCUMENT_SCHEMA))
 
 
 def _finish(out: Path, inputs: list[Path | RemoteFile]) -> dict[str, Any]:
     dropped: Counter[str] = Counter()
-    for path in parts.part_paths(out / parts.DROPPED):
-        dropped.update(parts.read_part(path, ["reason"]).column("reason").to_pylist())
-    documents = sum(map(parts.row_count, parts.part_paths(out)))
+    for path in parts.document_paths(out / parts.DROPPED):
+        dropped.update(parts.read_document_file(path, ["reason"]).column("reason").to_pylist())
+    documents = sum(map(parts.row_count, parts.document_paths(out)))
     if not documents:
         why = f"; most often {dropped.most_common(1)[0][0]}" if dropped else ""
         others = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""

@@ -86,8 +86,8 @@ def write_funnel(out: Path, documents: Path, tally: Tally) -> dict[str, Any]:
     The first step is extraction when `documents` holds its drops.
     """
     extraction: Counter[str] = Counter()
-    for path in parts.part_paths(documents / parts.DROPPED):
-        extraction.update(parts.read_part(path, ["reason"]).column("reason").to_pylist())
+    for path in parts.document_paths(documents / parts.DROPPED):
+        extraction.update(parts.read_document_file(path, ["reason"]).column("reason").to_pylist())
     dropped = extraction + Counter({reason: count for reason, count in tally.documents.items() if reason})
     summary = {
         "documents_in": tally.documents.total() + extraction.total(),

@@ -12,7 +12,7 @@ from tinyllama.cleaning.funnel import Tally
 from tinyllama.cleaning.safety_features import paragraphs_in
 from tinyllama.cleaning.split import is_validation
 from tinyllama.dedup import duplicate_tasks
-from tinyllama.dedup.hash_records import Layout, read_array
+from tinyllama.dedup.hash_records import CorpusIndex, read_array
 from tinyllama.files import write_json
 from tinyllama.workers.worker_process import Progress
 
@@ -20,19 +20,19 @@ from tinyllama.workers.worker_process import Progress
 def write_task(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Task: one judged part's rows to `out`; what they count, as a Tally, to the file `tally`, last.
 
-    `config`; `work`; `fates`: name of the last ones; `name`: of the part.
+    `config`; `work`; `drop_codes`: name of the last ones; `name`: of the part.
     """
     config, work, out, name = CleanConfig(**task["config"]), Path(task["work"]), Path(task["out"]), task["name"]
-    layout = Layout.load(work)
+    layout = CorpusIndex.load(work)
     first, last = layout.starts[layout.names.index(name) :][:2]
-    rows = parts.read_part(work / "judged" / f"{name}.parquet").to_pylist()
-    fates = np.array(read_array(work / f"fates-{task['fates']}.npy")[first:last])
+    rows = parts.read_document_file(work / "judged" / f"{name}.parquet").to_pylist()
+    drop_codes = np.array(read_array(work / f"drop_codes-{task['drop_codes']}.npy")[first:last])
     _name_clusters(rows, work, first, last)
     copies: dict[int, set[int]] = {}
     for number, place in duplicate_tasks.rows_of(work / "paragraphs", first, last).tolist():
         copies.setdefault(number - first, set()).add(place)
     tally = Tally()
-    for number, (row, fate) in enumerate(zip(rows, fates.tolist(), strict=True)):
+    for number, (row, fate) in enumerate(zip(rows, drop_codes.tolist(), strict=True)):
         row["reason"] = row["reason"] or duplicate_tasks.FATES[fate]
         row["copied_paragraphs"] = 0
         if not row["reason"] and number in copies:
@@ -43,7 +43,7 @@ def write_task(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
         kept = [row for row in rows if row["split"] == split]
         if kept:
             columns = {name: [row[name] for row in kept] for name in parts.CLEAN_SCHEMA.names}
-            parts.write_part(out / split / f"{name}.parquet", pa.table(columns, parts.CLEAN_SCHEMA))
+            parts.write_document_file(out / split / f"{name}.parquet", pa.table(columns, parts.CLEAN_SCHEMA))
     dropped = [row for row in rows if row["reason"]]
     if dropped:
         path = out / parts.DROPPED / f"{name}.parquet"
@@ -58,7 +58,7 @@ def _name_clusters(rows: list[dict[str, Any]], work: Path, first: int, last: int
         row |= {"cluster": "", "cluster_size": 1}
     members = duplicate_tasks.rows_of(work / "clusters", first, last)
     if len(members):
-        names = read_array(work / duplicate_tasks.MARKS)[members[:, 1]].tolist()
+        names = read_array(work / duplicate_tasks.ID_HASHES)[members[:, 1]].tolist()
         for (number, _, size), name in zip(members.tolist(), names, strict=True):
             rows[number - first] |= {"cluster": f"{name:016x}", "cluster_size": size}
 

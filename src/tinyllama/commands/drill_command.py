@@ -29,7 +29,7 @@ def drill(
     Example: tinyllama drill quickstart --run-dir runs/quickstart --kills 20 train.steps=60 train.save_every_steps=5
     """
     from tinyllama.drill.kill_drill import Drill, run_drill
-    from tinyllama.drill.kill_plan import Interval
+    from tinyllama.drill.kill_plan import RunSchedule
     from tinyllama.recipe import load_recipe
 
     words = [recipe, *(overrides or [])]
@@ -48,7 +48,7 @@ def drill(
         load_recipe(recipe, [*(overrides or []), f"parallel.replicate={size}"])
     if max(sizes) > 1 and not resolved.parallel.threads:
         words.append("parallel.threads=1")  # as torchrun has it; one process alone would take all cores
-    interval = Interval(train.total_steps, train.save_every_steps, train.validate_every_steps)
+    interval = RunSchedule(train.total_steps, train.save_every_steps, train.validate_every_steps)
     timeout_seconds = resolved.parallel.timeout_seconds
     result = run_drill(Drill(words, run_dir, run_dir / "drill", kills, sizes, seed, interval, timeout_seconds))
     if as_json:

@@ -3,10 +3,10 @@
 Of a group the longest text stays; among equally long ones the one with the least hash of id and text. So which one stays
 depends on the documents, never on their order. What is known of all documents is small and on disk, mapped when used:
 
-    work/layout.json          parts and the numbers of their documents
-    work/ranks.npy            8 bytes a document: the less, the sooner it stays
-    work/marks.npy            8 bytes a document: hash of its id, the name of a cluster that it stays for
-    work/fates-<step>.npy     1 byte a document: 0 it is still there; else why not, see `FATES`
+    work/index.json          parts and the numbers of their documents
+    work/keep_order.npy            8 bytes a document: the less, the sooner it stays
+    work/id_hashes.npy            8 bytes a document: hash of its id, the name of a cluster that it stays for
+    work/drop_codes-<step>.npy     1 byte a document: 0 it is still there; else why not, see `FATES`
 
 Each step is a list of tasks (see `task_engine`); a task's file is there only when it is whole, and is not made again.
 """
@@ -22,17 +22,17 @@ from tinyllama.cleaning.clean_config import CleanConfig
 from tinyllama.cleaning.safety_features import paragraphs_in
 from tinyllama.dedup import hash_records, minhash
 from tinyllama.dedup.components import Edges, components_in_memory
-from tinyllama.dedup.hash_records import Layout, Range, Records, read_array, write_array
+from tinyllama.dedup.hash_records import CorpusIndex, HashRange, Records, read_array, write_array
 from tinyllama.workers.worker_process import Progress
 
 FATES = ("", "judged", "duplicate_id", "exact_duplicate", "near_duplicate")
-KEYS, RANKS, MARKS = "keys", "ranks.npy", "marks.npy"
+KEYS, KEEP_ORDER, ID_HASHES = "keys", "keep_order.npy", "id_hashes.npy"
 _MOST_CHARS = (1 << 24) - 1
 
 Numbers = NDArray[np.int64]
 
 
-def ranks_of(chars: NDArray[np.int64], id_hashes: NDArray[np.uint64], text_hashes: NDArray[np.uint64]) -> NDArray:
+def keep_order(chars: NDArray[np.int64], id_hashes: NDArray[np.uint64], text_hashes: NDArray[np.uint64]) -> NDArray:
     """Of each document a number that is less for a longer text: uint64, shape (documents,)."""
     length = (_MOST_CHARS - np.minimum(chars, _MOST_CHARS)).astype(np.uint64) << np.uint64(40)
     mixed = (id_hashes * np.uint64(0x9E3779B97F4A7C15) ^ text_hashes) * np.uint64(0xC2B2AE3D27D4EB4F)
@@ -57,7 +57,7 @@ def with_keys(table: pa.Table, config: CleanConfig) -> tuple[pa.Table, list[Reco
         records.append(_paragraph_records(texts, rows, config.min_paragraph_chars))
     ranks = np.zeros(len(table), np.uint64)
     chars = table.column("text_chars").to_numpy()
-    ranks[rows] = ranks_of(chars[rows], ids[rows, 0], same[:, 0])
+    ranks[rows] = keep_order(chars[rows], ids[rows, 0], same[:, 0])
     table = table.append_column("rank", pa.array(ranks))
     return table.append_column("id_hash", pa.array(ids[:, 0])), records
 
@@ -88,15 +88,15 @@ def _paragraph_records(texts: list[str], rows: Numbers, min_chars: int) -> Recor
 class Corpus:
     """What is known of all documents, as it lies in `work`."""
 
-    def __init__(self, work: Path, fates: str) -> None:
-        self.work, self.layout = work, Layout.load(work)
-        self.ranks = read_array(work / RANKS)
-        self.fates = read_array(work / f"fates-{fates}.npy")
+    def __init__(self, work: Path, drop_codes: str) -> None:
+        self.work, self.index = work, CorpusIndex.load(work)
+        self.ranks = read_array(work / KEEP_ORDER)
+        self.drop_codes = read_array(work / f"drop_codes-{drop_codes}.npy")
 
-    def alive(self, span: Range, kind: int) -> tuple[Records, Numbers]:
+    def alive(self, span: HashRange, kind: int) -> tuple[Records, Numbers]:
         """A range's records of the documents that are still there."""
-        records, numbers = span.read(self.work / KEYS, self.layout, kind)
-        there = self.fates[numbers] == 0
+        records, numbers = span.read(self.work / KEYS, self.index, kind)
+        there = self.drop_codes[numbers] == 0
         return records[there], numbers[there]
 
     def grouped(self, records: Records, numbers: Numbers) -> tuple[Numbers, NDArray[np.bool_]]:
@@ -106,9 +106,9 @@ class Corpus:
 
 
 def copies_task(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Task: the documents of a range that are copies of a better one. `work`, `fates`, `kind`, `range`, `out`."""
-    corpus = Corpus(Path(task["work"]), task["fates"])
-    records, numbers = corpus.alive(Range(*task["range"]), task["kind"])
+    """Task: the documents of a range that are copies of a better one. `work`, `drop_codes`, `kind`, `range`, `out`."""
+    corpus = Corpus(Path(task["work"]), task["drop_codes"])
+    records, numbers = corpus.alive(HashRange(*task["range"]), task["kind"])
     order, starts = corpus.grouped(records, numbers)
     copies = np.sort(numbers[order[~starts]])
     write_array(Path(task["out"]), copies)
@@ -118,8 +118,8 @@ def copies_task(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
 def paragraphs_task(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Task: the paragraphs of a range that stand in a better document, or earlier in the same: (document, paragraph),
     sorted. The same keys as `copies_task`."""
-    corpus = Corpus(Path(task["work"]), task["fates"])
-    records, numbers = corpus.alive(Range(*task["range"]), hash_records.PARAGRAPH)
+    corpus = Corpus(Path(task["work"]), task["drop_codes"])
+    records, numbers = corpus.alive(HashRange(*task["range"]), hash_records.PARAGRAPH)
     order, starts = corpus.grouped(records, numbers)
     copies = order[~starts]
     pairs = np.stack([numbers[copies], records["place"][copies].astype(np.int64)], axis=1)
@@ -129,10 +129,10 @@ def paragraphs_task(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
 def edges_task(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Task: pairs of documents that agree in a band, each with the first document of its bucket. `bands`: how many."""
-    corpus = Corpus(Path(task["work"]), task["fates"])
+    corpus = Corpus(Path(task["work"]), task["drop_codes"])
     found = [np.zeros((0, 2), np.int64)]
     for band in range(task["bands"]):
-        records, numbers = corpus.alive(Range(*task["range"]), hash_records.BAND + band)
+        records, numbers = corpus.alive(HashRange(*task["range"]), hash_records.BAND + band)
         order = np.lexsort((numbers, records["check"], records["key"]))
         starts = hash_records.group_starts(records, order)
         first = numbers[order[starts]][np.cumsum(starts) - 1]
@@ -155,9 +155,9 @@ def memory_components_task(task: dict[str, Any], progress: Progress) -> dict[str
 def clusters_task(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Task: (document, document that stays, size of the cluster) of all documents in clusters, sorted.
 
-    `inputs`: files of pairs; of those with the root first and the lesser, whole clusters. `work`, `fates`, `out`.
+    `inputs`: files of pairs; of those with the root first and the lesser, whole clusters. `work`, `drop_codes`, `out`.
     """
-    corpus = Corpus(Path(task["work"]), task["fates"])
+    corpus = Corpus(Path(task["work"]), task["drop_codes"])
     pairs: Edges = np.concatenate([np.zeros((0, 2), np.int64), *map(read_array, map(Path, task["inputs"]))])
     pairs = pairs[pairs[:, 0] < pairs[:, 1]]
     roots = np.unique(pairs[:, 0])

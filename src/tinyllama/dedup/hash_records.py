@@ -29,7 +29,7 @@ RECORD_BYTES = 24
 # what a range needs while it is worked on: the records, their documents' numbers and ranks, and the order of a sort
 WORKING_BYTES = 120
 WORTH_SHARING = 1_000_000  # fewer records are sorted faster than a second worker starts
-LAYOUT = "layout.json"
+LAYOUT = "index.json"
 
 Records = NDArray[np.void]
 Numbers = NDArray[np.int64]
@@ -67,7 +67,7 @@ def read_array(path: Path) -> NDArray:
 
 
 @dataclass(frozen=True)
-class Layout:
+class CorpusIndex:
     """Which parts there are and how documents are numbered: number = the part's first number + row."""
 
     names: list[str]
@@ -78,9 +78,9 @@ class Layout:
         return self.starts[-1]
 
     @classmethod
-    def of(cls, folder: Path) -> "Layout":
+    def of(cls, folder: Path) -> "CorpusIndex":
         """By the footers of the parts in `folder`."""
-        paths = parts.part_paths(folder)
+        paths = parts.document_paths(folder)
         counts = [parts.row_count(path) for path in paths]
         return cls([path.stem for path in paths], [0, *np.cumsum(counts).tolist()])
 
@@ -88,12 +88,12 @@ class Layout:
         write_json(work / LAYOUT, {"names": self.names, "starts": self.starts})
 
     @classmethod
-    def load(cls, work: Path) -> "Layout":
+    def load(cls, work: Path) -> "CorpusIndex":
         return cls(**read_json(work / LAYOUT))
 
 
 @dataclass(frozen=True)
-class Range:
+class HashRange:
     """One interval of a kind's keys: the `part`th of `parts` equal ones."""
 
     part: int
@@ -108,11 +108,11 @@ class Range:
         steps = [(1 << _HASH_BITS) * part // self.parts + (kind << _HASH_BITS) for part in (self.part, self.part + 1)]
         return np.array(steps, np.uint64)
 
-    def read(self, folder: Path, layout: Layout, kind: int) -> tuple[Records, Numbers]:
+    def read(self, folder: Path, index: CorpusIndex, kind: int) -> tuple[Records, Numbers]:
         """The range's records of all parts, and the numbers of their documents."""
         bounds = self.bounds(kind)
         found, numbers = [np.zeros(0, _FIELDS)], [np.zeros(0, np.int64)]
-        for name, start in zip(layout.names, layout.starts, strict=False):
+        for name, start in zip(index.names, index.starts, strict=False):
             records = read_array(folder / f"{name}.npy")
             first, last = np.searchsorted(records["key"], bounds)
             if last > first:
@@ -131,8 +131,8 @@ def group_starts(records: Records, order: Numbers) -> NDArray[np.bool_]:
     return starts
 
 
-def ranges_of(records: int, memory_bytes: int, workers: int) -> list[Range]:
+def ranges_of(records: int, memory_bytes: int, workers: int) -> list[HashRange]:
     """Ranges of `records` records so that each fits a worker's share of the memory; one for few records."""
     fitting = -(-records * WORKING_BYTES // max(memory_bytes // workers, 1))
     parts = max(1, fitting, workers if records > WORTH_SHARING else 1)
-    return [Range(part, parts) for part in range(parts)]
+    return [HashRange(part, parts) for part in range(parts)]

@@ -7,9 +7,9 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from tinyllama.parallel.rank_progress import Mark, Place
+from tinyllama.parallel.rank_progress import Activity, ActivityAt
 
-IDLE = (Place.START, Place.END)  # of the saving thread
+IDLE = (Activity.START, Activity.END)  # of the saving thread
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Kill:
     run: int
     ranks: int
     victims: list[int]
-    aim: Place
-    loop: Mark
-    saver: Mark  # rank 0's saving thread
+    aim: Activity
+    loop: ActivityAt
+    saver: ActivityAt  # rank 0's saving thread
     back_to_step: int
     seconds_to_end: float  # until the other ranks had ended too
     fault: str = ""  # why it does not agree
@@ -33,9 +33,9 @@ class Kill:
             "ranks": self.ranks,
             "killed_ranks": self.victims,
             "aimed_at": self.aim.name.lower(),
-            "fell_in": self.loop.place.name.lower(),
+            "fell_in": self.loop.activity.name.lower(),
             "step": self.loop.step,
-            "saver": None if self.saver.place in IDLE else self.saver.place.name.lower(),
+            "saver": None if self.saver.activity in IDLE else self.saver.activity.name.lower(),
             "back_to_step": self.back_to_step,
             "seconds_to_end": round(self.seconds_to_end, 3),
             "agrees": not self.fault,
@@ -47,7 +47,7 @@ def fallen(kills: list[Kill]) -> dict[str, int]:
     """How many kills fell where; one that fell while a checkpoint was written counts there, whatever the loop did."""
     return dict(
         Counter(
-            (kill.loop.place if kill.saver.place in IDLE else kill.saver.place).name.lower() for kill in kills
+            (kill.loop.activity if kill.saver.activity in IDLE else kill.saver.activity).name.lower() for kill in kills
         ).most_common()
     )
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from tinyllama import files, log
 from tinyllama.drill.drill_report import Kill, fallen, headline, markdown, ranks_in_words, table
-from tinyllama.drill.kill_plan import SAVER_PLACES, Interval, PlannedKill, plan_kills
+from tinyllama.drill.kill_plan import SAVER_ACTIVITIES, PlannedKill, RunSchedule, plan_kills
 from tinyllama.drill.rank_processes import RankProcesses
 from tinyllama.errors import LOST_RANK_EXIT_CODE, InputError, RunStoppedError
 from tinyllama.log import ProgressLine
-from tinyllama.parallel.rank_progress import VARIABLE, Mark, Marks, Place
+from tinyllama.parallel.rank_progress import VARIABLE, Activity, ActivityAt, ProgressFile
 
 POLL_SECONDS = 0.0003
 INTERRUPTED = 128 + signal.SIGINT  # exit code
@@ -35,7 +35,7 @@ class Drill:
     kills: int
     world_sizes: list[int]
     seed: int
-    interval: Interval
+    interval: RunSchedule
     timeout_seconds: float
 
 
@@ -79,8 +79,12 @@ class _Driller:
     def __init__(self, drill: Drill) -> None:
         self.drill = drill
         # Seconds that a rank stayed in a place, the last few times; the shortest counts, so that few moments are missed.
-        self.stays: dict[Place, deque[float]] = defaultdict(lambda: deque([0.0], maxlen=5))
-        self._seen = (0, False, Mark(0, Place.START))  # rank, whether its saving thread, where: at the last look
+        self.stays: dict[Activity, deque[float]] = defaultdict(lambda: deque([0.0], maxlen=5))
+        self._seen = (
+            0,
+            False,
+            ActivityAt(0, Activity.START),
+        )  # rank, whether its saving thread, where: at the last look
         self._seen_since = 0.0
         self.kills: list[Kill] = []
         self.runs = 0  # killed ones
@@ -127,8 +131,8 @@ class _Driller:
             (run_dir / part).symlink_to((self.drill.data / part).resolve(), target_is_directory=True)
         return run_dir
 
-    def _start(self, run_dir: Path, ranks: int) -> tuple[RankProcesses, Marks]:
-        marks = Marks(run_dir / "marks", ranks)
+    def _start(self, run_dir: Path, ranks: int) -> tuple[RankProcesses, ProgressFile]:
+        marks = ProgressFile(run_dir / "marks", ranks)
         words = ["pretrain", *self.drill.words, "--run-dir", str(run_dir), "--json", f"parallel.replicate={ranks}"]
         return RankProcesses(words, ranks, run_dir / "output", {VARIABLE: str(run_dir / "marks")}), marks
 
@@ -191,7 +195,9 @@ class _Driller:
 
     # -- one kill ------------------------------------------------------------------------------------------------------
 
-    def _kill(self, run: int, kill: PlannedKill, processes: RankProcesses, marks: Marks, run_dir: Path) -> Kill | None:
+    def _kill(
+        self, run: int, kill: PlannedKill, processes: RankProcesses, marks: ProgressFile, run_dir: Path
+    ) -> Kill | None:
         """Wait for the moment, kill, see the others end; None when the run came to its end before."""
         delay, was_there = kill.fraction * min(self.stays[kill.aim]), False
         while True:
@@ -199,8 +205,8 @@ class _Driller:
                 if any(processes.exit_codes):
                     raise InputError(f"{run_dir}: a run ended by itself: {_last_words(processes)}")
                 return None
-            mark = self._look(marks, kill.rank, of_saver=kill.aim in SAVER_PLACES)
-            is_there = mark.place == kill.aim and mark.step >= kill.step
+            mark = self._look(marks, kill.rank, of_saver=kill.aim in SAVER_ACTIVITIES)
+            is_there = mark.activity == kill.aim and mark.step >= kill.step
             if is_there and time.monotonic() - self._seen_since >= delay:
                 break
             if was_there and not is_there:  # it went on earlier than usual: sooner, the next time
@@ -231,13 +237,13 @@ class _Driller:
             fault,
         )
 
-    def _look(self, marks: Marks, rank: int, *, of_saver: bool = False) -> Mark:
+    def _look(self, marks: ProgressFile, rank: int, *, of_saver: bool = False) -> ActivityAt:
         """Where a rank is now; notes how long it stays where."""
         mark, now = marks.of(rank)[of_saver], time.monotonic()
         seen = (rank, of_saver, mark)
         if seen != self._seen:
             if seen[:2] == self._seen[:2]:
-                self.stays[self._seen[2].place].append(now - self._seen_since)
+                self.stays[self._seen[2].activity].append(now - self._seen_since)
             self._seen, self._seen_since = seen, now
         return mark
 

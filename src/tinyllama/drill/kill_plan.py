@@ -5,27 +5,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tinyllama.parallel.rank_progress import Place
+from tinyllama.parallel.rank_progress import Activity
 
 Value = TypeVar("Value")
-AIMS = (Place.FORWARD, Place.REDUCTION, Place.WRITE, Place.COMMIT, Place.VALIDATION)
-SAVER_PLACES = (Place.WRITE, Place.COMMIT)  # of rank 0's saving thread; the loop goes on beside it
+AIMS = (Activity.FORWARD, Activity.REDUCTION, Activity.WRITE, Activity.COMMIT, Activity.VALIDATION)
+SAVER_ACTIVITIES = (Activity.WRITE, Activity.COMMIT)  # of rank 0's saving thread; the loop goes on beside it
 
 
 @dataclass(frozen=True)
-class Interval:
+class RunSchedule:
     """The steps of a run, and how often it saves and validates."""
 
     total_steps: int
     save_every_steps: int
     validate_every_steps: int
 
-    def next_with(self, place: Place, step: int) -> int:
+    def next_with(self, activity: Activity, step: int) -> int:
         """The first step from `step` on in which a run comes to `place`."""
         every = 1
-        if place in SAVER_PLACES:
+        if activity in SAVER_ACTIVITIES:
             every = self.save_every_steps
-        elif place == Place.VALIDATION:
+        elif activity == Activity.VALIDATION:
             every = self.validate_every_steps
         return min(-(-step // every) * every, self.total_steps)
 
@@ -37,7 +37,7 @@ class PlannedKill:
     `everyone`: all ranks are killed, as when a machine goes away; else that one, and the others must notice.
     """
 
-    aim: Place
+    aim: Activity
     step: int
     fraction: float
     ranks: int
@@ -45,7 +45,7 @@ class PlannedKill:
     everyone: bool
 
 
-def plan_kills(kills: int, interval: Interval, world_sizes: list[int], seed: int) -> Iterator[list[PlannedKill]]:
+def plan_kills(kills: int, interval: RunSchedule, world_sizes: list[int], seed: int) -> Iterator[list[PlannedKill]]:
     """The kills of one run after another, without end: every list is one run's, its steps rising.
 
     Each aim and each number of ranks comes equally often, in an order drawn anew; all else is drawn evenly.
@@ -57,7 +57,7 @@ def plan_kills(kills: int, interval: Interval, world_sizes: list[int], seed: int
         planned = []
         for step in steps:
             aim, ranks = next(aims), next(sizes)
-            rank = 0 if aim in SAVER_PLACES else chance.randrange(ranks)
+            rank = 0 if aim in SAVER_ACTIVITIES else chance.randrange(ranks)
             everyone = ranks == 1 or chance.random() < 0.5
             planned.append(PlannedKill(aim, interval.next_with(aim, step), chance.random(), ranks, rank, everyone))
         yield planned
@@ -68,6 +68,6 @@ def _equally_often(values: Sequence[Value], chance: random.Random) -> Iterator[V
         yield from chance.sample(values, len(values))
 
 
-def kills_of_a_run(kills: int, interval: Interval) -> int:
+def kills_of_a_run(kills: int, interval: RunSchedule) -> int:
     """So many that between two of them there are some steps."""
     return max(1, min(kills, interval.total_steps // 3))

@@ -62,7 +62,7 @@ def validate(
     # A batch's loss and hits by source kind, of one rank each.
     rows = torch.zeros(len(firsts), 2, kinds.n, dtype=torch.float64, device=device)
     for number in _own_batches(len(firsts), ranks, all_work=isinstance(model, BatchLosses)):
-        ranks.where.stay()
+        ranks.progress.stay()
         inputs, targets = _batch(shards, n_targets, seq_len, firsts[number % len(firsts)], batch_size)
         inputs, targets = inputs.to(device), targets.to(device)
         if isinstance(model, BatchLosses):

@@ -50,7 +50,7 @@ class TrainingTasks:
 
         device = model.embedding.weight.device
         harness = HarnessModel(OpenedModel(model, model.config, tokenizer, Path("in training"), None))
-        harness.on_progress = ranks.where.stay  # of the watch, which would take a long list for a rank that hangs
+        harness.on_progress = ranks.progress.stay  # of the watch, which would take a long list for a rank that hangs
         half = torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
         found: dict[str, Any] = {}
         with tempfile.TemporaryDirectory() as folder, half:

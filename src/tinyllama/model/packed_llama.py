@@ -24,7 +24,7 @@ from tinyllama.model.dropout import ATTENTION_RESIDUAL, EMBEDDING, FEED_FORWARD_
 from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.packed_weights import pack
-from tinyllama.model.partition import WHOLE, Part, Slices
+from tinyllama.model.partition import WHOLE, Collectives, Partition
 from tinyllama.model.rotary import rotary_table, rotate
 
 try:
@@ -64,7 +64,9 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tenso
 class PackedLayer(nn.Module):
     """One layer: four products, and two chains between them that compile to a kernel each."""
 
-    def __init__(self, config: LlamaConfig, compute_dtype: torch.dtype, recompute: Recompute, slices: Slices) -> None:
+    def __init__(
+        self, config: LlamaConfig, compute_dtype: torch.dtype, recompute: Recompute, slices: Collectives
+    ) -> None:
         super().__init__()
         self.config, self.compute_dtype, self.recompute, self.slices = config, compute_dtype, recompute, slices
         self.qkv: nn.Module
@@ -155,11 +157,11 @@ class PackedLlama(nn.Module):
         compute_dtype: torch.dtype | None = None,
         stream_dtype: torch.dtype | None = None,
         recompute: Recompute = "none",
-        part: Part = WHOLE,
+        partition: Partition = WHOLE,
     ) -> None:
-        """`compute_dtype` and `stream_dtype`: default the parameters' own. `llama` has the sizes of the part."""
+        """`compute_dtype` and `stream_dtype`: default the parameters' own. `llama` has the sizes of the partition."""
         super().__init__()
-        self.config, self.part, self.recompute = llama.config, part, recompute
+        self.config, self.partition, self.recompute = llama.config, partition, recompute
         exact = llama.embedding.weight.dtype
         self.compute_dtype, self.stream_dtype = compute_dtype or exact, stream_dtype or exact
         self.packed: list[PackedParameter] = []
@@ -169,13 +171,13 @@ class PackedLlama(nn.Module):
         self.head_projection: nn.Linear | None = None
         self.head: nn.Linear | None = None
         self.tied_copy: Tensor | None = None
-        if part.is_first:
+        if partition.is_first:
             self.embedding = self._own("embedding.weight", llama.embedding.weight, "embedding")
             self.embedding_projection = self._projection("embedding_projection", llama.embedding_projection)
         self.layers = nn.ModuleList()
         for number, layer in enumerate(llama.layers):
             self.layers.append(self._layer(layer, number, recompute))
-        if part.is_last:
+        if partition.is_last:
             self.norm = self._own("norm.weight", llama.norm.weight, "norm")
             self.head_projection = self._projection("head_projection", llama.head_projection)
             self.head = self._head(llama)
@@ -194,7 +196,7 @@ class PackedLlama(nn.Module):
         master = pack(linears)
         with torch.device("meta"):
             product = nn.Linear(master.shape[1], master.shape[0], bias=False)
-        is_copied = master.dtype != self.compute_dtype and not self.part.keeps_masters
+        is_copied = master.dtype != self.compute_dtype and not self.partition.keeps_masters
         product.weight = nn.Parameter(master.to(self.compute_dtype) if is_copied else master)
         rows = tuple(linear.out_features for linear in linears)
         copy = product.weight.detach() if is_copied else None
@@ -206,8 +208,8 @@ class PackedLlama(nn.Module):
 
     def _layer(self, layer: Any, number: int, recompute: Recompute) -> PackedLayer:
         """A layer in this form; `layer` is one of llama.py's, the part's `number`-th."""
-        made = PackedLayer(self.config, self.compute_dtype, recompute, self.part.slices)
-        name, path = f"layers.{self.part.first_layer + number}", f"layers.{number}"
+        made = PackedLayer(self.config, self.compute_dtype, recompute, self.partition.collectives)
+        name, path = f"layers.{self.partition.first_layer + number}", f"layers.{number}"
         for norm in ("attention_norm", "feed_forward_norm"):
             setattr(made, norm, self._own(f"{name}.{norm}.weight", getattr(layer, norm).weight, f"{path}.{norm}"))
         for product, block, parts in (
@@ -228,13 +230,13 @@ class PackedLlama(nn.Module):
         """
         if llama.head is not None:
             return self._product(("head.weight",), [llama.head], "head")
-        if not self.part.is_first:
+        if not self.partition.is_first:
             with torch.device("meta"):
                 head = nn.Linear(self.config.embedding_dim, self.config.vocab_size, bias=False)
             head.weight = nn.Parameter(llama.embedding.weight.detach())
             return self._product(("embedding.weight",), [head], "head")
         tied = self.packed[0]
-        if tied.master.dtype != self.compute_dtype and not self.part.keeps_masters:
+        if tied.master.dtype != self.compute_dtype and not self.partition.keeps_masters:
             self.tied_copy = tied.master.to(self.compute_dtype)
             self.packed[0] = replace(tied, copy=self.tied_copy)
         return None
@@ -280,24 +282,24 @@ class PackedLlama(nn.Module):
         `dropout_keys` (B,), from `dropout.sample_keys`: default no dropout. Where layers are recomputed and not compiled,
         the backward pass must run inside `fastest_first` too, so that attention's kernel is chosen alike.
         """
-        x = self._embed(tokens, dropout_keys) if self.part.is_first else tokens
-        seq_len = tokens.shape[1] if self.part.is_first else self.part.seq_len
+        x = self._embed(tokens, dropout_keys) if self.partition.is_first else tokens
+        seq_len = tokens.shape[1] if self.partition.is_first else self.partition.seq_len
         positions = torch.arange(seq_len, device=x.device)[None, :]
         cos, sin = rotary_table(positions, self.config, self.compute_dtype)
         norms: list[Any] = [layer.attention_norm for layer in self.layers] + [self.norm]
         normed = self._first_norm(x, norms[0], self.config.norm_eps, self.compute_dtype)
         with fastest_first():
             for number, layer in enumerate(self.layers):
-                keys = layer_keys(dropout_keys, self.part.first_layer + number)
+                keys = layer_keys(dropout_keys, self.partition.first_layer + number)
                 x, normed = layer(x, normed, norms[number + 1], cos, sin, keys)
         return normed if self.head_projection is None else self.head_projection(normed)
 
     def _embed(self, tokens: Tensor, dropout_keys: Tensor | None) -> Tensor:
         """The residual stream before the first layer, (B, T, D)."""
         assert self.embedding is not None
-        x = self.part.slices.embed(tokens, self.embedding)  # (B, T, E)
+        x = self.partition.collectives.embed(tokens, self.embedding)  # (B, T, E)
         keys = layer_keys(dropout_keys, -1)
-        x = self.part.slices.dropout(x, self.config.dropout, keys, EMBEDDING, tokens.shape[1])
+        x = self.partition.collectives.dropout(x, self.config.dropout, keys, EMBEDDING, tokens.shape[1])
         if self.embedding_projection is not None:
             x = self.embedding_projection(x.to(self.compute_dtype))  # (B, T, D)
         return x.to(self.stream_dtype)

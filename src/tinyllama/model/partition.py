@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from tinyllama.model.dropout import dropout
 
 
-class Slices:
+class Collectives:
     """How the slices of one layer work together. This is the uncut layer, where there is nothing to do."""
 
     is_cut = False
@@ -38,13 +38,13 @@ class Slices:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class Partition:
     """Layers from `first_layer` on, as many as the network given has; the first part embeds, the last one has the head.
 
     `seq_len`: T of the micro-batches, which rows do not show.
     """
 
-    slices: Slices
+    collectives: Collectives
     first_layer: int = 0
     is_first: bool = True
     is_last: bool = True
@@ -52,4 +52,4 @@ class Part:
     keeps_masters: bool = False  # products read the masters and convert them when gathered: no 16-bit copies are kept
 
 
-WHOLE = Part(Slices())
+WHOLE = Partition(Collectives())

@@ -5,21 +5,21 @@ from typing import Any
 
 from tinyllama.errors import RecipeError
 from tinyllama.model.packed_llama import PackedLlama
-from tinyllama.parallel.tensor_parallel import TensorSlices
+from tinyllama.parallel.tensor_parallel import TensorCollectives
 
 
 def to_fp8(network: PackedLlama, emulate: bool = False) -> None:
     """Let the layers' products compute in fp8; before they are compiled or sharded. Raises RecipeError without torchao.
 
-    Slices of a layer on several ranks get the scales that it would have in one piece. `emulate` rounds to fp8 and
+    Collectives of a layer on several ranks get the scales that it would have in one piece. `emulate` rounds to fp8 and
     multiplies in fp32, on any device: for tests.
     """
     float8 = load_float8()
     float8.convert_to_float8_training(network.layers, config=float8.Float8LinearConfig(emulate=emulate))
-    if isinstance(network.part.slices, TensorSlices):
+    if isinstance(network.partition.collectives, TensorCollectives):
         from tinyllama.parallel.fp8_slices import slice_products
 
-        slice_products(network, network.part.slices)
+        slice_products(network, network.partition.collectives)
 
 
 def load_float8() -> Any:

@@ -22,13 +22,13 @@ from torchao.float8.float8_training_tensor import GemmInputRole, LinearMMConfig,
 from torchao.float8.float8_utils import amax_to_scale, tensor_to_amax
 
 from tinyllama.model.packed_llama import PackedLlama
-from tinyllama.parallel.tensor_parallel import TensorSlices
+from tinyllama.parallel.tensor_parallel import TensorCollectives
 
 CUT_BY_ROWS = {"qkv": True, "o": False, "gate_up": True, "down": False}
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2  # of inputs and weights; of gradients
 
 
-def slice_products(network: PackedLlama, slices: TensorSlices) -> None:
+def slice_products(network: PackedLlama, slices: TensorCollectives) -> None:
     """Put a slice's product in the place of each of torchao's, with the same weight."""
     for layer in network.layers:
         for name, is_cut_by_rows in CUT_BY_ROWS.items():

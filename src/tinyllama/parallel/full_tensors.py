@@ -14,13 +14,13 @@ from torch import Tensor
 from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.packed_llama import PackedLlama, PackedParameter
-from tinyllama.model.partition import Slices
+from tinyllama.model.partition import Collectives
 from tinyllama.parallel.mesh import RankMesh
-from tinyllama.parallel.parallelize import part_config, slice_style, stage_part
+from tinyllama.parallel.parallelize import partition_config, slice_style, stage_partition
 from tinyllama.parallel.reductions import is_sharded
 
 
-class CanonicalParts:
+class FullTensors:
     """Moves canonical tensors to and from this rank's `packed` parameters, or tensors of their masters' shapes."""
 
     def __init__(self, config: LlamaConfig, packed: list[PackedParameter], mesh: RankMesh, layers: list[range]) -> None:
@@ -48,7 +48,7 @@ class CanonicalParts:
     # -- in ------------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def put(self, name: str, value: Tensor, targets: list[Tensor]) -> None:
+    def scatter(self, name: str, value: Tensor, targets: list[Tensor]) -> None:
         """Copy this rank's part of a whole canonical tensor into `targets`, one for each packed parameter."""
         for parameter, target in zip(self._packed, targets, strict=True):
             if name not in parameter.names:
@@ -61,7 +61,7 @@ class CanonicalParts:
                 target[low - first : high - first].copy_(self._slice(name, value)[low - begin : high - begin])
 
     @torch.no_grad()
-    def share(self, values: dict[str, Tensor] | None, targets: list[Tensor]) -> None:
+    def broadcast(self, values: dict[str, Tensor] | None, targets: list[Tensor]) -> None:
         """Give rank 0's whole tensors to all ranks' `targets`; the others give None. All ranks call it together."""
         device = self._packed[0].master.device
         dtype = targets[0].dtype
@@ -70,7 +70,7 @@ class CanonicalParts:
             if values is not None:
                 whole.copy_(values[name])
             dist.broadcast(whole, src=0)
-            self.put(name, whole, targets)
+            self.scatter(name, whole, targets)
 
     def _slice(self, name: str, value: Tensor) -> Tensor:
         dimension = slice_style(name)
@@ -100,7 +100,7 @@ class CanonicalParts:
                 yield name, value
 
     @torch.no_grad()
-    def fill(self, targets: dict[str, Tensor], sources: list[Tensor]) -> None:
+    def gather_to_all(self, targets: dict[str, Tensor], sources: list[Tensor]) -> None:
         """Give every rank all whole canonical tensors, in `targets` by name. All ranks call it together."""
         for name, value in self._in_turn(sources):
             if value is not None:
@@ -164,5 +164,5 @@ class CanonicalParts:
 
 def _entries(config: LlamaConfig, tensor: int, layers: range) -> list[tuple[str, ...]]:
     """Canonical names of each packed parameter of a stage with these layers."""
-    llama, part = Llama(part_config(config, tensor, layers)), stage_part(config, layers, Slices())
-    return [parameter.names for parameter in PackedLlama(llama, part=part).packed]
+    llama, partition = Llama(partition_config(config, tensor, layers)), stage_partition(config, layers, Collectives())
+    return [parameter.names for parameter in PackedLlama(llama, partition=partition).packed]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from tinyllama.errors import LOST_RANK_EXIT_CODE
-from tinyllama.parallel.rank_progress import Mark, Place, Whereabouts
+from tinyllama.parallel.rank_progress import Activity, ActivityAt, RankProgress
 
 Store = Any  # torch.distributed.Store: a few values that all ranks read and write
 
@@ -26,7 +26,7 @@ STOPPED = "stopped"
 NO_STORE = "rank 0 is lost, or torchrun: whoever keeps the ranks' common store"
 
 
-class Verdict(NamedTuple):
+class Failure(NamedTuple):
     """Why the run cannot go on, and whether this rank was the first to say so."""
 
     reason: str
@@ -38,24 +38,24 @@ class Beat(NamedTuple):
     """A rank's latest sign of life."""
 
     number: int
-    mark: Mark
+    mark: ActivityAt
 
 
-class Watch:
+class Heartbeat:
     """The watch of one rank over all. Time without progress counts only while `is_on`.
 
     Two threads: one talks with the store, whose host may hang, the other one never waits for it.
     """
 
-    def __init__(self, store: Store, rank: int, size: int, where: Whereabouts, timeout_seconds: float) -> None:
-        self._store, self._rank, self._size, self._where = store, rank, size, where
+    def __init__(self, store: Store, rank: int, size: int, progress: RankProgress, timeout_seconds: float) -> None:
+        self._store, self._rank, self._size, self._progress = store, rank, size, progress
         self._timeout_seconds = timeout_seconds
         self._number = 0
         self._ended = threading.Event()
         self._failures = 0  # of the store, in a row
         self.is_on = False
-        self.verdict: Verdict | None = None
-        self.before_exit: Callable[[Verdict], None] | None = None
+        self.failure: Failure | None = None
+        self.before_exit: Callable[[Failure], None] | None = None
         self._beat()
         for work in (self._give_signs, self._look_around):
             threading.Thread(target=work, name=work.__name__, daemon=True).start()
@@ -64,28 +64,28 @@ class Watch:
         """No more signs of life."""
         self._ended.set()
 
-    def publish(self, reason: str, exit_code: int) -> Verdict:
+    def publish(self, reason: str, exit_code: int) -> Failure:
         """Say to all why the run stops; the first reason counts. Returns that one."""
-        if self.verdict is None:
+        if self.failure is None:
             ours = json.dumps({"rank": self._rank, "reason": reason, "exit_code": exit_code})
             try:
                 self._take(self._store.compare_set(STOPPED, "", ours))
             except RuntimeError:  # the store's host is gone
-                self.verdict = self._without_store(reason, exit_code)
-        assert self.verdict is not None
-        return self.verdict
+                self.failure = self._without_store(reason, exit_code)
+        assert self.failure is not None
+        return self.failure
 
-    def find_lost(self, waited_for: str) -> Verdict:
+    def find_lost(self, waited_for: str) -> Failure:
         """Look for the rank that keeps the others waiting, which takes some beats, and publish it."""
         try:
             self.look()
         except RuntimeError:
-            self.verdict = self._without_store(f"rank {self._rank} waited in {waited_for}")
-        return self.verdict or self.publish(self._describe(waited_for), LOST_RANK_EXIT_CODE)
+            self.failure = self._without_store(f"rank {self._rank} waited in {waited_for}")
+        return self.failure or self.publish(self._describe(waited_for), LOST_RANK_EXIT_CODE)
 
-    def _without_store(self, reason: str, exit_code: int = LOST_RANK_EXIT_CODE) -> Verdict:
+    def _without_store(self, reason: str, exit_code: int = LOST_RANK_EXIT_CODE) -> Failure:
         """Nobody can say who was first: rank 1 speaks."""
-        return Verdict(f"{NO_STORE}; {reason}", exit_code, self._rank == 1)
+        return Failure(f"{NO_STORE}; {reason}", exit_code, self._rank == 1)
 
     # -- the threads ---------------------------------------------------------------------------------------------------
 
@@ -100,51 +100,51 @@ class Watch:
 
     def _look_around(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
-            waited = time.monotonic() - self._where.since
-            if self.verdict is None and self.is_on:
-                waited_for = f"{self._where.mark.words} for {waited:.0f} seconds"
+            waited = time.monotonic() - self._progress.since
+            if self.failure is None and self.is_on:
+                waited_for = f"{self._progress.mark.words} for {waited:.0f} seconds"
                 if self._failures > SILENT_BEATS:
-                    self.verdict = self._without_store(f"rank {self._rank} was in {self._where.mark.words}")
+                    self.failure = self._without_store(f"rank {self._rank} was in {self._progress.mark.words}")
                 elif waited > self._timeout_seconds:
                     asking = threading.Thread(target=self.find_lost, args=(waited_for,), daemon=True)
                     asking.start()
                     asking.join(STORE_SECONDS)
-                    self.verdict = self.verdict or self._without_store(f"rank {self._rank} waited in {waited_for}")
-            if self.verdict is not None and self.is_on:  # else the main thread waits for nobody, or looks itself
-                self._leave(self.verdict)
+                    self.failure = self.failure or self._without_store(f"rank {self._rank} waited in {waited_for}")
+            if self.failure is not None and self.is_on:  # else the main thread waits for nobody, or looks itself
+                self._leave(self.failure)
 
-    def _leave(self, verdict: Verdict) -> None:
+    def _leave(self, failure: Failure) -> None:
         """End this process: its main thread waits where no exception reaches it."""
         if self._ended.wait(GRACE_SECONDS):
             return
-        if verdict.is_first or self._rank == 0:
-            os.write(2, f"tinyllama: {verdict.reason}; the same command goes on from the last checkpoint\n".encode())
+        if failure.is_first or self._rank == 0:
+            os.write(2, f"tinyllama: {failure.reason}; the same command goes on from the last checkpoint\n".encode())
         if self.before_exit is not None:
-            self.before_exit(verdict)
+            self.before_exit(failure)
         sys.stderr.flush()
-        os._exit(verdict.exit_code)
+        os._exit(failure.exit_code)
 
     def _beat(self) -> None:
         self._number += 1
-        mark = self._where.mark
-        self._store.set(f"beat/{self._rank}", json.dumps([self._number, mark.step, int(mark.place)]))
+        mark = self._progress.mark
+        self._store.set(f"beat/{self._rank}", json.dumps([self._number, mark.step, int(mark.activity)]))
 
-    def look(self) -> Verdict | None:
+    def look(self) -> Failure | None:
         """The reason that somebody has published."""
-        if self.verdict is None and self._store.check([STOPPED]):
+        if self.failure is None and self._store.check([STOPPED]):
             self._take(self._store.get(STOPPED))
-        return self.verdict
+        return self.failure
 
     def _take(self, said: bytes) -> None:
         found = json.loads(said)
-        self.verdict = Verdict(found["reason"], found["exit_code"], found["rank"] == self._rank)
+        self.failure = Failure(found["reason"], found["exit_code"], found["rank"] == self._rank)
 
     def _beats(self) -> dict[int, Beat]:
         found: dict[int, Beat] = {}
         for rank in range(self._size):
             if self._store.check([f"beat/{rank}"]):
                 number, step, place = json.loads(self._store.get(f"beat/{rank}"))
-                found[rank] = Beat(number, Mark(step, Place(place)))
+                found[rank] = Beat(number, ActivityAt(step, Activity(place)))
         return found
 
     def _describe(self, waited_for: str) -> str:
@@ -154,7 +154,7 @@ class Watch:
             after = self._beats()
         except RuntimeError:
             return f"{NO_STORE}; rank {self._rank} waited in {waited_for}"
-        after[self._rank] = Beat(self._number, self._where.mark)
+        after[self._rank] = Beat(self._number, self._progress.mark)
         return describe(before, after, self._rank, self._size, waited_for)
 
 

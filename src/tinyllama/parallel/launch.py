@@ -47,7 +47,7 @@ def launched() -> Launched:
 def _wrong_number(parallel: ParallelConfig, started: int) -> RecipeError:
     wanted = parallel.world_size
     key, product, others = "parallel.replicate", "", ""
-    if parallel.cuts_the_network:
+    if parallel.is_model_parallel:
         sizes = _product([getattr(parallel, axis) for axis in AXES])
         key, product, others = (
             "parallel",
@@ -79,9 +79,9 @@ def join(parallel: ParallelConfig) -> Iterator["Ranks | None"]:
     try:
         yield ranks
     except BaseException as error:
-        ranks.leave(error)
+        ranks.close(error)
         raise
-    ranks.leave()
+    ranks.close()
 
 
 def _product(sizes: list[int]) -> str:

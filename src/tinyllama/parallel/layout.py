@@ -83,8 +83,8 @@ class ParallelConfig(Config):
         return self.replicate * self.shard
 
     @property
-    def cuts_the_network(self) -> bool:
-        """Whether a rank holds a part of the network only."""
+    def is_model_parallel(self) -> bool:
+        """Whether a rank holds a partition of the network only."""
         return self.world_size > self.replicate
 
     @property

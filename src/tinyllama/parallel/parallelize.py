@@ -13,12 +13,12 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.packed_llama import PackedLlama, PackedParameter, Recompute
-from tinyllama.model.partition import Part, Slices
+from tinyllama.model.partition import Collectives, Partition
 from tinyllama.parallel.fp8_products import to_fp8
 from tinyllama.parallel.mesh import RankMesh
 from tinyllama.parallel.pipeline_split import stage_layers
 from tinyllama.parallel.reductions import local
-from tinyllama.parallel.tensor_parallel import TensorSlices
+from tinyllama.parallel.tensor_parallel import TensorCollectives
 
 ROWS, COLUMNS, WHOLE = 0, 1, None  # the dimension of a matrix (out, in) that tensor ranks share out
 
@@ -47,7 +47,7 @@ def slice_style(name: str) -> int | None:
     return SLICE_STYLE[".".join(words[2:] if words[0] == "layers" else words)]
 
 
-def part_config(config: LlamaConfig, tensor: int, layers: range) -> LlamaConfig:
+def partition_config(config: LlamaConfig, tensor: int, layers: range) -> LlamaConfig:
     """Sizes of the part of one rank of `tensor`, in a stage with these layers; what cannot be shared was refused before."""
     return replace(
         config,
@@ -59,15 +59,15 @@ def part_config(config: LlamaConfig, tensor: int, layers: range) -> LlamaConfig:
     )
 
 
-def stage_part(
-    config: LlamaConfig, layers: range, slices: Slices, seq_len: int = 0, *, is_sharded: bool = False
-) -> Part:
+def stage_partition(
+    config: LlamaConfig, layers: range, slices: Collectives, seq_len: int = 0, *, is_sharded: bool = False
+) -> Partition:
     """What the stage with these layers holds."""
     is_last = layers.stop == config.n_layers
-    return Part(slices, layers.start, layers.start == 0, is_last, seq_len, keeps_masters=is_sharded)
+    return Partition(slices, layers.start, layers.start == 0, is_last, seq_len, keeps_masters=is_sharded)
 
 
-def lay_out(
+def parallelize(
     config: LlamaConfig,
     mesh: RankMesh,
     dtype: torch.dtype,
@@ -78,20 +78,20 @@ def lay_out(
     is_fp8: bool,
     compiled: bool,
 ) -> PackedLlama:
-    """This rank's part of the network, without memory: `give_memory` is next. So nothing is ever whole on a device.
+    """This rank's partition of the network, without memory: `materialize` is next. So nothing is ever whole on a device.
 
     `dtype`: of the masters. `formats`: of products and residual stream, None the masters'.
     """
     tensor = mesh.size("tensor")
     layers = stage_layers(config, mesh.size("pipeline"), recompute)[mesh.at("pipeline")]
-    sizes = part_config(config, tensor, layers)
-    slices = Slices()
+    sizes = partition_config(config, tensor, layers)
+    slices = Collectives()
     if tensor > 1:
         at = mesh.at("tensor")
-        slices = TensorSlices(mesh.group("tensor"), at, tensor, first_head=at * sizes.n_heads)
-    part = stage_part(config, layers, slices, seq_len, is_sharded=mesh.size("shard") > 1)
+        slices = TensorCollectives(mesh.group("tensor"), at, tensor, first_head=at * sizes.n_heads)
+    partition = stage_partition(config, layers, slices, seq_len, is_sharded=mesh.size("shard") > 1)
     with torch.device("meta"):
-        network = PackedLlama(Llama(sizes).to(dtype), *formats, recompute, part)
+        network = PackedLlama(Llama(sizes).to(dtype), *formats, recompute, partition)
     if is_fp8:
         to_fp8(network)
     if compiled:
@@ -101,8 +101,8 @@ def lay_out(
     return network
 
 
-def give_memory(network: PackedLlama, device: torch.device) -> None:
-    """Room on the device for what `lay_out` made, its values still undefined."""
+def materialize(network: PackedLlama, device: torch.device) -> None:
+    """Room on the device for what `parallelize` made, its values still undefined."""
     dtype = network.packed[0].master.dtype
     network.to_empty(device=device)
     network.packed = [_with_memory(parameter, network, dtype) for parameter in network.packed]
@@ -132,7 +132,7 @@ def shard(network: PackedLlama, mesh: RankMesh) -> None:
             module.set_gradient_divide_factor(1.0)  # sums, as everywhere here: an update divides once
 
 
-def hold_until_last(network: PackedLlama, *, layers_too: bool, is_last: bool) -> None:
+def defer_sync_until_last(network: PackedLlama, *, layers_too: bool, is_last: bool) -> None:
     """What waits for a step's last micro-batch: embedding and head stay gathered, and copies do not sum their shards yet.
 
     Nothing runs beside the gathering of embedding and head, or beside their sums, as layers run beside each other's.
@@ -147,7 +147,7 @@ def hold_until_last(network: PackedLlama, *, layers_too: bool, is_last: bool) ->
 def _with_memory(parameter: PackedParameter, network: PackedLlama, dtype: torch.dtype) -> PackedParameter:
     """The entry of a leaf that has got memory, with a master and a copy as the entry had them."""
     leaf: Any = network.get_parameter(parameter.path)
-    if network.part.keeps_masters and hasattr(leaf, "to_local"):
+    if network.partition.keeps_masters and hasattr(leaf, "to_local"):
         return replace(parameter, master=local(leaf), leaf=leaf)
     values = leaf.detach()
     if parameter.copy is None:

@@ -65,16 +65,16 @@ class Pipeline:
 
 def stage_shapes(network: PackedLlama, batch_size: int) -> tuple[Tensor, Tensor]:
     """What a stage takes and gives for one micro-batch, without memory."""
-    part, config = network.part, network.config
-    rows = (batch_size, part.seq_len)
+    partition, config = network.partition, network.config
+    rows = (batch_size, partition.seq_len)
     with torch.device("meta"):
         tokens = torch.empty(rows, dtype=torch.int64)
-        if part.slices.is_cut:
-            rows = (batch_size * part.seq_len // part.slices.size,)
+        if partition.collectives.is_cut:
+            rows = (batch_size * partition.seq_len // partition.collectives.size,)
         stream = torch.empty(*rows, config.dim, dtype=network.stream_dtype, requires_grad=True)
         width = config.embedding_dim if network.head_projection is not None else config.dim
         hidden = torch.empty(*rows, width, dtype=network.compute_dtype, requires_grad=True)
-    return tokens if part.is_first else stream, hidden if part.is_last else stream
+    return tokens if partition.is_first else stream, hidden if partition.is_last else stream
 
 
 @torch.no_grad()

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 VARIABLE = "TINYLLAMA_MARKS"
 _WORDS = 2  # 64-bit words of a rank: the loop's place, the saving thread's
-_PLACE_BITS = 8
+_ACTIVITY_BITS = 8
 
 
-class Place(IntEnum):
+class Activity(IntEnum):
     """Parts of a run's work, in the order in which a step comes through them."""
 
     START = 0
@@ -38,59 +38,59 @@ class Place(IntEnum):
 
 
 _WORDS_OF = {
-    Place.START: "the start",
-    Place.DATA: "reading its micro-batch",
-    Place.FORWARD: "the forward pass",
-    Place.BACKWARD: "the backward pass",
-    Place.REDUCTION: "the sum of the gradients",
-    Place.UPDATE: "the update",
-    Place.RECORD: "the figures",
-    Place.VALIDATION: "validation",
-    Place.SAVE: "saving",
-    Place.WRITE: "writing the checkpoint",
-    Place.COMMIT: "committing the checkpoint",
-    Place.END: "the end",
+    Activity.START: "the start",
+    Activity.DATA: "reading its micro-batch",
+    Activity.FORWARD: "the forward pass",
+    Activity.BACKWARD: "the backward pass",
+    Activity.REDUCTION: "the sum of the gradients",
+    Activity.UPDATE: "the update",
+    Activity.RECORD: "the figures",
+    Activity.VALIDATION: "validation",
+    Activity.SAVE: "saving",
+    Activity.WRITE: "writing the checkpoint",
+    Activity.COMMIT: "committing the checkpoint",
+    Activity.END: "the end",
 }
 
 
-class Mark(NamedTuple):
+class ActivityAt(NamedTuple):
     """A place, and the step under way there (from 1)."""
 
     step: int
-    place: Place
+    activity: Activity
 
     @property
     def words(self) -> str:
-        return f"{self.place.words} of step {self.step}" if self.step else self.place.words
+        return f"{self.activity.words} of step {self.step}" if self.step else self.activity.words
 
 
-class Whereabouts:
+class RankProgress:
     """One rank's place; `since` is when it came there (time.monotonic)."""
 
     def __init__(self, rank: int = 0) -> None:
-        self.mark = Mark(0, Place.START)
+        self.mark = ActivityAt(0, Activity.START)
         self.since = time.monotonic()
         self._first_word = rank * _WORDS
         path = os.environ.get(VARIABLE)
         self._words = _map(Path(path), writable=True) if path else None
 
-    def at(self, place: Place, step: int) -> None:
+    def enter(self, activity: Activity, step: int) -> None:
         """The loop is there now."""
-        self.mark, self.since = Mark(step, place), time.monotonic()
+        self.mark, self.since = ActivityAt(step, activity), time.monotonic()
         if self._words is not None:
-            self._words[self._first_word] = step << _PLACE_BITS | place
+            self._words[self._first_word] = step << _ACTIVITY_BITS | activity
 
     def stay(self) -> None:
         """Still there, and coming on."""
         self.since = time.monotonic()
 
-    def saver_at(self, place: Place, step: int) -> None:
+    def enter_saver(self, activity: Activity, step: int) -> None:
         """The saving thread is there now; END: it has nothing to do."""
         if self._words is not None:
-            self._words[self._first_word + 1] = step << _PLACE_BITS | place
+            self._words[self._first_word + 1] = step << _ACTIVITY_BITS | activity
 
 
-class Marks:
+class ProgressFile:
     """The marks of all ranks, from outside."""
 
     def __init__(self, path: Path, ranks: int) -> None:
@@ -99,14 +99,14 @@ class Marks:
         self._words = _map(path, writable=False)
         self._ranks = ranks
 
-    def of(self, rank: int) -> tuple[Mark, Mark]:
+    def of(self, rank: int) -> tuple[ActivityAt, ActivityAt]:
         """The places of a rank's loop and of its saving thread."""
         loop, saver = (int(self._words[rank * _WORDS + word]) for word in range(_WORDS))
         return _mark(loop), _mark(saver)
 
 
-def _mark(word: int) -> Mark:
-    return Mark(word >> _PLACE_BITS, Place(word & (1 << _PLACE_BITS) - 1))
+def _mark(word: int) -> ActivityAt:
+    return ActivityAt(word >> _ACTIVITY_BITS, Activity(word & (1 << _ACTIVITY_BITS) - 1))
 
 
 def _map(path: Path, *, writable: bool) -> memoryview:

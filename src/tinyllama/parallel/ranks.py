@@ -15,9 +15,9 @@ from torch.distributed import PrefixStore  # pyright: ignore[reportPrivateImport
 
 from tinyllama import errors
 from tinyllama.errors import LostRankError, RecipeError, TinyllamaError
-from tinyllama.parallel.heartbeat import Store, Watch
+from tinyllama.parallel.heartbeat import Heartbeat, Store
 from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.parallel.rank_progress import Place, Whereabouts
+from tinyllama.parallel.rank_progress import Activity, RankProgress
 from tinyllama.parallel.reductions import tree_sum
 
 if TYPE_CHECKING:
@@ -40,13 +40,13 @@ class Ranks:
         self.rank, self.size, self.local_rank = rank, size, local_rank
         self.parallel = parallel or ParallelConfig(replicate=size)
         self.mesh: RankMesh | None = None  # where ranks hold parts of the network, once they are connected
-        self.where = Whereabouts(rank)
+        self.progress = RankProgress(rank)
         self._store, self._timeout_seconds = store, timeout_seconds
-        self.watch: Watch | None = None
+        self.heartbeat: Heartbeat | None = None
         self._said = 0  # how many things rank 0 has told the others
         self.requests: Callable[[], list[float]] = list  # what this rank asks of all, counted in each step's sums
         if store is not None:
-            self.watch = Watch(store.clone(), rank, size, self.where, timeout_seconds)
+            self.heartbeat = Heartbeat(store.clone(), rank, size, self.progress, timeout_seconds)
 
     @property
     def is_first(self) -> bool:
@@ -68,7 +68,7 @@ class Ranks:
 
     # -- telling each other --------------------------------------------------------------------------------------------
 
-    def by_first(self, work: Callable[[], Any]) -> Any:
+    def on_rank_0(self, work: Callable[[], Any]) -> Any:
         """What `work` returns on rank 0, JSON values, on every rank; the others wait. Faults of the user are shared too."""
         if self.is_alone:
             return work()
@@ -106,7 +106,7 @@ class Ranks:
         except KeyError:
             return None
 
-    def agree(self, name: str, facts: dict[str, Any]) -> None:
+    def check_equal(self, name: str, facts: dict[str, Any]) -> None:
         """Hold every rank's facts against rank 0's. Raises RecipeError that names rank, fact and both values."""
         if self.is_alone:
             return
@@ -119,7 +119,7 @@ class Ranks:
                 if value != theirs[0].get(key):
                     raise RecipeError(f"rank {rank}: its {key} is {value}, rank 0's is {theirs[0].get(key)}")
 
-    def together(self, name: str, begin: Callable[[], dict[str, Any] | None]) -> None:
+    def on_all_ranks(self, name: str, begin: Callable[[], dict[str, Any] | None]) -> None:
         """Let every rank begin its work; a fault of one is every rank's. `begin` returns facts on which all must agree."""
         try:
             facts = begin()
@@ -127,7 +127,7 @@ class Ranks:
             if not self.is_alone:
                 self._put(f"{name}/{self.rank}", {"error": str(error)})
             raise
-        self.agree(name, facts or {})
+        self.check_equal(name, facts or {})
 
     def _put(self, key: str, value: Any) -> None:
         assert self._store is not None
@@ -136,11 +136,11 @@ class Ranks:
     def _wait_for(self, key: str, unless: str = "") -> bytes:
         """A value of the store, as soon as it is there. Raises KeyError when `unless` comes before it."""
         assert self._store is not None
-        assert self.watch is not None
+        assert self.heartbeat is not None
         try:
             while not self._store.check([key]):
                 is_too_late = bool(unless) and self._store.check([unless])
-                if self.watch.look() is not None:  # whoever leaves for a reason has said so before
+                if self.heartbeat.look() is not None:  # whoever leaves for a reason has said so before
                     raise self._lost(f"what {key} says")
                 if is_too_late and not self._store.check([key]):
                     raise KeyError(key)
@@ -156,8 +156,8 @@ class Ranks:
         if self.is_alone or dist.is_initialized():
             return
         assert self._store is not None
-        assert self.watch is not None
-        self.watch.is_on = True
+        assert self.heartbeat is not None
+        self.heartbeat.is_on = True
         with self.waiting("the ranks' connection"):
             dist.init_process_group(
                 "nccl" if device.type == "cuda" else "gloo",
@@ -167,18 +167,18 @@ class Ranks:
                 timeout=timedelta(seconds=2 * self._timeout_seconds + 60),  # the watch is earlier
                 device_id=device if device.type == "cuda" else None,
             )
-            if self.parallel.cuts_the_network:
+            if self.parallel.is_model_parallel:
                 from tinyllama.parallel.mesh import RankMesh
 
                 self.mesh = RankMesh(self.parallel, device, self.rank)
 
-    def rest(self) -> None:
+    def stop_watching(self) -> None:
         """What comes now is no work of all ranks: no progress is looked for."""
-        self.where.at(Place.END, self.where.mark.step)
-        if self.watch is not None:
-            self.watch.is_on = False
+        self.progress.enter(Activity.END, self.progress.mark.step)
+        if self.heartbeat is not None:
+            self.heartbeat.is_on = False
 
-    def share(self, tensors: list[Tensor]) -> None:
+    def broadcast(self, tensors: list[Tensor]) -> None:
         """Give rank 0's values to all, in place."""
         if self.is_alone:
             return
@@ -210,27 +210,27 @@ class Ranks:
         except RuntimeError as error:  # what torch.distributed and gloo raise when a connection ends
             if isinstance(error, torch.OutOfMemoryError) or (with_work and not _is_of_connection(error)):
                 raise
-            raise self._lost(waited_for or self.where.mark.words) from error
+            raise self._lost(waited_for or self.progress.mark.words) from error
 
     def _lost(self, waited_for: str) -> LostRankError:
-        assert self.watch is not None
-        verdict = self.watch.find_lost(waited_for)
+        assert self.heartbeat is not None
+        failure = self.heartbeat.find_lost(waited_for)
         return LostRankError(
-            f"{verdict.reason}; the same command goes on from the last checkpoint", verdict.exit_code, verdict.is_first
+            f"{failure.reason}; the same command goes on from the last checkpoint", failure.exit_code, failure.is_first
         )
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
-    def leave(self, error: BaseException | None = None) -> None:
-        """Part from the other ranks; with an error, say why, so that they need not find out."""
-        if self.watch is None or self._store is None:
+    def close(self, error: BaseException | None = None) -> None:
+        """Partition from the other ranks; with an error, say why, so that they need not find out."""
+        if self.heartbeat is None or self._store is None:
             return
         if error is not None and not isinstance(error, LostRankError):
             is_ours = isinstance(error, TinyllamaError)
             reason = str(error) if is_ours else f"{type(error).__name__}: {error}"
             code = error.exit_code if isinstance(error, TinyllamaError) else errors.LOST_RANK_EXIT_CODE
-            self.watch.publish(f"rank {self.rank} stopped: {reason}", code)
-        self.watch.end()
+            self.heartbeat.publish(f"rank {self.rank} stopped: {reason}", code)
+        self.heartbeat.end()
         if error is None and dist.is_initialized():
             dist.destroy_process_group()
         self._see_others_off(10.0 if error is None else 2.0)

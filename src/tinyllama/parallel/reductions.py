@@ -48,10 +48,10 @@ class LaneTree:
         assert top is not None
         assert not any(lower)
         self._branches = []
-        return [exact(tensor) for tensor in top]
+        return [fp32(tensor) for tensor in top]
 
 
-def exact(tensor: Tensor) -> Tensor:
+def fp32(tensor: Tensor) -> Tensor:
     """The tensor in fp32 at least: itself if it is."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
@@ -62,7 +62,7 @@ def _join(left: list[Tensor], right: list[Tensor]) -> list[Tensor]:
     left.reverse()
     right.reverse()
     while left:
-        joined.append(exact(left.pop()).add_(right.pop()))
+        joined.append(fp32(left.pop()).add_(right.pop()))
     return joined
 
 
@@ -89,7 +89,7 @@ def flat_views(tensors: list[Tensor], ranks: int) -> tuple[Tensor, list[Tensor]]
     for tensor in tensors:
         starts.append(end)
         end += padded(tensor.numel())
-    flat = exact(tensors[0].new_empty(0)).new_zeros(padded(end, ALIGNMENT * ranks))
+    flat = fp32(tensors[0].new_empty(0)).new_zeros(padded(end, ALIGNMENT * ranks))
     views = [
         flat[start : start + tensor.numel()].view(tensor.shape) for start, tensor in zip(starts, tensors, strict=True)
     ]

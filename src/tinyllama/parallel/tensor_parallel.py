@@ -1,4 +1,4 @@
-"""Slices of one layer on several ranks: each has some heads, some columns of the feed-forward, some of the vocabulary.
+"""Collectives of one layer on several ranks: each has some heads, some columns of the feed-forward, some of the vocabulary.
 
 A product of cut rows (q, k, v, gate, up) reads all tokens and gives some columns; the product after it (o, down) reads
 these and gives a part of the sum, for all tokens. Between such pairs each rank has its share of the tokens only (sequence
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tinyllama.model.dropout import dropout_rows
-from tinyllama.model.partition import Slices
+from tinyllama.model.partition import Collectives
 
 # The newer names, from torch 2.13 on; these can be differentiated and compiled.
 _gather: Any = getattr(collectives, "all_gather_single_autograd", collectives.all_gather_tensor_autograd)
@@ -24,7 +24,7 @@ _all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 _reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
 
 
-class TensorSlices(Slices):
+class TensorCollectives(Collectives):
     """Slice `at` of `size`, with the others in `group`."""
 
     is_cut = True

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tinyllama.model.loss import IGNORED, LossSums
 from tinyllama.model.loss_gradient import CHUNK_TOKENS, loss_and_gradients
-from tinyllama.parallel.tensor_parallel import TensorSlices
+from tinyllama.parallel.tensor_parallel import TensorCollectives
 
 
 @torch.no_grad()
@@ -21,7 +21,7 @@ def vocabulary_loss(
     output_weight: Tensor,
     targets: Tensor,
     weight_gradient: Tensor | None,
-    slices: TensorSlices,
+    slices: TensorCollectives,
     *,
     z_loss: float = 0.0,
     scale: Tensor | None = None,
@@ -40,7 +40,7 @@ def vocabulary_loss(
 
 @torch.no_grad()
 def vocabulary_token_losses(
-    rows: Tensor, output_weight: Tensor, targets: Tensor, slices: TensorSlices, *, chunk_tokens: int = CHUNK_TOKENS
+    rows: Tensor, output_weight: Tensor, targets: Tensor, slices: TensorCollectives, *, chunk_tokens: int = CHUNK_TOKENS
 ) -> tuple[Tensor, Tensor]:
     """`loss.token_losses` of hidden rows (R, E): negative log-likelihood and hit of each target (B, T), on every rank."""
     losses, correct = [], []
@@ -53,7 +53,7 @@ def vocabulary_token_losses(
 
 
 def _loss_in_place(
-    slices: TensorSlices, logits: Tensor, targets: Tensor, z_loss: float, scale: Tensor | None
+    slices: TensorCollectives, logits: Tensor, targets: Tensor, z_loss: float, scale: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, squared log-partition and correctness of each token, (n,) each; logits (n, V) become their gradient."""
     exact = logits.to(torch.promote_types(logits.dtype, torch.float32))

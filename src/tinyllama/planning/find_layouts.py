@@ -139,7 +139,7 @@ def _is_allowed(
     model: LlamaConfig, train: TrainConfig, parallel: ParallelConfig, micro_batches: int, size: int
 ) -> bool:
     try:
-        if parallel.cuts_the_network:
+        if parallel.is_model_parallel:
             refuse_what_needs_whole_networks(train, parallel)
         if train.precision == "fp8":
             check_fp8_widths(model, size * train.seq_len, parallel.tensor)

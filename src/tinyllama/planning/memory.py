@@ -49,7 +49,7 @@ def fullest_stage(
 
 def groups_of_ranks(parallel: ParallelConfig) -> int:
     """In which one rank is: of all ranks, of each axis where the network is cut, and of the first and last stage."""
-    if not parallel.cuts_the_network:
+    if not parallel.is_model_parallel:
         return int(parallel.world_size > 1)
     return 1 + sum(size > 1 for size in parallel.sizes.values()) + (parallel.pipeline > 1)
 

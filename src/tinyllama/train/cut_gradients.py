@@ -8,10 +8,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tinyllama.model.packed_llama import PackedParameter
-from tinyllama.parallel.full_tensors import CanonicalParts
+from tinyllama.parallel.full_tensors import FullTensors
 from tinyllama.parallel.layout import Layout
 from tinyllama.parallel.ranks import Ranks
-from tinyllama.parallel.reductions import BucketedSum, exact, flat_views, is_sharded, local
+from tinyllama.parallel.reductions import BucketedSum, flat_views, fp32, is_sharded, local
 from tinyllama.train.gradients import Gradients
 
 
@@ -19,15 +19,15 @@ class CutGradients(Gradients):
     """`Gradients` of one rank's part. The global norm counts each parameter once."""
 
     def __init__(
-        self, packed: list[PackedParameter], head: int | None, layout: Layout, ranks: Ranks, parts: CanonicalParts,
+        self, packed: list[PackedParameter], head: int | None, layout: Layout, ranks: Ranks, full_tensors: FullTensors,
         *, ties_stages: bool,
     ) -> None:  # fmt: skip
         """`ties_stages`: the head is the embedding's matrix, and they are on different ranks."""
         assert ranks.mesh is not None
-        self._packed, self._mesh, self._parts = packed, ranks.mesh, parts
-        self._counted = [number for number, parameter in enumerate(packed) if parts.is_counted(parameter)]
+        self._packed, self._mesh, self._full_tensors = packed, ranks.mesh, full_tensors
+        self._counted = [number for number, parameter in enumerate(packed) if full_tensors.is_counted(parameter)]
         self._ties_stages = ties_stages
-        self._is_whole = [not parts.is_sliced(parameter) for parameter in packed]
+        self._is_whole = [not full_tensors.is_sliced(parameter) for parameter in packed]
         super().__init__(packed, -1 if head is None else head, layout, ranks)
 
     def _sums_over_copies(self, packed: list[PackedParameter]) -> BucketedSum | None:
@@ -52,7 +52,7 @@ class CutGradients(Gradients):
         self._sum([number for number, is_whole in enumerate(self._is_whole) if is_whole], "tensor")
         for number, parameter in enumerate(self._packed):
             if self._ties_stages and parameter.names == ("embedding.weight",):
-                total = self._sums[number] = exact(self._of(number))
+                total = self._sums[number] = fp32(self._of(number))
                 self._mesh.sum_over_ends(total)
         assert self._totals is not None
         dist.all_reduce(self._totals)
@@ -60,7 +60,7 @@ class CutGradients(Gradients):
 
     def norm(self) -> Tensor:
         """Norm over all parameters of the network, the same on every rank."""
-        counted = [exact(self._of(number)) for number in self._counted]
+        counted = [fp32(self._of(number)) for number in self._counted]
         dtype = self._totals.dtype if self._totals is not None else torch.float32
         squares = torch.zeros((), dtype=dtype, device=self._packed[0].master.device)
         if counted:
@@ -79,7 +79,7 @@ class CutGradients(Gradients):
         """Sum some gradients, all small, over the ranks along an axis, in one piece."""
         if not numbers or self._mesh.size(axis) == 1:
             return
-        totals = [exact(self._of(number)) for number in numbers]
+        totals = [fp32(self._of(number)) for number in numbers]
         flat, views = flat_views(totals, 1)
         torch._foreach_copy_(views, totals)  # pyright: ignore[reportPrivateImportUsage]
         self._mesh.sum(flat, axis)

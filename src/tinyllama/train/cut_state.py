@@ -14,11 +14,11 @@ from tinyllama.evaluation.validation import BatchLosses
 from tinyllama.model.llama import Llama, initial_values
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.packed_llama import PackedLlama
-from tinyllama.parallel.full_tensors import CanonicalParts
+from tinyllama.parallel.full_tensors import FullTensors
 from tinyllama.parallel.mesh import RankMesh
-from tinyllama.parallel.parallelize import give_memory, lay_out
+from tinyllama.parallel.parallelize import materialize, parallelize
 from tinyllama.parallel.pipeline_split import stage_layers
-from tinyllama.parallel.rank_progress import Place
+from tinyllama.parallel.rank_progress import Activity
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.train.cut_gradients import CutGradients
 from tinyllama.train.cut_step import CutStep
@@ -47,16 +47,18 @@ class CutState(TrainState):
         self.is_compiled = is_compiled(train, device)
         if self.is_compiled:
             keep_compiled_code()
-        self.network = network or part_of(config, train, dtype, ranks.mesh, compiled=self.is_compiled)
+        self.network = network or parallel_network(config, train, dtype, ranks.mesh, compiled=self.is_compiled)
         if network is None:
-            give_memory(self.network, device)
+            materialize(self.network, device)
         packed = self.network.packed
         self._layers = stage_layers(config, ranks.mesh.size("pipeline"), train.recompute)
-        self.parts = CanonicalParts(config, packed, ranks.mesh, self._layers)
+        self.full_tensors = FullTensors(config, packed, ranks.mesh, self._layers)
         head = packed.index(self.network.output) if ranks.mesh.is_last_stage else None
         layout = train.layout(ranks.data_size)
         ties_stages = config.tied_head and ranks.mesh.size("pipeline") > 1
-        self.gradients = gradients = CutGradients(packed, head, layout, ranks, self.parts, ties_stages=ties_stages)
+        self.gradients = gradients = CutGradients(
+            packed, head, layout, ranks, self.full_tensors, ties_stages=ties_stages
+        )
         self.optimizer = AdamW(packed, train)
         self.loss_scale = LossScale(train.precision == "fp16", train.micro_batch_size * train.seq_len, device)
         self.cut_step = CutStep(self.network, gradients, head, self.loss_scale, train, ranks)
@@ -65,7 +67,7 @@ class CutState(TrainState):
     def accumulate(self, micro_batches: Iterable[DeviceBatch], train: TrainConfig, step: int) -> Tensor:
         with self.ranks.waiting(with_work=True):
             self.cut_step.accumulate(micro_batches, step)
-            self.ranks.where.at(Place.REDUCTION, step + 1)
+            self.ranks.progress.enter(Activity.REDUCTION, step + 1)
             return self.gradients.join()
 
     def describe(self, train: TrainConfig) -> str:
@@ -79,7 +81,7 @@ class CutState(TrainState):
         more = values * (self.network.compute_dtype.itemsize + 4 * (1 - 1 / parallel.shard)) / 1e9
         return f"{said}, shards gathered for each layer (once a step: parallel.gather=step, faster, {more:.2g} GB more)"
 
-    def judge(self) -> BatchLosses:
+    def validation_model(self) -> BatchLosses:
         return BatchLosses(self.network.device, self.token_losses)
 
     def token_losses(self, tokens: Tensor, targets: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -87,14 +89,14 @@ class CutState(TrainState):
         with self.ranks.waiting(with_work=True):
             return self.cut_step.token_losses(tokens, targets)
 
-    def rest(self) -> None:
+    def reshard(self) -> None:
         """After validation: let go of gathered weights, which the next update changes."""
         for module in self.network.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
 
     @contextmanager
-    def whole(self) -> Iterator[Llama | None]:
+    def full_model(self) -> Iterator[Llama | None]:
         with self.ranks.waiting("the whole network"):
             try:
                 with torch.device(self.network.device):
@@ -106,7 +108,7 @@ class CutState(TrainState):
                 model = None
             if model is not None:
                 targets = {name: value.detach() for name, value in model.named_parameters()}
-                self.parts.fill(targets, [parameter.master for parameter in self.network.packed])
+                self.full_tensors.gather_to_all(targets, [parameter.master for parameter in self.network.packed])
         try:
             yield model
         finally:
@@ -117,55 +119,59 @@ class CutState(TrainState):
 
     def init_weights(self, seed: int) -> None:
         masters = [parameter.master for parameter in self.network.packed]
-        for name, values in initial_values(self.config, self.parts.shapes, seed):
-            self.parts.put(name, values, masters)
+        for name, values in initial_values(self.config, self.full_tensors.shapes, seed):
+            self.full_tensors.scatter(name, values, masters)
         self.network.refresh()
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         with self.ranks.waiting():
-            yield from self.parts.gather([parameter.master for parameter in self.network.packed])
+            yield from self.full_tensors.gather([parameter.master for parameter in self.network.packed])
 
     def moments(self) -> Iterator[tuple[str, Tensor]]:
         with self.ranks.waiting():
             for number, moment in enumerate(MOMENTS):
-                for name, value in self.parts.gather(self.optimizer.packed_moments(number)):
+                for name, value in self.full_tensors.gather(self.optimizer.packed_moments(number)):
                     yield f"{moment}.{name}", value
 
-    def help_to_save(self) -> None:
+    def join_save(self) -> None:
         for _ in (*self.weights(), *self.moments()):
             pass
 
-    def rooms(self) -> tuple[Iterable[tuple[str, Tensor]], Iterable[tuple[str, Tensor]]]:
+    def state_shapes(self) -> tuple[Iterable[tuple[str, Tensor]], Iterable[tuple[str, Tensor]]]:
         weight, moment = self.network.packed[0].master, self.optimizer.packed_moments(0)[0]
-        shapes = self.parts.shapes.items()
+        shapes = self.full_tensors.shapes.items()
         weights = [(name, _without_memory(shape, weight)) for name, shape in shapes]
         return weights, [
             (f"{kind}.{name}", _without_memory(shape, moment)) for kind in MOMENTS for name, shape in shapes
         ]
 
-    def read(self, path: Path) -> None:
+    def load(self, path: Path) -> None:
         weights, moments = load_tensors(path / form.WEIGHTS), load_tensors(path / form.OPTIMIZER)
-        shapes = self.parts.shapes
+        shapes = self.full_tensors.shapes
         check_weights(shapes, weights, path / form.WEIGHTS)
         wanted = {f"{moment}.{name}": shape for moment in MOMENTS for name, shape in shapes.items()}
         check_moments(wanted, moments, path / form.OPTIMIZER)
         self._read = weights, moments
 
-    def read_weights(self, weights: dict[str, Tensor]) -> None:
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
         self._read = weights, {}
 
-    def share(self) -> None:
+    def broadcast(self) -> None:
         """Give what rank 0 has read to all."""
         weights, moments = self._read or (None, None)
         self._read = None
-        has_moments = bool(self.ranks.by_first(lambda: bool(moments)))
+        has_moments = bool(self.ranks.on_rank_0(lambda: bool(moments)))
         with self.ranks.waiting("rank 0's state"):
-            self.parts.share(weights, [parameter.master for parameter in self.network.packed])
+            self.full_tensors.broadcast(weights, [parameter.master for parameter in self.network.packed])
             for number, moment in enumerate(MOMENTS if has_moments else ()):
-                own = None if moments is None else {name: moments[f"{moment}.{name}"] for name in self.parts.shapes}
-                self.parts.share(own, self.optimizer.packed_moments(number))
-        self.ranks.share([self.optimizer.updates, self.loss_scale.factor, self.loss_scale.good_updates])
-        self.rest()
+                own = (
+                    None
+                    if moments is None
+                    else {name: moments[f"{moment}.{name}"] for name in self.full_tensors.shapes}
+                )
+                self.full_tensors.broadcast(own, self.optimizer.packed_moments(number))
+        self.ranks.broadcast([self.optimizer.updates, self.loss_scale.factor, self.loss_scale.good_updates])
+        self.reshard()
         self.network.refresh()
 
     def weights_sha256(self) -> str:
@@ -179,11 +185,11 @@ def _without_memory(shape: torch.Size, like: Tensor) -> Tensor:
     return like.new_empty(()).expand(shape)
 
 
-def part_of(
+def parallel_network(
     config: LlamaConfig, train: TrainConfig, dtype: torch.dtype, mesh: RankMesh, *, compiled: bool
 ) -> PackedLlama:
     """This rank's part of the network that `train` wants, without memory."""
-    return lay_out(
+    return parallelize(
         config, mesh, dtype, FORMATS[train.precision], seq_len=train.seq_len, recompute=train.recompute,
         is_fp8=train.precision == "fp8", compiled=compiled,
     )  # fmt: skip

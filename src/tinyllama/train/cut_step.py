@@ -11,11 +11,11 @@ from tinyllama.model.dropout import sample_keys
 from tinyllama.model.loss import LossSums, token_losses
 from tinyllama.model.loss_gradient import loss_and_gradients
 from tinyllama.model.packed_llama import PackedLlama
-from tinyllama.parallel.parallelize import hold_until_last
+from tinyllama.parallel.parallelize import defer_sync_until_last
 from tinyllama.parallel.pipeline_parallel import Pipeline, pass_through
-from tinyllama.parallel.rank_progress import Place
+from tinyllama.parallel.rank_progress import Activity
 from tinyllama.parallel.ranks import Ranks
-from tinyllama.parallel.tensor_parallel import TensorSlices
+from tinyllama.parallel.tensor_parallel import TensorCollectives
 from tinyllama.parallel.vocabulary_loss import vocabulary_loss, vocabulary_token_losses
 from tinyllama.train.cut_gradients import CutGradients
 from tinyllama.train.loss_scale import LossScale
@@ -34,7 +34,7 @@ class CutStep:
         assert ranks.mesh is not None
         self._network, self._gradients, self._head, self._loss_scale = network, gradients, head, loss_scale
         self._train, self._ranks, self._mesh = train, ranks, ranks.mesh
-        self._slices = network.part.slices
+        self._slices = network.partition.collectives
         # Ranks that compute the same loss: one of them counts it.
         self._counts = self._mesh.is_last_stage and self._mesh.at("tensor") == 0
         self._micro_batches = train.layout(ranks.data_size).micro_batches_per_rank
@@ -48,20 +48,20 @@ class CutStep:
                 return
             for number, batch in enumerate(micro_batches, 1):
                 is_last = number == self._micro_batches
-                hold_until_last(self._network, layers_too=self._mesh.parallel.gathers_once, is_last=is_last)
-                self._ranks.where.at(Place.FORWARD, step + 1)
+                defer_sync_until_last(self._network, layers_too=self._mesh.parallel.gathers_once, is_last=is_last)
+                self._ranks.progress.enter(Activity.FORWARD, step + 1)
                 hidden = self._network(batch.tokens, self._keys(batch, step))
-                self._ranks.where.at(Place.BACKWARD, step + 1)
+                self._ranks.progress.enter(Activity.BACKWARD, step + 1)
                 self._loss(hidden, batch.targets).backward()
-                self._ranks.where.at(Place.DATA, step + 1)
+                self._ranks.progress.enter(Activity.DATA, step + 1)
 
     def _through_stages(self, batches: list[DeviceBatch], step: int) -> None:
-        self._ranks.where.at(Place.FORWARD, step + 1)
+        self._ranks.progress.enter(Activity.FORWARD, step + 1)
         whole = DeviceBatch(*(torch.cat(tensors) for tensors in zip(*batches, strict=True)))
         if self._pipeline is None:
             size = len(batches[0].tokens)
             self._pipeline = Pipeline(self._network, self._mesh, len(batches), size, self._loss)
-            self._network.register_forward_pre_hook(lambda *_: self._ranks.where.stay())
+            self._network.register_forward_pre_hook(lambda *_: self._ranks.progress.stay())
         self._pipeline.run(whole.tokens, whole.targets, self._keys(whole, step))
         if not self._mesh.is_last_stage:
             self._gradients.end(self._figures(None))
@@ -73,12 +73,12 @@ class CutStep:
 
     def _loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """A scalar whose gradients are made already; the head's goes to the sums, or through FSDP to them."""
-        weight, is_sharded = self._network.output_weight, self._network.part.keeps_masters
+        weight, is_sharded = self._network.output_weight, self._network.partition.keeps_masters
         product, scale = weight.detach().to(hidden.dtype), self._loss_scale.factor if self._loss_scale.is_on else None
         assert self._head is not None
         before = None if is_sharded else self._gradients[self._head]
         given: dict[str, Any] = {"z_loss": self._train.z_loss, "scale": scale}
-        if isinstance(self._slices, TensorSlices):
+        if isinstance(self._slices, TensorCollectives):
             found = vocabulary_loss(hidden.detach(), product, targets, before, self._slices, **given)
         else:
             found = loss_and_gradients(hidden.detach(), product, targets, before, **given)
@@ -102,7 +102,7 @@ class CutStep:
         if hidden is None:
             return None
         product = self._network.output_weight.detach().to(hidden.dtype)
-        if isinstance(self._slices, TensorSlices):
+        if isinstance(self._slices, TensorCollectives):
             found = vocabulary_token_losses(hidden, product, targets, self._slices)
         else:
             found = token_losses(hidden, product, targets)

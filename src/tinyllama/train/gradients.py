@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tinyllama.model.packed_llama import PackedParameter
 from tinyllama.parallel.layout import Layout
 from tinyllama.parallel.ranks import Ranks
-from tinyllama.parallel.reductions import BucketedSum, LaneTree, exact, is_sharded
+from tinyllama.parallel.reductions import BucketedSum, LaneTree, fp32, is_sharded
 from tinyllama.train.optimizer import optimizer_kernel
 
 
@@ -101,7 +101,7 @@ class Gradients:
         if self._over_ranks is not None and self._times[number] == self._layout.micro_batches_per_rank:
             self._sums[number] = None
             with self._ranks.waiting():
-                self._over_ranks.ready(number, exact(total))
+                self._over_ranks.ready(number, fp32(total))
 
     def all(self) -> list[Tensor]:
         """The sums, in the order of the packed parameters."""

@@ -20,13 +20,13 @@ class LossScale:
         self.good_updates = torch.zeros((), dtype=torch.int32, device=device)
 
     @torch.no_grad()
-    def update(self, is_off: Tensor) -> None:
+    def update(self, is_skipped: Tensor) -> None:
         """Halve after an overflow; double after GROWTH_INTERVAL good updates."""
         if not self.is_on:
             return
-        self.good_updates = (self.good_updates + 1) * (1 - is_off).to(torch.int32)
+        self.good_updates = (self.good_updates + 1) * (1 - is_skipped).to(torch.int32)
         grows = self.good_updates >= GROWTH_INTERVAL
-        self.factor = torch.where(is_off > 0, self.factor / 2, torch.where(grows, self.factor * 2, self.factor))
+        self.factor = torch.where(is_skipped > 0, self.factor / 2, torch.where(grows, self.factor * 2, self.factor))
         self.factor.clamp_(max=self._largest)
         self.good_updates *= ~grows
 

@@ -61,15 +61,15 @@ class AdamW:
         return [pair[number] for pair in self._moments]
 
     @torch.no_grad()
-    def step(self, gradients: list[Tensor], lr: float, scale: Tensor, is_off: Tensor) -> None:
-        """Update every master with its gradient times `scale`, and the copies of it; nothing where `is_off` is 1.
+    def step(self, gradients: list[Tensor], lr: float, scale: Tensor, is_skipped: Tensor) -> None:
+        """Update every master with its gradient times `scale`, and the copies of it; nothing where `is_skipped` is 1.
 
-        `scale` and `is_off` are 0-dimensional fp32 tensors on the device: nothing waits for them.
+        `scale` and `is_skipped` are 0-dimensional fp32 tensors on the device: nothing waits for them.
         """
-        self.updates += 1 - is_off
+        self.updates += 1 - is_skipped
         if optimizer_kernel is not None and self.updates.is_cuda:
             corrections = [1 - beta ** self.updates.double() for beta in (self._rates[0].beta1, self._rates[0].beta2)]
-            state = torch.stack([scale.double(), is_off.double(), *corrections]).float()
+            state = torch.stack([scale.double(), is_skipped.double(), *corrections]).float()
             rows = zip(self._packed, self._moments, gradients, self._rates, strict=True)
             for parameter, pair, gradient, rates in rows:
                 optimizer_kernel.update(parameter.master, parameter.copy, gradient, pair, state, lr, rates)
@@ -79,22 +79,22 @@ class AdamW:
         ]
         for decay in {rates.weight_decay for rates in self._rates}:
             numbers = [number for number, rates in enumerate(self._rates) if rates.weight_decay == decay]
-            self._step_group(numbers, exact, lr, scale, is_off)
+            self._step_group(numbers, exact, lr, scale, is_skipped)
         for parameter in self._packed:
             if parameter.copy is not None:
                 parameter.copy.copy_(parameter.master)
 
     def _step_group(
-        self, numbers: list[int], gradients: list[Tensor], lr: float, scale: Tensor, is_off: Tensor
+        self, numbers: list[int], gradients: list[Tensor], lr: float, scale: Tensor, is_skipped: Tensor
     ) -> None:
         """PyTorch's fused update of parameters of one decay, whose moments it wants in the masters' format."""
         rates = self._rates[numbers[0]]
         masters, moments = [self._packed[n].master for n in numbers], [self._moments[n] for n in numbers]
-        before = self.updates - 1 + is_off
+        before = self.updates - 1 + is_skipped
         first, second = ([pair[k].to(masters[0].dtype) for pair in moments] for k in range(2))
         adamw(
             masters, [gradients[n] for n in numbers], first, second, [], [before.clone() for _ in numbers],
-            fused=True, grad_scale=(1 / scale).float(), found_inf=is_off, amsgrad=False, beta1=rates.beta1,
+            fused=True, grad_scale=(1 / scale).float(), found_inf=is_skipped, amsgrad=False, beta1=rates.beta1,
             beta2=rates.beta2, lr=lr, weight_decay=rates.weight_decay, eps=rates.eps, maximize=False,
         )  # fmt: skip
         for pair, *exact in zip(moments, first, second, strict=True):

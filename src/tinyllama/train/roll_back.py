@@ -38,7 +38,7 @@ class RollBack:
         if self.has_skipped_back:
             raise self._given_up(trouble.step, f"{trouble}, after going back once") from None
         self.has_skipped_back = True
-        found = self.checkpoints.take_up()
+        found = self.checkpoints.resume()
         if found is None:
             raise self._given_up(trouble.step, f"{trouble}, and there is no checkpoint to go back to") from None
         log.warn(f"pretrain: {trouble}; going back to the last checkpoint")

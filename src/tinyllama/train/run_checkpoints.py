@@ -14,7 +14,7 @@ from tinyllama.config import difference_lines, differences
 from tinyllama.errors import InputError, RunStoppedError
 from tinyllama.exchange.open_model import TOKENIZER_CONFIG
 from tinyllama.model.llama_config import LlamaConfig
-from tinyllama.parallel.rank_progress import Place
+from tinyllama.parallel.rank_progress import Activity
 from tinyllama.shards.quarantine import quarantine_rows
 from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE
 from tinyllama.train.loss_spikes import steps_to_see
@@ -57,7 +57,7 @@ class RunCheckpoints:
     def prepare(self) -> None:
         """Make ready for the first save, beside the first steps: on a GPU its memory takes time. Only rank 0 saves."""
         if self.state.network.device.type == "cuda" and self.state.ranks.is_first:
-            self._saver.prepare(*self.state.rooms())
+            self._saver.prepare(*self.state.state_shapes())
 
     def save(self, step: int, validation: dict[str, float] | None, metrics: MetricsFile) -> None:
         """Begin to save the state after `step`, unless that was done; `metrics` must be on the disk before it counts.
@@ -69,11 +69,11 @@ class RunCheckpoints:
         self.look()
         self._metrics, self._asked_for = metrics, step
         if not self.state.ranks.is_first:
-            self.state.help_to_save()
+            self.state.join_save()
             return
         names = (MODEL_FILE, JSON_FILE, TOKENIZER_CONFIG)
         tokenizer_files = [file for name in names if (file := self.run_dir / "tokenizer" / name).exists()]
-        self.state.ranks.where.saver_at(Place.WRITE, step)
+        self.state.ranks.progress.enter_saver(Activity.WRITE, step)
         self._saver.save(self.state.weights(), self.state.moments(), self._run_state(step, validation), tokenizer_files)
 
     def look(self, *, wait: bool = True) -> None:
@@ -114,13 +114,13 @@ class RunCheckpoints:
 
     def _before_commit(self) -> None:
         assert self._asked_for is not None
-        self.state.ranks.where.saver_at(Place.COMMIT, self._asked_for)
+        self.state.ranks.progress.enter_saver(Activity.COMMIT, self._asked_for)
         if self._metrics is not None:
             self._metrics.sync()
 
     def _on_saved(self, saved: Saved) -> None:
         self.last_good = saved.path
-        self.state.ranks.where.saver_at(Place.END, saved.step)
+        self.state.ranks.progress.enter_saver(Activity.END, saved.step)
         write_event(
             self.run_dir,
             "save",
@@ -147,7 +147,7 @@ class RunCheckpoints:
 
     # -- taking up -----------------------------------------------------------------------------------------------------
 
-    def take_up(self) -> RunState | None:
+    def resume(self) -> RunState | None:
         """Load the newest whole checkpoint into the run's state; None when there is none.
 
         Damaged ones are named in a warning and set aside. Raises InputError, with all that differs, when the checkpoint
@@ -155,14 +155,14 @@ class RunCheckpoints:
         gives the others what it found.
         """
         ranks = self.state.ranks
-        found = ranks.by_first(self._take_up)
+        found = ranks.on_rank_0(self._resume)
         if found is None:
             return None
-        self.state.share()
+        self.state.broadcast()
         self._asked_for = found["step"]
         return RunState(**found)
 
-    def _take_up(self) -> dict[str, Any] | None:
+    def _resume(self) -> dict[str, Any] | None:
         path, damaged = form.find_newest(self.folder)
         for folder in damaged:
             step, aside = form.step_of(folder), form.set_aside(folder)
@@ -175,7 +175,7 @@ class RunCheckpoints:
         self.state.optimizer.updates.fill_(found.updates)
         if "train.precision" not in changes:  # another format's loss scale would be wrong
             self.state.loss_scale.load(found.loss_scale)
-        self.state.read(path)
+        self.state.load(path)
         if changes:
             write_event(
                 self.run_dir, "allow_change", step=found.step, reason=difference_lines(changes), changes=changes
@@ -188,9 +188,9 @@ class RunCheckpoints:
 
         The next `save` writes the one that was taken up again, with the quarantine list of now.
         """
-        if not self.state.ranks.by_first(lambda: self._remove_after(last_step)):
+        if not self.state.ranks.on_rank_0(lambda: self._remove_after(last_step)):
             return None
-        found = self.take_up()
+        found = self.resume()
         self._asked_for = None
         return found
 

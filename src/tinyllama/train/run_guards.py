@@ -46,9 +46,9 @@ class RunGuards:
         """What resume needs: JSON values."""
         return {"skipped_in_a_row": self._steps.in_a_row, "spikes": self._spikes.state()}
 
-    def see(self, step: int, loss: float, is_off: bool) -> str | None:
+    def see(self, step: int, loss: float, is_skipped: bool) -> str | None:
         """Take note of a step; returns why its update was not made, None when it was."""
-        skipped = self._steps.see(step, loss, is_off)
+        skipped = self._steps.see(step, loss, is_skipped)
         if not skipped and self._train.spike_guard != "off":
             self._spike = self._spikes.see(step, loss)
         return skipped

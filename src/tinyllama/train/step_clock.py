@@ -32,7 +32,7 @@ def seconds_between(begin: Moment, end: Moment) -> float:
 
 
 @dataclass(frozen=True)
-class Lap:
+class StepTiming:
     """One step's time and values, perhaps still to come."""
 
     begin: Moment
@@ -56,17 +56,17 @@ class StepClock:
         """Begin to count now: what came before belongs to no step."""
         self._last = now(self._device)
 
-    def lap(self, values: list[Tensor]) -> Lap:
+    def lap(self, values: list[Tensor]) -> StepTiming:
         """The step ends here and reports `values`, of one element each."""
         row = torch.stack([value.double() for value in values])
         if self._device.type == "cuda":
             row = torch.empty(len(row), dtype=row.dtype, pin_memory=True).copy_(row, non_blocking=True)
         begin, self._last = self._last, now(self._device)
-        return Lap(begin, self._last, row)
+        return StepTiming(begin, self._last, row)
 
 
 @contextmanager
-def garbage_kept() -> Iterator[None]:
+def gc_paused() -> Iterator[None]:
     """Python collects no garbage when it likes: a collection among many tensors takes half a second."""
     gc.collect()
     gc.freeze()

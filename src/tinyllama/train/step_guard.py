@@ -24,9 +24,9 @@ class StepGuard:
         self._limit = train.max_skipped_in_a_row + (LOSS_SCALE_SEARCH if train.precision == "fp16" else 0)
         self.in_a_row = 0
 
-    def see(self, step: int, loss: float, is_off: bool) -> str | None:
+    def see(self, step: int, loss: float, is_skipped: bool) -> str | None:
         """Take note of a step; returns why it was skipped, None when it was not."""
-        if not is_off:
+        if not is_skipped:
             self.in_a_row = 0
             return None
         self.in_a_row += 1

@@ -19,7 +19,7 @@ from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.loss_gradient import loss_and_gradients
 from tinyllama.model.packed_llama import PackedLlama
 from tinyllama.parallel.fp8_products import to_fp8
-from tinyllama.parallel.rank_progress import Place
+from tinyllama.parallel.rank_progress import Activity
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.train.deterministic import repeat_kernels
 from tinyllama.train.gradients import Gradients
@@ -71,30 +71,30 @@ class TrainState:
         network, gradients, loss_scale, ranks = self.network, self.gradients, self.loss_scale, self.ranks
         has_dropout = network.config.dropout > 0 or network.config.attention_dropout > 0
         for batch in micro_batches:
-            ranks.where.at(Place.FORWARD, step + 1)
+            ranks.progress.enter(Activity.FORWARD, step + 1)
             keys = sample_keys(train.seed, step, batch.samples) if has_dropout else None
             with fastest_first():  # the backward pass too: what it computes again must choose the same kernel again
                 hidden = network.hidden(batch.tokens, keys)
-                ranks.where.at(Place.BACKWARD, step + 1)
+                ranks.progress.enter(Activity.BACKWARD, step + 1)
                 sums, hidden_gradient, gradients[self.head] = loss_and_gradients(
                     hidden.detach(), network.output_weight.detach(), batch.targets, gradients[self.head],
                     z_loss=train.z_loss, scale=loss_scale.factor if loss_scale.is_on else None,
                 )  # fmt: skip
                 hidden.backward(hidden_gradient)
             gradients.end(figures(sums, ranks.requests()))
-            ranks.where.at(Place.DATA, step + 1)
-        ranks.where.at(Place.REDUCTION, step + 1)
+            ranks.progress.enter(Activity.DATA, step + 1)
+        ranks.progress.enter(Activity.REDUCTION, step + 1)
         return gradients.join()
 
-    def judge(self) -> PackedLlama | BatchLosses:
+    def validation_model(self) -> PackedLlama | BatchLosses:
         """What validation asks: the network, or losses that several ranks compute together."""
         return self.network
 
-    def rest(self) -> None:
+    def reshard(self) -> None:
         """After validation."""
 
     @contextmanager
-    def whole(self) -> Iterator[Llama | None]:
+    def full_model(self) -> Iterator[Llama | None]:
         """The canonical network in one piece on every rank; None, on all, where some rank has no memory for it."""
         yield self.model
 
@@ -114,27 +114,27 @@ class TrainState:
         """Whole moments under `MOMENT.NAME`, for rank 0; every rank goes through them."""
         yield from self.optimizer.moments().items()
 
-    def help_to_save(self) -> None:
+    def join_save(self) -> None:
         """Of the ranks that do not save: give rank 0 what it has not."""
 
-    def rooms(self) -> tuple[Iterable[tuple[str, Tensor]], Iterable[tuple[str, Tensor]]]:
+    def state_shapes(self) -> tuple[Iterable[tuple[str, Tensor]], Iterable[tuple[str, Tensor]]]:
         """Tensors like those of `weights` and `moments`, for which room is made; without the other ranks."""
         return list(self.weights()), list(self.moments())
 
-    def read(self, path: Path) -> None:
+    def load(self, path: Path) -> None:
         """On rank 0: take up a checkpoint's tensors. Raises InputError when one does not fit."""
         load_weights(self.model, load_tensors(path / form.WEIGHTS), path / form.WEIGHTS)
         load_moments(path, self.optimizer.moments())
 
-    def read_weights(self, weights: dict[str, Tensor]) -> None:
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
         """On rank 0: the same of weights alone, which do fit."""
         with torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 parameter.copy_(weights[name])
 
-    def share(self) -> None:
+    def broadcast(self) -> None:
         """Give what rank 0 has read to all."""
-        self.ranks.share(self.tensors())
+        self.ranks.broadcast(self.tensors())
         self.network.refresh()
 
     def weights_sha256(self) -> str:

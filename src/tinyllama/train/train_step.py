@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tinyllama.parallel.rank_progress import Place
+from tinyllama.parallel.rank_progress import Activity
 from tinyllama.train.micro_batch import DeviceBatch
 from tinyllama.train.optimizer import clip_factor
 from tinyllama.train.train_config import TrainConfig
@@ -20,7 +20,7 @@ class StepResult:
     accuracy: Tensor  # share of targets that were the likeliest token
     grad_norm: Tensor  # before clipping
     requests: Tensor  # how often each request of some rank was counted, (n,)
-    is_off: Tensor  # 1 where the update was called off: fp16's range was left, or loss or gradient are not finite
+    is_skipped: Tensor  # 1 where the update was called off: fp16's range was left, or loss or gradient are not finite
 
 
 def train_step(
@@ -32,15 +32,15 @@ def train_step(
     several ranks each gives its own micro-batches here, and all make the same update.
     """
     gradients, loss_scale, ranks = state.gradients, state.loss_scale, state.ranks
-    ranks.where.at(Place.DATA, step + 1)
+    ranks.progress.enter(Activity.DATA, step + 1)
     totals = state.accumulate(micro_batches, train, step)
     loss, correct, count = totals[:3]
-    ranks.where.at(Place.UPDATE, step + 1)
+    ranks.progress.enter(Activity.UPDATE, step + 1)
     scale = 1 / (count * loss_scale.factor)  # from the sums to the mean's gradient
     with ranks.waiting():
         grad_norm = gradients.norm() * scale
-    is_off = (~(grad_norm + loss).isfinite()).to(loss_scale.factor.dtype)
-    state.optimizer.step(gradients.all(), lr, scale * clip_factor(grad_norm, train.max_grad_norm), is_off)
-    loss_scale.update(is_off)
+    is_skipped = (~(grad_norm + loss).isfinite()).to(loss_scale.factor.dtype)
+    state.optimizer.step(gradients.all(), lr, scale * clip_factor(grad_norm, train.max_grad_norm), is_skipped)
+    loss_scale.update(is_skipped)
     gradients.clear()
-    return StepResult(loss / count, correct / count, grad_norm, totals[3:], is_off)
+    return StepResult(loss / count, correct / count, grad_norm, totals[3:], is_skipped)

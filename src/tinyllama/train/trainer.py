@@ -16,8 +16,8 @@ from tinyllama.errors import LostRankError, RunStoppedError
 from tinyllama.evaluation.validation import validate
 from tinyllama.harness.training_tasks import TrainingTasks
 from tinyllama.model.llama_config import LlamaConfig
-from tinyllama.parallel.heartbeat import Verdict
-from tinyllama.parallel.rank_progress import Place
+from tinyllama.parallel.heartbeat import Failure
+from tinyllama.parallel.rank_progress import Activity
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.seeds import derive_seed
 from tinyllama.shards.batches import Batches, MicroBatch, prefetch
@@ -34,7 +34,7 @@ from tinyllama.train.run_checkpoints import RunCheckpoints
 from tinyllama.train.run_data import open_run_data, verify_run_data
 from tinyllama.train.run_guards import LossSpikeError, RunGuards
 from tinyllama.train.run_summary import FinishedRun, summarize
-from tinyllama.train.step_clock import Lap, StepClock, garbage_kept
+from tinyllama.train.step_clock import StepClock, StepTiming, gc_paused
 from tinyllama.train.step_guard import SkippedStepsError
 from tinyllama.train.stop_requests import StopRequest, StopRequests, agreed
 from tinyllama.train.train_config import TrainConfig
@@ -45,11 +45,11 @@ STEPS_BETWEEN_COLLECTIONS = 100  # of young garbage
 
 
 @dataclass(frozen=True)
-class UnderWay:
+class PendingStep:
     """A step that was begun and whose figures are still to come."""
 
     step: int
-    lap: Lap
+    lap: StepTiming
     data_wait_seconds: float  # of the host, for the loader
 
 
@@ -70,18 +70,18 @@ def pretrain(
     `ranks` is gone. The summary is rank 0's, as are all files. `threads` of the CPU: 0, PyTorch's choice.
     """
     ranks = ranks or Ranks()
-    ranks.together("verify", lambda: verify_run_data(run_dir, train) if ranks.local_rank == 0 else None)
+    ranks.on_all_ranks("verify", lambda: verify_run_data(run_dir, train) if ranks.local_rank == 0 else None)
     try:
         with StopRequests(train.time_limit_minutes) as stops:  # now only: to verify may take long
             trainer = Trainer(config, train, run_dir, allowed_changes, ranks, threads)
             trainer.resume()
             trainer.train_to_the_end(stops)
             finished = trainer.finished()
-            ranks.rest()
+            ranks.stop_watching()
     except LostRankError as lost:
         if lost.is_first:
             write_event(
-                run_dir, "stop", anyway=True, step=ranks.where.mark.step, reason=str(lost), exit_code=lost.exit_code
+                run_dir, "stop", anyway=True, step=ranks.progress.mark.step, reason=str(lost), exit_code=lost.exit_code
             )
         raise
     return summarize(finished) if ranks.is_first else {}
@@ -108,7 +108,7 @@ class Trainer:
                 f"the run has {train.total_steps} steps"
             )
         self.tasks: TrainingTasks | None = None
-        self.ranks.together("begin", lambda: self._begin(threads))
+        self.ranks.on_all_ranks("begin", lambda: self._begin(threads))
         self.ranks.connect(self.device)
         self.state = state_of(config, train, self.device, self.ranks)
         self.state.init_weights(derive_seed(train.seed, "weights"))
@@ -117,8 +117,8 @@ class Trainer:
         )
         self.checkpoints.prepare()
         self.roll_back = RollBack(run_dir, train, self.checkpoints, self.guard)
-        if self.ranks.watch is not None:
-            self.ranks.watch.before_exit = self._before_exit
+        if self.ranks.heartbeat is not None:
+            self.ranks.heartbeat.before_exit = self._before_exit
         self.micro_batches = train.layout(self.ranks.data_size).of_rank(self.ranks.data_rank)
         self.step = 0
         self.data_wait_seconds = 0.0
@@ -143,11 +143,11 @@ class Trainer:
             "torch": torch.__version__,
         }
 
-    def _before_exit(self, verdict: Verdict) -> None:
+    def _before_exit(self, failure: Failure) -> None:
         """Of the watch over the ranks: this process ends now, though its main thread waits for a rank that is lost."""
-        if verdict.is_first:
+        if failure.is_first:
             write_event(
-                self.run_dir, "stop", anyway=True, step=self.step, reason=verdict.reason, exit_code=verdict.exit_code
+                self.run_dir, "stop", anyway=True, step=self.step, reason=failure.reason, exit_code=failure.exit_code
             )
         self.checkpoints.let_finish()
 
@@ -200,27 +200,27 @@ class Trainer:
             self.ranks.requests = stops.counts
         batches = self._device_batches(first_step=self.step)
         log_start(self.state, self.train)
-        under_way: UnderWay | None = None
+        pending: PendingStep | None = None
         try:
-            with log.progress("pretrain", total) as line, garbage_kept():
+            with log.progress("pretrain", total) as line, gc_paused():
                 if self.step:  # after a roll-back, with what was quarantined; else it is there
                     self.checkpoints.save(self.step, self.last_validation, self.metrics)
                 clock = StepClock(self.device)
                 while self.step < total and stop is None:
                     result = self._update(batches)
-                    figures = (result.loss, result.accuracy, result.grad_norm, result.is_off)
+                    figures = (result.loss, result.accuracy, result.grad_norm, result.is_skipped)
                     lap = clock.lap([*figures, *result.requests])
-                    if under_way is not None:
-                        self._record(under_way, line)
-                    under_way = UnderWay(self.step, lap, self.data_wait_seconds)
+                    if pending is not None:
+                        self._record(pending, line)
+                    pending = PendingStep(self.step, lap, self.data_wait_seconds)
                     self.data_wait_seconds = 0.0
                     self.checkpoints.look(wait=False)
                     stop = stops.now() if self.ranks.is_alone else self.agreed
                     if self._validates() or self._evaluates() or self._saves() or stop is not None:
-                        self._record(under_way, line)
-                        under_way = None
+                        self._record(pending, line)
+                        pending = None
                         if self._saves() or stop is not None:
-                            self.ranks.where.at(Place.SAVE, self.step)
+                            self.ranks.progress.enter(Activity.SAVE, self.step)
                             self.checkpoints.save(self.step, self.last_validation, self.metrics)
                         clock.start()
                     if self.step % STEPS_BETWEEN_COLLECTIONS == 0:
@@ -272,13 +272,13 @@ class Trainer:
         tensors = (torch.from_numpy(array) for array in batch)
         return DeviceBatch(*(tensor.pin_memory() if self.device.type == "cuda" else tensor for tensor in tensors))
 
-    def _record(self, done: UnderWay, line: log.ProgressLine) -> None:
+    def _record(self, done: PendingStep, line: log.ProgressLine) -> None:
         """Wait for a step's figures and write them; validate when it is the last step so far and it is time."""
         step = done.step
-        self.ranks.where.at(Place.RECORD, self.step)
-        (loss, accuracy, grad_norm, is_off, *requests), seconds = done.lap.read()
+        self.ranks.progress.enter(Activity.RECORD, self.step)
+        (loss, accuracy, grad_norm, is_skipped, *requests), seconds = done.lap.read()
         self.agreed = self.agreed or agreed(requests, self.train.time_limit_minutes)
-        skipped = self.guard.see(step, loss, is_off > 0)
+        skipped = self.guard.see(step, loss, is_skipped > 0)
         row: dict[str, Any] = {
             "step": step,
             "tokens": step * self.train.tokens_per_step,
@@ -299,8 +299,8 @@ class Trainer:
                 found = {name: value for name, value in found.items() if name != "by_kind"}
             self.last_validation = found
         if self.tasks is not None and step == self.step and self._evaluates():
-            self.ranks.where.at(Place.VALIDATION, self.step)
-            with self.state.whole() as model:
+            self.ranks.progress.enter(Activity.VALIDATION, self.step)
+            with self.state.full_model() as model:
                 if model is None:
                     log.warn(f"train.evaluate_tasks: no memory for the whole network; none measured after step {step}")
                 else:
@@ -313,12 +313,12 @@ class Trainer:
         """Figures on the validation split, by source kind too; None when the split is empty."""
         if self.validation_shards.n_tokens < 2:
             return None
-        self.ranks.where.at(Place.VALIDATION, self.step)
+        self.ranks.progress.enter(Activity.VALIDATION, self.step)
         found = validate(
-            self.state.judge(), self.validation_shards, self.tokenizer, seq_len=self.train.seq_len,
+            self.state.validation_model(), self.validation_shards, self.tokenizer, seq_len=self.train.seq_len,
             batch_size=self.train.micro_batch_size, max_tokens=max_tokens, ranks=self.ranks,
         )  # fmt: skip
-        self.state.rest()
+        self.state.reshard()
         return found
 
     def resume(self) -> None:
@@ -326,11 +326,11 @@ class Trainer:
 
         Raises InputError when the checkpoint is another run's, RecipeError when those weights do not fit.
         """
-        found = self.checkpoints.take_up()
+        found = self.checkpoints.resume()
         if found is None:
             if self.train.init_from:
-                self.ranks.by_first(self._read_initial_weights)
-                self.state.share()
+                self.ranks.on_rank_0(self._read_initial_weights)
+                self.state.broadcast()
             write_event(
                 self.run_dir,
                 "start",
@@ -346,7 +346,7 @@ class Trainer:
             self._go_on_from(found, "resume", "started again")
 
     def _read_initial_weights(self) -> None:
-        self.state.read_weights(load_initial_weights(self.config, self.tokenizer, self.train.init_from))
+        self.state.load_weights(load_initial_weights(self.config, self.tokenizer, self.train.init_from))
 
     def _go_on_from(self, found: RunState, event: str, reason: str) -> None:
         self.step, self.last_validation = found.step, found.validation
