@@ -8,8 +8,7 @@ import json
 from pathlib import Path
 
 from tests.instruments.dry_run import PARTS, dry_run
-from tinyllama.parallel.layout import AXES, ParallelConfig
-from tinyllama.parallel.layout_check import check_layout
+from tinyllama.parallel.layout import AXES, ParallelConfig, check_layout
 from tinyllama.recipe import load_recipe
 
 LAYOUTS = [  # replicate, shard, tensor, pipeline

@@ -29,7 +29,7 @@ from tinyllama.drill.rank_processes import LOADED, free_port
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.loss import IGNORED, token_losses
 from tinyllama.model.packed_llama import PackedLlama
-from tinyllama.parallel import fp8_products, parallelize
+from tinyllama.parallel import fp8, parallelize
 from tinyllama.parallel.launch import join
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.parallel.mesh import RankMesh
@@ -210,7 +210,7 @@ def judge(state: TrainState, batch: DeviceBatch) -> list[float]:
 
 def emulate_fp8() -> None:
     """From now on operands are rounded to fp8 as on a GPU, on this process's CPU; what is in float64 multiplies so."""
-    fp8_products.load_float8()
+    fp8.load_float8()
     from torchao.float8 import float8_ops
 
     def product(operation: Any, operands: Any, keywords: Any = None) -> Tensor:
@@ -224,7 +224,7 @@ def emulate_fp8() -> None:
     for module in (train_state, cut_state):
         mock.patch.object(module, "check_precision").start()
     for module in (train_state, parallelize):
-        mock.patch.object(module, "to_fp8", partial(fp8_products.to_fp8, emulate=True)).start()
+        mock.patch.object(module, "to_fp8", partial(fp8.to_fp8, emulate=True)).start()
 
 
 def compile_without_compiler(network: PackedLlama) -> None:

@@ -28,8 +28,9 @@ import numpy as np
 import zstandard
 
 from tinyllama.cleaning import safety_features
-from tinyllama.cleaning.safety_features import SLOTS, paragraphs_in
+from tinyllama.cleaning.safety_features import SLOTS
 from tinyllama.cleaning.safety_train import train_safety, write_model
+from tinyllama.document_files import paragraphs_in
 
 CORPORA = ("wikipedia_squad_train", "debian_docs", "openstax_ccby", "classic_books.0", "classic_books.1")
 CORPUS_LICENCES = {

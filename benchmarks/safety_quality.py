@@ -19,9 +19,9 @@ import numpy as np
 from safety_default import english_terms, ordinary_passages, rows_of, tidy_tweet
 
 from tinyllama.cleaning import safety_features
-from tinyllama.cleaning.safety_figures import average_precision, false_positive_spread, recall_at, threshold_at
 from tinyllama.cleaning.safety_labels import _part
 from tinyllama.cleaning.safety_model import SafetyModel, open_safety_model
+from tinyllama.cleaning.safety_train import average_precision, false_positive_spread, recall_at, threshold_at
 
 OURS, ALT, LIST = "tinyllama", "alt-profanity-check", "C4 word list"
 

@@ -1,5 +1,6 @@
 """Parquet files of documents and of drops: the same rows always give the same bytes, and a file is whole or not there."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,8 @@ import pyarrow.parquet as pq
 
 from tinyllama.errors import InputError
 from tinyllama.files import atomic_file
+
+_PARAGRAPH_END = re.compile(r"\n\s*\n")
 
 DOCUMENT_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("id", "text", "source", "kind", "domain", "language", "licence", "fetched_at")]
@@ -98,3 +101,8 @@ def removed_on_bad_input(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # not empty: the phase's marker is in it
             folder.rmdir()
         raise
+
+
+def paragraphs_in(text: str) -> list[str]:
+    """What blank lines part; in a text without one, its lines. None is left out."""
+    return _PARAGRAPH_END.split(text) if "\n\n" in text or _PARAGRAPH_END.search(text) else text.split("\n")

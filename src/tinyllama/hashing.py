@@ -7,6 +7,7 @@ running sum: the sum over the text up to the word's end, minus that up to its st
 (an odd BASE has one).
 """
 
+import hashlib
 import re
 import unicodedata
 
@@ -59,3 +60,16 @@ def word_bounds(data: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.
 def hash_of(word: bytes) -> int:
     """One word's hash, the obvious way."""
     return (2 * sum(byte * BASE**place for place, byte in enumerate(word)) + 1) % (1 << 64)
+
+
+# Which split a document belongs to: a function of its id alone.
+
+
+def is_validation(document_id: str, fraction: float) -> bool:
+    """True for about `fraction` of all ids: those whose hash, read as a number in [0, 1), is below it.
+
+    No other document has a say, so a document stays in its split when the corpus grows, and a larger fraction keeps
+    every validation document of a smaller one.
+    """
+    digest = hashlib.sha256(b"split\0" + document_id.encode("utf-8", "backslashreplace")).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2.0**64

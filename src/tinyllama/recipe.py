@@ -15,8 +15,7 @@ from tinyllama.errors import RecipeError
 from tinyllama.evaluation.evaluate_config import EvaluateConfig
 from tinyllama.generate.generate_config import GenerateConfig
 from tinyllama.model.llama_config import PRESETS, LlamaConfig, preset
-from tinyllama.parallel.layout import Layout, ParallelConfig
-from tinyllama.parallel.layout_check import check_layout
+from tinyllama.parallel.layout import Layout, ParallelConfig, check_layout
 from tinyllama.shards.shards_config import ShardsConfig
 from tinyllama.sources.sources_config import SourcesConfig
 from tinyllama.tokenizer.tokenizer_config import TokenizerConfig

@@ -11,7 +11,7 @@ import pytest
 from tests.cleaning.clean_inputs import prose, write_json_lines
 from tests.cleaning.cleaning_here import in_this_process, tasks_here
 from tinyllama import document_files
-from tinyllama.cleaning import clean_documents, clean_run, cores
+from tinyllama.cleaning import clean_documents, clean_run
 from tinyllama.cleaning.clean_config import CleanConfig
 from tinyllama.cleaning.decontaminate import build_index
 from tinyllama.cleaning.extract import main_text
@@ -134,8 +134,8 @@ def test_the_time_of_both_parts_is_told(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_workers_are_those_asked_for_or_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda process: {0, 4, 7} if process == 0 else set())
-    assert (cores.worker_count(0), cores.worker_count(1), cores.worker_count(8)) == (3, 1, 8)
+    monkeypatch.setattr(worker_pool.os, "sched_getaffinity", lambda process: {0, 4, 7} if process == 0 else set())
+    assert (worker_pool.worker_count(0), worker_pool.worker_count(1), worker_pool.worker_count(8)) == (3, 1, 8)
 
 
 def test_a_worker_watches_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ from tests.cleaning.cleaning_here import NoLimits, in_this_process, rows_in
 from tinyllama import document_files as parts
 from tinyllama.cleaning.clean_config import CleanConfig
 from tinyllama.cleaning.document_filters import JUDGED_SCHEMA
-from tinyllama.cleaning.safety_features import paragraphs_in
 from tinyllama.cleaning.write_documents import write_task
 from tinyllama.dedup import duplicate_tasks, find_duplicates, hash_records
 from tinyllama.dedup.duplicate_tasks import keep_order, rows_of, with_keys
@@ -27,6 +26,7 @@ from tinyllama.dedup.hash_records import (
     records_of,
 )
 from tinyllama.dedup.minhash import hash_pair
+from tinyllama.document_files import paragraphs_in
 from tinyllama.files import read_json
 
 HERE: Any = NoLimits()
@@ -301,8 +301,8 @@ def test_a_document_goes_when_more_than_the_share_is_copied(most: float, goes: b
 
 
 def test_a_kept_cluster_is_split_by_its_name() -> None:
-    from tinyllama.cleaning.split import is_validation
     from tinyllama.cleaning.write_documents import _split_of
+    from tinyllama.hashing import is_validation
 
     names = [f"{n}" for n in range(40)]
     inside = next(name for name in names if is_validation(name, 0.5))

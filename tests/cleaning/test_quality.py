@@ -9,7 +9,7 @@ from tests.cleaning import slow_quality
 from tests.cleaning.slow_repetition import duplicate_ngram_chars, duplicate_shares, top_ngram_chars
 from tinyllama.cleaning import quality
 from tinyllama.cleaning.clean_config import CleanConfig
-from tinyllama.cleaning.repetition import repeated_ngram_chars
+from tinyllama.cleaning.quality import repeated_ngram_chars
 from tinyllama.cleaning.text_batch import TextBatch, batches_of
 
 PROSE = "The cat sat with the dog and then it went to bed early."  # 13 words, 42 letters and a full stop

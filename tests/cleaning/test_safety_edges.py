@@ -13,11 +13,20 @@ from safetensors.numpy import save
 
 from tests.cleaning.clean_inputs import write_json_lines
 from tinyllama.cleaning import safety_labels, safety_model, safety_train
-from tinyllama.cleaning.safety_features import FEATURES_VERSION, SLOTS, features_of, paragraphs_in, passages_of
-from tinyllama.cleaning.safety_figures import figures, recall_at, reliability, threshold_at
+from tinyllama.cleaning.safety_features import FEATURES_VERSION, SLOTS, features_of, passages_of
 from tinyllama.cleaning.safety_labels import LabelledText, read_labels
 from tinyllama.cleaning.safety_model import MODEL_FILE, Safe, SafetyModel, open_safety_model, safe_text
-from tinyllama.cleaning.safety_train import card, feature_matrix, row_weights, train_safety
+from tinyllama.cleaning.safety_train import (
+    card,
+    feature_matrix,
+    figures,
+    recall_at,
+    reliability,
+    row_weights,
+    threshold_at,
+    train_safety,
+)
+from tinyllama.document_files import paragraphs_in
 from tinyllama.errors import InputError
 
 # -- what goes

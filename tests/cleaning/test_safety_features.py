@@ -8,8 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tinyllama.cleaning import safety_features as features
-from tinyllama.cleaning.safety_features import MAX_PASSAGE_WORDS, SLOTS, features_of, paragraphs_in, passages_of
-from tinyllama.dedup.group_names import GROUP_NAMES
+from tinyllama.cleaning.safety_features import GROUP_NAMES, MAX_PASSAGE_WORDS, SLOTS, features_of, passages_of
+from tinyllama.document_files import paragraphs_in
 from tinyllama.hashing import hash_of
 
 WORDS = st.sampled_from(["a", "is", "women", "jews", "kind", "they", "über", "42", "supercalifragilistic", "muslim"])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-from tinyllama.cleaning.safety_figures import (
+from tinyllama.cleaning.safety_train import (
     average_precision,
     false_positive_spread,
     recall_at,

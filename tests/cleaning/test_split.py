@@ -3,7 +3,7 @@ import hashlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyllama.cleaning.split import is_validation
+from tinyllama.hashing import is_validation
 
 
 @given(st.text(), st.floats(0, 1), st.floats(0, 1))

@@ -9,12 +9,12 @@ import pytest
 from tests.cleaning.clean_inputs import prose
 from tests.cleaning.cleaning_here import NoLimits, clean_rows, in_this_process
 from tests.cleaning.test_corpus_steps import find
-from tinyllama.cleaning import boilerplate_lines, repetition, text_batch
+from tinyllama.cleaning import boilerplate_lines, quality, text_batch
 from tinyllama.cleaning.boilerplate_lines import BoilerplateLines, boilerplate_line_keys, file_lines, range_lines
 from tinyllama.cleaning.clean_config import CleanConfig
 from tinyllama.cleaning.clean_documents import clean_documents
 from tinyllama.cleaning.explain import explain_document
-from tinyllama.cleaning.repetition import repeated_ngram_chars
+from tinyllama.cleaning.quality import repeated_ngram_chars
 from tinyllama.cleaning.text_batch import TextBatch, batches_of
 from tinyllama.dedup import components, find_duplicates, hash_records, minhash
 from tinyllama.dedup.components import large_star, range_of, small_star, star_task
@@ -113,11 +113,11 @@ def test_an_ngram_does_not_leave_its_text() -> None:
 def test_of_equally_common_ngrams_the_longest_then_the_first() -> None:
     places, classes = np.array([0, 2, 5, 7, 9, 11]), np.array([7, 9, 7, 9, 3, 3], np.uint64)
     owners, chars = np.zeros(6, int), np.array([2, 2, 2, 2, 2, 2])
-    assert repetition._commonest(places, classes, chars, owners, 1).tolist() == [0, 5]
+    assert quality._commonest(places, classes, chars, owners, 1).tolist() == [0, 5]
     chars = np.array([2, 2, 2, 2, 3, 3])
-    assert repetition._commonest(places, classes, chars, owners, 1).tolist() == [9, 11]
+    assert quality._commonest(places, classes, chars, owners, 1).tolist() == [9, 11]
     owners = np.array([0, 1, 0, 1, 1, 1])
-    assert repetition._commonest(places, classes, chars, owners, 2).tolist() == [0, 5, 9, 11]
+    assert quality._commonest(places, classes, chars, owners, 2).tolist() == [0, 5, 9, 11]
 
 
 # -- hashes of words

@@ -10,7 +10,8 @@ from tinyllama.drill.drill_report import Kill, fallen, headline, markdown, ranks
 from tinyllama.parallel.rank_progress import Activity, ActivityAt
 
 KILL = Kill(
-    run=2, ranks=3, victims=[1], aim=Activity.REDUCTION, loop=ActivityAt(7, Activity.BACKWARD), saver=ActivityAt(6, Activity.WRITE),
+    run=2, ranks=3, victims=[1], aim=Activity.REDUCTION,
+    loop=ActivityAt(7, Activity.BACKWARD), saver=ActivityAt(6, Activity.WRITE),
     back_to_step=3, seconds_to_end=1.23456,
 )  # fmt: skip
 RESULT: dict[str, Any] = {

@@ -44,7 +44,8 @@ def test_the_seed_decides():
 def test_steps_of_a_place_at_its_interval_by_hand():
     interval = RunSchedule(total_steps=20, save_every_steps=5, validate_every_steps=8)
     wanted = {
-        Activity.FORWARD: [1, 5, 6, 16, 17, 20], Activity.WRITE: [5, 5, 10, 20, 20, 20], Activity.COMMIT: [5, 5, 10, 20, 20, 20],
+        Activity.FORWARD: [1, 5, 6, 16, 17, 20],
+        Activity.WRITE: [5, 5, 10, 20, 20, 20], Activity.COMMIT: [5, 5, 10, 20, 20, 20],
         Activity.VALIDATION: [8, 8, 8, 16, 20, 20],
     }  # fmt: skip
     for place, steps in wanted.items():

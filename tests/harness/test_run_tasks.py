@@ -21,13 +21,12 @@ from tinyllama.__main__ import main
 from tinyllama.errors import InputError
 from tinyllama.exchange.open_model import OpenedModel, open_model
 from tinyllama.harness import scorecard
-from tinyllama.harness.averages import averages
 from tinyllama.harness.compare import compare, table
 from tinyllama.harness.lm_model import HarnessModel
 from tinyllama.harness.load_task import load_task
 from tinyllama.harness.references import REFERENCES
 from tinyllama.harness.run_tasks import TaskSettings, evaluate_tasks, measure
-from tinyllama.harness.task_list import SEVEN, all_tasks
+from tinyllama.harness.task_list import SEVEN, all_tasks, averages
 from tinyllama.harness.task_results import read_examples, read_scores
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from tests.evaluation.result_folders import write_scores
-from tinyllama.harness.averages import averages
 from tinyllama.harness.scorecard import (
     RUN_CARD,
     _cell,
@@ -17,7 +16,7 @@ from tinyllama.harness.scorecard import (
     render,
     write_run_card,
 )
-from tinyllama.harness.task_list import SEVEN
+from tinyllama.harness.task_list import SEVEN, averages
 
 ACC = {"acc": "mean"}
 BOTH = {"acc_norm": "mean", "acc": "mean"}

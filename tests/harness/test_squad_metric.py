@@ -1,7 +1,7 @@
 import pytest
 
-from tinyllama.harness.squad_metric import answer_f1, exact_match, normalize_answer
 from tinyllama.harness.task_functions import first_paragraph, rouge, squad_v2
+from tinyllama.harness.task_scores import answer_f1, exact_match, normalize_answer
 
 
 @pytest.mark.parametrize(

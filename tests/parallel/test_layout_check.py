@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from tests.conftest import overrides
 from tinyllama.errors import RecipeError
 from tinyllama.model.llama_config import PRESETS, LlamaConfig
-from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.parallel.layout_check import check_layout, find_fault, fitting_layouts
+from tinyllama.parallel.layout import ParallelConfig, check_layout, find_fault, fitting_layouts
 from tinyllama.recipe import load_recipe
 
 TINYLLAMA = PRESETS["tinyllama-1.1b"]

@@ -4,7 +4,7 @@ import pytest
 
 from tinyllama.devices import KINDS
 from tinyllama.parallel.layout import AXES, ParallelConfig
-from tinyllama.planning.links import bandwidth, crosses_nodes, stride
+from tinyllama.planning.communication import bandwidth, crosses_nodes, stride
 
 A100 = KINDS["A100-40G"]  # 240 GB/s in a node of 8, 25 GB/s of network a device
 

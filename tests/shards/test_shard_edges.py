@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tinyllama.cleaning.split import is_validation
 from tinyllama.errors import InputError, RecipeError
 from tinyllama.files import sha256_file
+from tinyllama.hashing import is_validation
 from tinyllama.shards import batches as batches_module
 from tinyllama.shards import shard_format, shard_writer
 from tinyllama.shards.batches import Batches, TokenShards, prefetch, window_at

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tinyllama.cleaning.split import is_validation
 from tinyllama.errors import InputError
+from tinyllama.hashing import is_validation
 from tinyllama.shards import shard_writer
 from tinyllama.shards.batches import TokenShards
 from tinyllama.shards.shard_format import open_split, read_shard_documents, verify_split

@@ -17,16 +17,16 @@ from scrapy.settings import default_settings
 from tinyllama.errors import InputError
 from tinyllama.sources import crawl_process
 from tinyllama.sources.crawl_process import crawl_in_this_process, scrapy_settings
-from tinyllama.sources.fetch_failures import DryRun, Robots, StopBeforePages, failure_reason
 from tinyllama.sources.frontier import Frontier
+from tinyllama.sources.page_spider import DryRun, Robots, StopBeforePages, failure_reason
 from tinyllama.sources.sources_config import SourcesConfig
 
 CONFIG = SourcesConfig(
     user_agent="a-bot/7 (+http://a.org)", delay_seconds=3.5, concurrency_per_host=3, timeout_seconds=17.0,
     max_page_bytes=12345,
 )  # fmt: skip
-ROBOTS = "tinyllama.sources.fetch_failures.Robots"
-STOP = "tinyllama.sources.fetch_failures.StopBeforePages"
+ROBOTS = "tinyllama.sources.page_spider.Robots"
+STOP = "tinyllama.sources.page_spider.StopBeforePages"
 
 
 def settings(**changes: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 from tests.train.run_processes import events, untimed
 from tinyllama import api, files
 from tinyllama.errors import RunStoppedError
-from tinyllama.train import loss_scale, run_summary
+from tinyllama.train import loss_scale, metrics
 
 VALUES: dict[str, Any] = {
     "tokenizer.vocab_size": 512, "model.preset": "tiny-2m", "model.dim": 16, "model.n_layers": 2, "model.ffn_dim": 24,
@@ -43,7 +43,7 @@ def scale_that_leaves_its_range(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss_scale, "FIRST", 2.0**18)
     monkeypatch.setattr(loss_scale, "LARGEST", 2.0**40)
     monkeypatch.setattr(loss_scale, "GROWTH_INTERVAL", 3)
-    monkeypatch.setattr(run_summary, "peak_flops", lambda *_: 1e12)
+    monkeypatch.setattr(metrics, "peak_flops", lambda *_: 1e12)
 
 
 def test_stopped_after_every_step_it_ends_as_the_undisturbed_run(small_run: Callable[[str], Path]):

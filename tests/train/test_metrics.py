@@ -13,10 +13,17 @@ import torch
 
 from tinyllama import devices, files
 from tinyllama.model.llama_config import preset
-from tinyllama.train import metrics, run_summary, step_clock
-from tinyllama.train.metrics import MetricsFile, NoMetricsFile, model_flops_utilization, peak_flops, write_event
+from tinyllama.train import metrics, step_clock
+from tinyllama.train.metrics import (
+    FinishedRun,
+    MetricsFile,
+    NoMetricsFile,
+    model_flops_utilization,
+    peak_flops,
+    summarize,
+    write_event,
+)
 from tinyllama.train.micro_batch import figures, with_requests
-from tinyllama.train.run_summary import FinishedRun, summarize
 from tinyllama.train.step_clock import StepClock, gc_paused
 from tinyllama.train.train_config import TrainConfig
 
@@ -188,10 +195,8 @@ def finished(run_dir: Path, speeds: list[float], **changes: Any) -> FinishedRun:
 
 
 def test_the_summary_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(
-        run_summary, "peak_flops", lambda device, precision: {"cpu": {"bf16": 1e9}}[device.type][precision]
-    )
-    monkeypatch.setattr(run_summary, "peak_memory_bytes", lambda _: 77)
+    monkeypatch.setattr(metrics, "peak_flops", lambda device, precision: {"cpu": {"bf16": 1e9}}[device.type][precision])
+    monkeypatch.setattr(metrics, "peak_memory_bytes", lambda _: 77)
     model = preset("tiny-2m")
     assert summarize(finished(tmp_path, [1.0, 100.0, 300.0])) == {
         "parameters": model.n_parameters, "device": "cpu", "ranks": 2, "step": 3, "tokens": 192, "epochs": 0.064,
@@ -203,8 +208,8 @@ def test_the_summary_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_unigram_model_is_of_the_training_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(run_summary, "peak_flops", lambda *_: 1e9)
-    monkeypatch.setattr(run_summary, "unigram_perplexity", lambda *given: given)
+    monkeypatch.setattr(metrics, "peak_flops", lambda *_: 1e9)
+    monkeypatch.setattr(metrics, "unigram_perplexity", lambda *given: given)
     train, validation = object(), object()
     shards: Any = FakeShards()
     run = finished(tmp_path, [40.0], validation={"loss": 1.0}, train_shards=shards, validation_shards=validation)

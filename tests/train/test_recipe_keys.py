@@ -18,7 +18,7 @@ from tinyllama.config import Config
 from tinyllama.errors import RecipeError, RunStoppedError
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.recipe import ModelConfig
-from tinyllama.train import run_summary, trainer
+from tinyllama.train import metrics, trainer
 from tinyllama.train.train_config import TrainConfig
 
 BASE: dict[str, Any] = {
@@ -193,7 +193,7 @@ def test_a_key_changes_what_it_is_declared_to_change(
     small_data: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):
-    monkeypatch.setattr(run_summary, "peak_flops", lambda *_: 1e12)  # measured, it takes longer than the run
+    monkeypatch.setattr(metrics, "peak_flops", lambda *_: 1e12)  # measured, it takes longer than the run
     monkeypatch.setattr(trainer, "TrainingTasks", FakeTasks)
     recipe = BASE | change.beside
     if str(change.beside) not in known:

@@ -16,8 +16,7 @@ from tinyllama.train import run_guards
 from tinyllama.train.loss_spikes import Spike, SpikeGuard, robust_z, roll_backs_near, steps_to_see, suspect_steps
 from tinyllama.train.roll_back import RollBack
 from tinyllama.train.run_checkpoints import RunCheckpoints
-from tinyllama.train.run_guards import LossSpikeError, RunGuards
-from tinyllama.train.step_guard import SkippedStepsError
+from tinyllama.train.run_guards import LossSpikeError, RunGuards, SkippedStepsError
 from tinyllama.train.train_config import TrainConfig
 
 CALM = [3.0, 3.1, 2.9, 3.0, 3.1, 2.9, 3.0, 3.1]  # median 3; median absolute deviation 0.1

@@ -12,7 +12,7 @@ from tests.train.run_processes import events
 from tinyllama import api, files
 from tinyllama.errors import RunStoppedError
 from tinyllama.train import trainer
-from tinyllama.train.step_guard import LOSS_SCALE_SEARCH, SkippedStepsError, StepGuard
+from tinyllama.train.run_guards import LOSS_SCALE_SEARCH, SkippedStepsError, StepGuard
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_step import StepResult, train_step
 

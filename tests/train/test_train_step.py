@@ -11,7 +11,7 @@ import torch
 from tinyllama.errors import RecipeError
 from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import preset
-from tinyllama.parallel.fp8_products import to_fp8
+from tinyllama.parallel.fp8 import to_fp8
 from tinyllama.train.precision import check_precision
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_state import TrainState, keep_compiled_code

@@ -14,7 +14,7 @@ from tinyllama.errors import RunStoppedError
 from tinyllama.parallel.rank_progress import Activity, RankProgress
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.recipe import load_recipe
-from tinyllama.train import run_summary, step_clock, trainer
+from tinyllama.train import metrics, step_clock, trainer
 from tinyllama.train.stop_requests import StopRequest, StopRequests
 from tinyllama.train.trainer import Trainer
 
@@ -38,7 +38,7 @@ def trainer_of(run_dir: Path, **changes: Any) -> Trainer:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_summary, "peak_flops", lambda *_: 1e12)
+    monkeypatch.setattr(metrics, "peak_flops", lambda *_: 1e12)
 
 
 class Ticks:

@@ -4,25 +4,21 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from tinyllama.config import Config, setting
+from tinyllama.config import setting
+from tinyllama.dedup.dedup_config import DedupConfig
 
 
-class CleanConfig(Config):
+class CleanConfig(DedupConfig):
     """`[clean]`: from raw pages to training documents. Names and defaults of the rules follow their papers."""
 
     # -- extraction
     max_page_bytes: int = setting(5_000_000, "A larger HTML page is dropped, unread.", ge=1)
     page_cpu_seconds: float = setting(10.0, "A page whose extraction takes more processor time is dropped.", gt=0)
     max_document_chars: int = setting(2_000_000, "Longer documents are dropped: they are dumps, not texts.", ge=1)
-    workers: int = setting(0, "Processes that work at the same time; 0: one per core.", changes_result=False, ge=0)
 
     document_cpu_seconds: float = setting(
         10.0, "A document that takes more processor time in cleaning is dropped.", gt=0
     )
-    max_memory_bytes: int = setting(
-        2_000_000_000, "The search for duplicates works in ranges that fit into so much memory.",
-        changes_result=False, ge=4096,
-    )  # fmt: skip
     keep_dropped_text: bool = setting(False, "Keep the texts of dropped documents beside their reasons.")
 
     # -- boilerplate of sites
@@ -116,20 +112,6 @@ class CleanConfig(Config):
     mask_national_id: bool = setting(True, "Look for national ids (US, UK, Spain, France, Brazil, Poland).")
     mask_secret: bool = setting(True, "Look for keys and tokens of services, and private keys.")
     mask_credentials: bool = setting(True, "Look for names and passwords in URLs.")
-
-    # -- duplicates
-    exact_duplicates: bool = setting(True, "Drop documents whose normalised text occurs elsewhere too, all but one.")
-    near_duplicates: bool = setting(True, "Drop near-duplicates found by MinHash-LSH, all but one of a cluster.")
-    keep_near_duplicates: bool = setting(False, "Keep all of a cluster, with its name, wholly in one split.")
-    minhash_ngram_words: int = setting(5, "Words in a shingle.", ge=1)
-    minhash_bands: int = setting(14, "Bands of the MinHash signature.", ge=1, le=1000)
-    minhash_rows: int = setting(8, "Hashes in a band.", ge=1, le=1000)
-
-    duplicate_paragraphs: bool = setting(True, "Take out paragraphs that stand in another document too.")
-    min_paragraph_chars: int = setting(80, "Shorter paragraphs are not compared.", ge=1)
-    max_copied_chars: float = setting(
-        0.5, "A document with a larger share of characters in such paragraphs goes whole.", ge=0, le=1
-    )
 
     # -- split
     validation_fraction: float = setting(

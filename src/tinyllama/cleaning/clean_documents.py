@@ -16,7 +16,6 @@ from typing import Any
 from tinyllama import document_files as parts
 from tinyllama import log
 from tinyllama.cleaning.clean_config import CleanConfig
-from tinyllama.cleaning.cores import worker_count
 from tinyllama.cleaning.decontaminate import TASKS_FILE, build_index
 from tinyllama.cleaning.funnel import Tally, write_funnel
 from tinyllama.cleaning.safety_model import open_safety_model
@@ -25,7 +24,7 @@ from tinyllama.dedup.find_duplicates import JUDGED, find_duplicates
 from tinyllama.dedup.hash_records import RECORD_BYTES, CorpusIndex, ranges_of
 from tinyllama.errors import InputError
 from tinyllama.files import read_json, sweep_temporary
-from tinyllama.workers.worker_pool import Task, run_missing, run_tasks
+from tinyllama.workers.worker_pool import Task, run_missing, run_tasks, worker_count
 
 
 def clean_documents(config: CleanConfig, documents: Path, out: Path) -> dict[str, Any]:

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyllama import log
-from tinyllama.cleaning.safety_features import MAX_WORD_BYTES, paragraphs_in
+from tinyllama.cleaning.safety_features import MAX_WORD_BYTES
+from tinyllama.document_files import paragraphs_in
 from tinyllama.errors import InputError
 from tinyllama.files import read_json, write_json
 from tinyllama.hashing import BASE, MAX_BYTES, hash_words, plain_words, powers_of, word_bounds

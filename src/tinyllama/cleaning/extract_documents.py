@@ -23,14 +23,13 @@ import pyarrow as pa
 from tinyllama import document_files as parts
 from tinyllama import log
 from tinyllama.cleaning.clean_config import CleanConfig
-from tinyllama.cleaning.cores import worker_count
 from tinyllama.cleaning.extract import ExtractPool
 from tinyllama.errors import InputError
 from tinyllama.files import sweep_temporary, write_json
 from tinyllama.sources.document import document_id
 from tinyllama.sources.read_inputs import SUFFIXES, Record, find_inputs, read_records
 from tinyllama.sources.remote_inputs import RemoteFile, find_remote, local_copy, remote_url
-from tinyllama.workers.worker_pool import run_tasks
+from tinyllama.workers.worker_pool import run_tasks, worker_count
 from tinyllama.workers.worker_process import Progress
 
 EXTRACTION = "extraction.json"

@@ -13,7 +13,6 @@ of a group is seen, which group it is is not. So no text can go for naming one. 
 The work is numpy over a whole document. `tests/cleaning/test_safety_features.py` has the same one n-gram at a time.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -21,8 +20,40 @@ from itertools import chain, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyllama.dedup.group_names import GROUP_NAMES
 from tinyllama.hashing import hash_of, hash_words, plain_words, word_bounds
+
+# Neutral names of groups of people, to which the safety model is blind. Not one of them is an insult.
+#
+# Lower-case words in UTF-8. Religion, descent and origin, gender and orientation, age and ability: the grounds that hate
+# speech law names (ICCPR article 20; Council of Europe Recommendation 97/20).
+_NAMES = """
+african africans american americans arab arabs armenian armenians asian asians australian australians black blacks
+brazilian brazilians british brit brits bulgarian bulgarians canadian canadians caucasian caucasians chinese colombian
+colombians cuban cubans dutch egyptian egyptians english ethiopian ethiopians european europeans filipino filipinos
+filipina french german germans greek greeks hispanic hispanics hungarian hungarians indian indians indonesian
+indonesians iranian iranians iraqi iraqis irish israeli israelis italian italians jamaican jamaicans japanese kenyan
+kenyans korean koreans kurd kurds kurdish latin latina latinas latino latinos latinx lebanese mexican mexicans moroccan
+moroccans native nigerian nigerians pakistani pakistanis palestinian palestinians persian persians polish pole poles
+portuguese roma romani romanian romanians russian russians scottish serb serbs serbian slavic slav slavs somali somalis
+spanish swedish syrian syrians taiwanese thai tibetan tibetans turk turks turkish ukrainian ukrainians vietnamese welsh
+white whites yemeni
+
+aboriginal aborigines indigenous immigrant immigrants migrant migrants refugee refugees foreigner foreigners minority
+minorities nonwhite coloured colored mixed biracial
+
+agnostic agnostics anglican anglicans atheist atheists baptist baptists buddhist buddhists catholic catholics christian
+christians evangelical hindu hindus islam islamic jain jains jew jewish jews judaism lutheran mormon mormons muslim
+muslims orthodox protestant protestants quaker quakers shia sikh sikhs sunni taoist zoroastrian
+
+bisexual bisexuals cisgender female females feminist feminists gay gays gender girl girls heterosexual heterosexuals
+homosexual homosexuals intersex lesbian lesbians lgbt lgbtq lgbtqia male males man men nonbinary queer straight trans
+transgender transgendered transsexual transsexuals transwoman transwomen transman transmen woman women boy boys
+
+blind deaf disabled disability disabilities autistic paralyzed wheelchair elder elderly middleaged old older senior
+seniors teenage teenager teenagers young younger millenial millennial
+"""
+GROUP_NAMES = frozenset(name.encode() for name in _NAMES.split())
+
 
 FEATURES_VERSION = 2
 MAX_PASSAGE_WORDS = 100
@@ -35,13 +66,7 @@ GROUP = 2  # in place of the hash of a group's name; hashes of words are odd
 _CHAR_BASE, _CHAR_MIX = 0x01000193, 0x9E3779B1
 _WORD_MIX, _NEXT = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
 
-_PARAGRAPH_END = re.compile(r"\n\s*\n")
 _group_hashes = np.array(sorted(map(hash_of, GROUP_NAMES)), np.uint64)
-
-
-def paragraphs_in(text: str) -> list[str]:
-    """What blank lines part; in a text without one, its lines. None is left out."""
-    return _PARAGRAPH_END.split(text) if "\n\n" in text or _PARAGRAPH_END.search(text) else text.split("\n")
 
 
 def passages_of(paragraph: str) -> list[bytes]:

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from tinyllama.cleaning.safety_features import FEATURES_VERSION, SLOTS, features_of, paragraphs_in, passages_of
+from tinyllama.cleaning.safety_features import FEATURES_VERSION, SLOTS, features_of, passages_of
 from tinyllama.cleaning.safety_labels import HEADS
+from tinyllama.document_files import paragraphs_in
 from tinyllama.errors import InputError
 from tinyllama.hashing import MAX_BYTES
 

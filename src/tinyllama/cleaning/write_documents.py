@@ -9,11 +9,11 @@ import pyarrow as pa
 from tinyllama import document_files as parts
 from tinyllama.cleaning.clean_config import CleanConfig
 from tinyllama.cleaning.funnel import Tally
-from tinyllama.cleaning.safety_features import paragraphs_in
-from tinyllama.cleaning.split import is_validation
 from tinyllama.dedup import duplicate_tasks
 from tinyllama.dedup.hash_records import CorpusIndex, read_array
+from tinyllama.document_files import paragraphs_in
 from tinyllama.files import write_json
+from tinyllama.hashing import is_validation
 from tinyllama.workers.worker_process import Progress
 
 

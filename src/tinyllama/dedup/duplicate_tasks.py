@@ -18,11 +18,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from tinyllama.cleaning.clean_config import CleanConfig
-from tinyllama.cleaning.safety_features import paragraphs_in
 from tinyllama.dedup import hash_records, minhash
 from tinyllama.dedup.components import Edges, components_in_memory
+from tinyllama.dedup.dedup_config import DedupConfig
 from tinyllama.dedup.hash_records import CorpusIndex, HashRange, Records, read_array, write_array
+from tinyllama.document_files import paragraphs_in
 from tinyllama.workers.worker_process import Progress
 
 FATES = ("", "judged", "duplicate_id", "exact_duplicate", "near_duplicate")
@@ -39,7 +39,7 @@ def keep_order(chars: NDArray[np.int64], id_hashes: NDArray[np.uint64], text_has
     return length | mixed >> np.uint64(24)
 
 
-def with_keys(table: pa.Table, config: CleanConfig) -> tuple[pa.Table, list[Records]]:
+def with_keys(table: pa.Table, config: DedupConfig) -> tuple[pa.Table, list[Records]]:
     """A judged part with the columns `rank` and `id_hash`, and the records of its documents that have no reason."""
     ids = np.array([minhash.hash_pair(identity) for identity in table.column("id").to_pylist()], np.uint64).reshape(
         -1, 2
@@ -62,7 +62,7 @@ def with_keys(table: pa.Table, config: CleanConfig) -> tuple[pa.Table, list[Reco
     return table.append_column("id_hash", pa.array(ids[:, 0])), records
 
 
-def _band_records(texts: list[str], rows: Numbers, config: CleanConfig) -> list[Records]:
+def _band_records(texts: list[str], rows: Numbers, config: DedupConfig) -> list[Records]:
     """One record a band of each text that has words."""
     hashes, checks, some = minhash.bands_of(
         texts, config.minhash_bands, config.minhash_rows, config.minhash_ngram_words

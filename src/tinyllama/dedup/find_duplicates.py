@@ -8,19 +8,18 @@ from typing import Any
 import numpy as np
 
 from tinyllama import document_files as parts
-from tinyllama.cleaning.clean_config import CleanConfig
-from tinyllama.cleaning.cores import worker_count
 from tinyllama.dedup import hash_records
 from tinyllama.dedup.components import EDGE_BYTES, components_in_rounds
+from tinyllama.dedup.dedup_config import DedupConfig
 from tinyllama.dedup.duplicate_tasks import FATES, ID_HASHES, KEEP_ORDER, KEYS
 from tinyllama.dedup.hash_records import CorpusIndex, HashRange
 from tinyllama.files import atomic_file, write_json
-from tinyllama.workers.worker_pool import Task, results, run_missing
+from tinyllama.workers.worker_pool import Task, results, run_missing, worker_count
 
 JUDGED, CLUSTERS, PARAGRAPHS = "judged", "clusters", "paragraphs"
 
 
-def find_duplicates(config: CleanConfig, work: Path) -> str:
+def find_duplicates(config: DedupConfig, work: Path) -> str:
     """Everything that the files need: `work/clusters`, `work/paragraphs` and the last drop_codes, whose name is returned.
 
     `work/judged` has all parts, `work/keys` their records.
@@ -66,7 +65,7 @@ def _most_paragraphs(work: Path) -> int:
     return sum(path.stat().st_size for path in (work / KEYS).glob("*.npy")) // hash_records.RECORD_BYTES
 
 
-def _spans(config: CleanConfig, records: int) -> list[HashRange]:
+def _spans(config: DedupConfig, records: int) -> list[HashRange]:
     return hash_records.ranges_of(records, config.max_memory_bytes, worker_count(config.workers))
 
 
@@ -75,7 +74,7 @@ def _range_tasks(work: Path, drop_codes: str, folder: str, spans: list[HashRange
     return [{**common, "range": [span.part, span.parts], "out": str(work / folder / span.name)} for span in spans]
 
 
-def _drop_copies(config: CleanConfig, work: Path, drop_codes: str, reason: str, kind: int) -> str:
+def _drop_copies(config: DedupConfig, work: Path, drop_codes: str, reason: str, kind: int) -> str:
     """A step that drops all but the best of each group of one kind of hash; returns the name of the new drop_codes."""
     tasks = _range_tasks(work, drop_codes, reason, _spans(config, CorpusIndex.load(work).documents), kind=kind)
     run_missing("dedup.duplicate_tasks:copies_task", tasks, config.workers, f"find copies ({reason.replace('_', ' ')})")
@@ -94,7 +93,7 @@ def _new_drop_codes(
     return reason
 
 
-def _drop_near_duplicates(config: CleanConfig, work: Path, drop_codes: str) -> str:
+def _drop_near_duplicates(config: DedupConfig, work: Path, drop_codes: str) -> str:
     def losers_of(path: Path) -> np.ndarray:
         rows = hash_records.read_array(path)
         return rows[rows[:, 0] != rows[:, 1], 0]
@@ -104,7 +103,7 @@ def _drop_near_duplicates(config: CleanConfig, work: Path, drop_codes: str) -> s
     return _new_drop_codes(work, drop_codes, "near_duplicate", losers_of, work / CLUSTERS)
 
 
-def _find_clusters(config: CleanConfig, work: Path, drop_codes: str) -> None:
+def _find_clusters(config: DedupConfig, work: Path, drop_codes: str) -> None:
     """Edges by range, their connected components, and the document of each that stays."""
     done = work / CLUSTERS / "done.json"
     if done.exists():

@@ -19,11 +19,10 @@ from tinyllama import files, log
 from tinyllama.checkpoint.save_load import weights_sha256
 from tinyllama.errors import InputError
 from tinyllama.exchange.open_model import OpenedModel
-from tinyllama.harness.averages import averages
 from tinyllama.harness.lm_model import HarnessModel
 from tinyllama.harness.load_task import LoadedTask, load_task
 from tinyllama.harness.task_data import read_rows
-from tinyllama.harness.task_list import TaskEntry, choose_tasks
+from tinyllama.harness.task_list import TaskEntry, averages, choose_tasks
 from tinyllama.harness.task_results import AnswerLog, finished, groups_of, result_name, write_result
 from tinyllama.harness.task_scores import estimate
 

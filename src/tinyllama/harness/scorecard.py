@@ -67,7 +67,7 @@ def _row(key: tuple[str, str, int], cells: dict[str, Any]) -> Row:
 
 def _averages(by_model: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     """Of the seven zero-shot tasks, with the errors where they are known and the tokens that were trained on."""
-    from tinyllama.harness.averages import averages
+    from tinyllama.harness.task_list import averages
 
     found: dict[str, dict[str, Any]] = {}
     for model, scores in by_model.items():

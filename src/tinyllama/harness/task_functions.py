@@ -5,7 +5,7 @@ import re
 from functools import cache
 from typing import Any
 
-from tinyllama.harness.squad_metric import answer_f1, exact_match, normalize_answer
+from tinyllama.harness.task_scores import answer_f1, exact_match, normalize_answer
 
 NO_ANSWER = "unanswerable"
 Example = dict[str, Any]

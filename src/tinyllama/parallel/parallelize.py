@@ -14,7 +14,7 @@ from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.packed_llama import PackedLlama, PackedParameter, Recompute
 from tinyllama.model.partition import Collectives, Partition
-from tinyllama.parallel.fp8_products import to_fp8
+from tinyllama.parallel.fp8 import to_fp8
 from tinyllama.parallel.mesh import RankMesh
 from tinyllama.parallel.pipeline_split import stage_layers
 from tinyllama.parallel.reductions import local

@@ -10,10 +10,9 @@ from tinyllama.errors import RecipeError
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.parallel.pipeline_split import layers_per_stage
-from tinyllama.planning.changes import changes_that_help
 from tinyllama.planning.find_layouts import PlannedLayout, find_layouts, usable_bytes
 from tinyllama.planning.memory import FP32_BYTES
-from tinyllama.planning.notes import notes
+from tinyllama.planning.plan_advice import changes_that_help, notes
 from tinyllama.planning.stage_sizes import ONE_DEVICE
 from tinyllama.train.train_config import TrainConfig
 

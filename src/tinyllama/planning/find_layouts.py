@@ -7,8 +7,7 @@ from typing import Any
 
 from tinyllama.devices import GpuKind
 from tinyllama.model.llama_config import LlamaConfig
-from tinyllama.parallel.layout import AXES, ParallelConfig, divisors
-from tinyllama.parallel.layout_check import find_fault
+from tinyllama.parallel.layout import AXES, ParallelConfig, divisors, find_fault
 from tinyllama.planning.memory import USABLE_SHARE, fullest_stage
 from tinyllama.planning.stage_sizes import ONE_DEVICE
 from tinyllama.planning.step_time import StepTime, step_time

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tinyllama import log
-from tinyllama.cleaning.split import is_validation
 from tinyllama.errors import InputError
 from tinyllama.files import (
     atomic_file,
@@ -24,6 +23,7 @@ from tinyllama.files import (
     sync_folder,
     write_json,
 )
+from tinyllama.hashing import is_validation
 from tinyllama.shards.shard_format import (
     DOCUMENT_SCHEMA,
     FORMAT_VERSION,

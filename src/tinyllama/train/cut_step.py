@@ -15,8 +15,7 @@ from tinyllama.parallel.parallelize import defer_sync_until_last
 from tinyllama.parallel.pipeline_parallel import Pipeline, pass_through
 from tinyllama.parallel.rank_progress import Activity
 from tinyllama.parallel.ranks import Ranks
-from tinyllama.parallel.tensor_parallel import TensorCollectives
-from tinyllama.parallel.vocabulary_loss import vocabulary_loss, vocabulary_token_losses
+from tinyllama.parallel.tensor_parallel import TensorCollectives, vocabulary_loss, vocabulary_token_losses
 from tinyllama.train.cut_gradients import CutGradients
 from tinyllama.train.loss_scale import LossScale
 from tinyllama.train.micro_batch import DeviceBatch, figures, with_requests

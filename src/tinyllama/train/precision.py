@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 from tinyllama.errors import RecipeError
-from tinyllama.parallel.fp8_products import load_float8
+from tinyllama.parallel.fp8 import load_float8
 
 
 class NumberFormat(NamedTuple):

@@ -9,8 +9,7 @@ from tinyllama.errors import RunStoppedError
 from tinyllama.shards.batches import Batches
 from tinyllama.train.metrics import write_event
 from tinyllama.train.run_checkpoints import RunCheckpoints
-from tinyllama.train.run_guards import LossSpikeError, RunGuards
-from tinyllama.train.step_guard import SkippedStepsError
+from tinyllama.train.run_guards import LossSpikeError, RunGuards, SkippedStepsError
 from tinyllama.train.train_config import TrainConfig
 
 

@@ -18,7 +18,7 @@ from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.loss_gradient import loss_and_gradients
 from tinyllama.model.packed_llama import PackedLlama
-from tinyllama.parallel.fp8_products import to_fp8
+from tinyllama.parallel.fp8 import to_fp8
 from tinyllama.parallel.rank_progress import Activity
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.train.deterministic import repeat_kernels

@@ -25,17 +25,15 @@ from tinyllama.shards.quarantine import read_quarantine
 from tinyllama.train.deterministic import choose_threads
 from tinyllama.train.initial_weights import load_initial_weights
 from tinyllama.train.lr_schedule import lr_schedule
-from tinyllama.train.metrics import MetricsFile, NoMetricsFile, write_event
+from tinyllama.train.metrics import FinishedRun, MetricsFile, NoMetricsFile, summarize, write_event
 from tinyllama.train.micro_batch import DeviceBatch
 from tinyllama.train.precision import choose_device
 from tinyllama.train.rank_state import state_of
 from tinyllama.train.roll_back import RollBack
 from tinyllama.train.run_checkpoints import RunCheckpoints
 from tinyllama.train.run_data import open_run_data, verify_run_data
-from tinyllama.train.run_guards import LossSpikeError, RunGuards
-from tinyllama.train.run_summary import FinishedRun, summarize
+from tinyllama.train.run_guards import LossSpikeError, RunGuards, SkippedStepsError
 from tinyllama.train.step_clock import StepClock, StepTiming, gc_paused
-from tinyllama.train.step_guard import SkippedStepsError
 from tinyllama.train.stop_requests import StopRequest, StopRequests, agreed
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_state import log_start

@@ -21,7 +21,6 @@ import daft
 from daft import DataType, col
 
 from tinyllama import log
-from tinyllama.cleaning.cores import worker_count
 from tinyllama.errors import InputError, TinyllamaError
 
 Task = dict[str, Any]
@@ -193,3 +192,11 @@ def run_missing(function: str, tasks: list[Task], workers: int, what: str, sign:
     with log.progress(what, len(tasks)) as line:
         for done, _ in enumerate(run_tasks(function, missing, workers), len(tasks) - len(missing) + 1):
             line.update(done)
+
+
+# How many processes may work at the same time.
+
+
+def worker_count(asked: int) -> int:
+    """`asked`, or for 0 the cores that this process may use (a container or `taskset` may leave it fewer than there are)."""
+    return asked or len(os.sched_getaffinity(0))

@@ -1,17 +1,6 @@
-"""fp8 products of a layer that is cut over tensor ranks, with the scales of the layer in one piece.
+"""The layers' products in fp8 with one scale a tensor (Micikevicius et al. 2022), by torchao."""
 
-A tensor's scale comes from its largest value. Of what ranks hold slices of, each knows only its own largest, so they take
-the largest of all: then every value is rounded as in one piece, and a cut network computes the same numbers. Two kinds of
-products (parallel/tensor_parallel.py); what is the same on all ranks needs no word between them:
-
-| product            | weight | input | gradient of the output |
-|--------------------|--------|-------|------------------------|
-| q, k, v; gate, up  | slice  | whole | slice                  |
-| o; down            | slice  | slice | whole                  |
-
-So ranks exchange one or two values a product, forward and, for the first kind, backward.
-"""
-
+import os
 from typing import Any
 
 import torch
@@ -21,9 +10,45 @@ from torchao.float8.float8_linear import Float8Linear
 from torchao.float8.float8_training_tensor import GemmInputRole, LinearMMConfig, hp_tensor_and_scale_to_float8
 from torchao.float8.float8_utils import amax_to_scale, tensor_to_amax
 
+from tinyllama.errors import RecipeError
 from tinyllama.model.packed_llama import PackedLlama
 from tinyllama.parallel.tensor_parallel import TensorCollectives
 
+
+def to_fp8(network: PackedLlama, emulate: bool = False) -> None:
+    """Let the layers' products compute in fp8; before they are compiled or sharded. Raises RecipeError without torchao.
+
+    Collectives of a layer on several ranks get the scales that it would have in one piece. `emulate` rounds to fp8 and
+    multiplies in fp32, on any device: for tests.
+    """
+    float8 = load_float8()
+    float8.convert_to_float8_training(network.layers, config=float8.Float8LinearConfig(emulate=emulate))
+    if isinstance(network.partition.collectives, TensorCollectives):
+        slice_products(network, network.partition.collectives)
+
+
+def load_float8() -> Any:
+    """torchao's module. Its compiled kernels, which training does not use, are not loaded: each wants one torch only."""
+    os.environ.setdefault("TORCHAO_FORCE_SKIP_LOADING_SO_FILES", "1")
+    try:
+        from torchao import float8
+    except ImportError:
+        raise RecipeError("train.precision: 'fp8' needs torchao: pip install 'tinyllama-pretrain[fp8]'") from None
+    return float8
+
+
+# fp8 products of a layer that is cut over tensor ranks, with the scales of the layer in one piece.
+#
+# A tensor's scale comes from its largest value. Of what ranks hold slices of, each knows only its own largest, so they take
+# the largest of all: then every value is rounded as in one piece, and a cut network computes the same numbers. Two kinds of
+# products (parallel/tensor_parallel.py); what is the same on all ranks needs no word between them:
+#
+# | product            | weight | input | gradient of the output |
+# |--------------------|--------|-------|------------------------|
+# | q, k, v; gate, up  | slice  | whole | slice                  |
+# | o; down            | slice  | slice | whole                  |
+#
+# So ranks exchange one or two values a product, forward and, for the first kind, backward.
 CUT_BY_ROWS = {"qkv": True, "o": False, "gate_up": True, "down": False}
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2  # of inputs and weights; of gradients
 

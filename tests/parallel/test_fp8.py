@@ -12,7 +12,7 @@ from tests.instruments.dry_run import _fake_ranks
 from tests.tiny_model import tiny_config, tiny_llama
 from tinyllama.errors import RecipeError
 from tinyllama.model.packed_llama import PackedLlama
-from tinyllama.parallel import fp8_products
+from tinyllama.parallel import fp8
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.parallel.parallelize import parallelize
 
@@ -23,7 +23,7 @@ def test_without_torchao_the_mend_is_named(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(
         RecipeError, match=r"^train\.precision: 'fp8' needs torchao: pip install 'tinyllama-pretrain\[fp8\]'"
     ):
-        fp8_products.load_float8()
+        fp8.load_float8()
     assert os.environ["TORCHAO_FORCE_SKIP_LOADING_SO_FILES"] == "1"
 
 
@@ -34,9 +34,9 @@ def test_only_the_layers_are_converted(monkeypatch: pytest.MonkeyPatch, emulate:
         Float8LinearConfig=lambda emulate: ("config", emulate),
         convert_to_float8_training=lambda modules, config: given.append((modules, config)),
     )
-    monkeypatch.setattr(fp8_products, "load_float8", lambda: stand_in)
+    monkeypatch.setattr(fp8, "load_float8", lambda: stand_in)
     network = PackedLlama(tiny_llama())
-    fp8_products.to_fp8(network, *([True] if emulate else []))
+    fp8.to_fp8(network, *([True] if emulate else []))
     assert given == [(network.layers, ("config", emulate))]
 
 
@@ -44,7 +44,7 @@ def test_slices_take_the_place_of_each_product_with_its_weight():
     pytest.importorskip("torchao")
     from torchao.float8.float8_linear import Float8Linear
 
-    from tinyllama.parallel.fp8_slices import CUT_BY_ROWS, Fp8Slice
+    from tinyllama.parallel.fp8 import CUT_BY_ROWS, Fp8Slice
 
     assert CUT_BY_ROWS == {"qkv": True, "o": False, "gate_up": True, "down": False}
     config = tiny_config(dim=64, n_heads=4, n_kv_heads=4, ffn_dim=64)

@@ -8,9 +8,9 @@ import pytest
 from tinyllama.devices import KINDS, GpuKind
 from tinyllama.model.llama_config import PRESETS, LlamaConfig
 from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.planning import changes
+from tinyllama.planning import plan_advice
 from tinyllama.planning.find_layouts import PlannedLayout
-from tinyllama.planning.notes import notes, uneven_step
+from tinyllama.planning.plan_advice import notes, uneven_step
 from tinyllama.planning.step_time import StepTime
 from tinyllama.train.train_config import TrainConfig
 
@@ -32,14 +32,14 @@ def fits(monkeypatch: pytest.MonkeyPatch):
             n_bytes = 10**9 if condition(train, n_gpus, gpu) else 3 * 10**9
             return [layout(n_bytes=3 * 10**9), layout(n_bytes=n_bytes)]
 
-        monkeypatch.setattr(changes, "find_layouts", found)
+        monkeypatch.setattr(plan_advice, "find_layouts", found)
 
     return set_condition
 
 
 def lines(n_gpus: int = 2, gpu: GpuKind = A100, **values: Any) -> list[str]:
     smallest = layout(n_bytes=50 * 10**9, size=4, shard=n_gpus)
-    return changes.changes_that_help(TINYLLAMA, TrainConfig(**values), n_gpus, gpu, smallest)
+    return plan_advice.changes_that_help(TINYLLAMA, TrainConfig(**values), n_gpus, gpu, smallest)
 
 
 def test_nothing_helps_but_shorter_sequences(fits: Any):
@@ -88,7 +88,7 @@ def test_one_larger_device_that_helps_is_named(fits: Any):
 
 def test_why_nothing_divides():
     def why(n_gpus: int, **values: Any) -> str:
-        (line,) = changes.changes_that_help(TINYLLAMA, TrainConfig(**values), n_gpus, A100, None)
+        (line,) = plan_advice.changes_that_help(TINYLLAMA, TrainConfig(**values), n_gpus, A100, None)
         return line
 
     lanes = why(3, deterministic_reduction=True, reduction_lanes=8)
