@@ -70,3 +70,11 @@ def test_commands_in_the_readme_exist():
     ]
     assert words
     assert set(words) <= set(known)
+
+
+def test_each_long_drill_is_in_one_part_of_the_full_tier():
+    parts = re.findall(r"^FULL_\w+ := (.*)$", (ROOT / "Makefile").read_text(), re.M)
+    named = [ROOT / word for line in parts for word in line.split()]
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        if "pytest.mark.full" in path.read_text() and path != Path(__file__):
+            assert sum(path.is_relative_to(other) for other in named) == 1, path

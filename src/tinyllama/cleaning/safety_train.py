@@ -264,7 +264,7 @@ def card(records: Mapping[str, Any]) -> str:
         lines += ["", f"## {head}", "", *_card_of_head(head, records.get(head, {}))]
     known = [
         "Both heads know words and their neighbours, not meaning: negation, quotation, irony and reclaimed words mislead.",
-        "They are blind to which group is named, for the names in `group_names.py`; others are not protected.",
+        "They are blind to which group is named, for the names in `safety_features.py`; others are not protected.",
     ]
     return "\n".join([*lines, "", "## Both", "", *(f"- {note}" for note in known), ""])
 

@@ -2,7 +2,7 @@
 
 A document may hang or crash the C code that looks at it, and Python can stop neither. So a step tells before each batch of
 documents where it is (`Progress.at`), and the kernel ends the process when the batch takes too long; the supervisor
-(`task_engine.py`) learns from the last line which batch it was.
+(`worker_pool.py`) learns from the last line which batch it was.
 """
 
 import importlib
