@@ -21,7 +21,8 @@ test: setup
 	$(BIN)/python -m pytest
 
 # The long drills, in parts: make test-full PART=layouts; without PART the default tier and every part.
-FULL_layouts := tests/train/test_layout_equality.py tests/train/test_layout_rounding.py tests/train/test_layout_runs.py
+FULL_layouts := tests/train/test_layout_equality.py tests/train/test_layout_rounding.py tests/train/test_layout_runs.py \
+	tests/harness/test_training_tasks.py
 FULL_ranks := tests/train/test_ranks.py tests/train/test_torchrun.py tests/train/test_two_hosts.py
 FULL_kills := tests/drill tests/cleaning/test_clean_kills.py tests/train/test_loss_spikes.py
 FULL_text := tests/tokenizer tests/exchange tests/demo_site tests/cleaning/test_decontaminate.py

@@ -19,7 +19,7 @@ from tinyllama.workers import worker_pool
 
 
 class NoLimits:
-    """In place of `task_worker.Progress`: notes where a step says that it is."""
+    """In place of `worker_process.Progress`: notes where a step says that it is."""
 
     def __init__(self) -> None:
         self.said: list[tuple[int, bool, float]] = []
@@ -34,7 +34,7 @@ class NoLimits:
 def tasks_here(function: str, tasks: list[dict[str, Any]], workers: int) -> Iterator[dict[str, Any]]:
     """`worker_pool.run_tasks` without processes; tasks and answers pass through JSON as they do there."""
     module, _, name = function.partition(":")
-    call = getattr(importlib.import_module(f"tinyllama.clean.{module}"), name)
+    call = getattr(importlib.import_module(f"tinyllama.{module}"), name)
     for task in tasks:
         yield json.loads(json.dumps(call(json.loads(json.dumps(task)), NoLimits())))
 

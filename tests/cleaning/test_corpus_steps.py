@@ -1,4 +1,4 @@
-"""Steps over a corpus, each task on files made by hand: copies, clusters, paragraphs, fates, ranges and the last files."""
+"""Steps over a corpus, each task on files made by hand: copies, clusters, paragraphs, drop codes, ranges, last files."""
 
 from pathlib import Path
 from typing import Any
@@ -139,18 +139,18 @@ def test_only_documents_without_a_reason_have_records() -> None:
 # -- tasks
 
 
-def corpus(work: Path, ranks: list[int], fates: list[int], records: list[np.ndarray]) -> dict[str, Any]:
+def corpus(work: Path, ranks: list[int], drop_codes: list[int], records: list[np.ndarray]) -> dict[str, Any]:
     """Two parts of equal size; `records` are those of documents by their numbers."""
     half = len(ranks) // 2
     CorpusIndex(["a", "b"], [0, half, len(ranks)]).save(work)
     hash_records.write_array(work / "keep_order.npy", np.array(ranks, np.uint64))
-    hash_records.write_array(work / "fates-judged.npy", np.array(fates, np.uint8))
+    hash_records.write_array(work / "drop_codes-judged.npy", np.array(drop_codes, np.uint8))
     joined = np.concatenate(records)
     for name, first in (("a", 0), ("b", half)):
         chosen = joined[(joined["row"] >= first) & (joined["row"] < first + half)].copy()
         chosen["row"] -= first
         hash_records.write_records(work / "keys" / f"{name}.npy", [chosen])
-    return {"work": str(work), "fates": "judged", "range": [0, 1], "out": str(work / "out.npy")}
+    return {"work": str(work), "drop_codes": "judged", "range": [0, 1], "out": str(work / "out.npy")}
 
 
 def out_of(task: dict[str, Any]) -> list[Any]:
@@ -235,8 +235,8 @@ def test_fates_of_all_documents_and_how_they_are_told(tmp_path: Path, monkeypatc
     ]  # fmt: skip
     config = CleanConfig(workers=1, near_duplicates=False, min_paragraph_chars=3)
     assert find(tmp_path, monkeypatch, rows, config) == "exact_duplicate"
-    fates = hash_records.read_array(tmp_path / "fates-exact_duplicate.npy").tolist()
-    assert [duplicate_tasks.FATES[fate] for fate in fates] == [
+    drop_codes = hash_records.read_array(tmp_path / "drop_codes-exact_duplicate.npy").tolist()
+    assert [duplicate_tasks.FATES[fate] for fate in drop_codes] == [
         "duplicate_id", "judged", "exact_duplicate", "", "exact_duplicate", "",
     ]  # fmt: skip
     marks = hash_records.read_array(tmp_path / "id_hashes.npy").tolist()
@@ -257,16 +257,16 @@ def test_the_last_files_of_a_part(tmp_path: Path) -> None:
     CorpusIndex(["z", "p", "q"], [0, 10, 16, 20]).save(work)
     table = judged(rows).append_column("rank", pa.array(np.zeros(6, np.uint64)))
     parts.write_document_file(work / "judged" / "p.parquet", table)
-    fates = np.zeros(20, np.uint8)
-    fates[[0, 12, 14, 17]] = [4, 1, 3, 2]
-    hash_records.write_array(work / "fates-near.npy", fates)
+    drop_codes = np.zeros(20, np.uint8)
+    drop_codes[[0, 12, 14, 17]] = [4, 1, 3, 2]
+    hash_records.write_array(work / "drop_codes-near.npy", drop_codes)
     hash_records.write_array(work / "id_hashes.npy", np.arange(20, dtype=np.uint64) + np.uint64(255))
     hash_records.write_array(work / "clusters" / "0.npy", np.array([[9, 9, 2], [10, 10, 4], [15, 10, 4], [16, 16, 2]]))
     copies = np.array([[9, 0], [10, 1], [11, 0], [11, 1], [13, 0], [16, 0]])
     hash_records.write_array(work / "paragraphs" / "0.npy", copies)
     for keep in (False, True):
         config = CleanConfig(max_copied_chars=0.5, validation_fraction=0.0, keep_dropped_text=keep)
-        task = {"config": config.model_dump(), "work": str(work), "out": str(out), "name": "p", "fates": "near",
+        task = {"config": config.model_dump(), "work": str(work), "out": str(out), "name": "p", "drop_codes": "near",
                 "tally": str(tmp_path / "tally.json")}  # fmt: skip
         assert write_task(task, HERE) == {}
         kept = {row["id"]: row for row in rows_in(out / "train")}

@@ -210,10 +210,10 @@ class Web:
 
     @contextmanager
     def __call__(self, request: Any, timeout: float) -> Any:
-        self.asked.append((request.get_method(), request.headers.get("HashRange"), timeout))
+        self.asked.append((request.get_method(), request.headers.get("Range"), timeout))
         if self.fault:
             raise self.fault
-        start = int(request.headers.get("HashRange", "bytes=0-")[6:-1]) if self.ranges else 0
+        start = int(request.headers.get("Range", "bytes=0-")[6:-1]) if self.ranges else 0
         body = io.BytesIO(self.data[start : start + self.piece])
         status = 206 if start else 200
         yield SimpleNamespace(read=body.read, status=status, headers=Message())

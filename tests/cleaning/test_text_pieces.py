@@ -251,14 +251,14 @@ def test_what_a_killed_search_has_done_is_not_done_again(tmp_path: Path, monkeyp
     assert find_duplicates.find_duplicates(config, tmp_path) == "near_duplicate"
     now = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.is_file()}
     changed = {path.name for path in files if files[path] != now[path]}
-    assert changed <= {"layout.json"}
-    for name in ("id_hashes.npy", "fates-judged.npy"):  # killed between two files: all are written
+    assert changed <= {"index.json"}
+    for name in ("id_hashes.npy", "drop_codes-judged.npy"):  # killed between two files: all are written
         (tmp_path / name).unlink()
     (tmp_path / "clusters" / "done.json").unlink()
     (tmp_path / "clusters" / "stale.npy").write_bytes(b"of a killed run")
     find_duplicates.find_duplicates(config, tmp_path)
-    assert {path: path.read_bytes() for path in files if path.name != "layout.json"} == {
-        path: content for path, (content, _) in files.items() if path.name != "layout.json"
+    assert {path: path.read_bytes() for path in files if path.name != "index.json"} == {
+        path: content for path, (content, _) in files.items() if path.name != "index.json"
     }
     assert not (tmp_path / "clusters" / "stale.npy").exists()
 
@@ -280,14 +280,14 @@ def test_pairs_that_do_not_fit_in_memory_are_joined_in_rounds(
     config = CleanConfig(workers=1, max_memory_bytes=2 * 4096 + spare)
     find(tmp_path, monkeypatch, ROWS, config)
     assert called == ([1] if in_rounds else [])
-    fates = hash_records.read_array(tmp_path / "fates-near_duplicate.npy").tolist()
-    assert fates == [4, 4, 0, 0, 0, 0]
+    drop_codes = hash_records.read_array(tmp_path / "drop_codes-near_duplicate.npy").tolist()
+    assert drop_codes == [4, 4, 0, 0, 0, 0]
 
 
 def test_near_duplicates_that_are_kept_keep_their_fate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = CleanConfig(workers=1, keep_near_duplicates=True)
     assert find(tmp_path, monkeypatch, ROWS, config) == "exact_duplicate"
-    assert not (tmp_path / "fates-near_duplicate.npy").exists()
+    assert not (tmp_path / "drop_codes-near_duplicate.npy").exists()
 
 
 def test_an_empty_validation_split_is_told_unless_it_is_wanted(

@@ -132,7 +132,7 @@ def test_training_goes_on_where_the_whole_network_has_no_room(
     prepared_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     run_dir = Path(shutil.copytree(prepared_run, tmp_path / "run"))
-    monkeypatch.setattr(TrainState, "whole", lambda state: nullcontext())
+    monkeypatch.setattr(TrainState, "full_model", lambda state: nullcontext())
     data = write_task_files(tmp_path / "data")
     pretrain(load_recipe(None, overrides(train__evaluate_tasks=["piqa"], train__evaluate_data_dir=str(data))), run_dir)
     rows = read_jsonl(run_dir / "metrics.jsonl")

@@ -13,6 +13,7 @@ from types import CodeType, FrameType
 
 import pytest
 
+_open, _write = os.open, os.write  # a test may put its own in their place
 _PACKAGE = f"{os.sep}src{os.sep}tinyllama{os.sep}"
 SITECUSTOMIZE = "import os\nif 'REACH_DIR' in os.environ:\n    from tests.instruments import reach\n    reach.start()\n"
 
@@ -34,7 +35,7 @@ class _Recorder:
 
     def trace(self, frame: FrameType, event: str, arg: object) -> None:
         code = frame.f_code
-        if code in self._foreign or code in self._seen:
+        if sys.is_finalizing() or code in self._foreign or code in self._seen:
             return
         if _PACKAGE not in code.co_filename:
             self._foreign.add(code)
@@ -47,8 +48,8 @@ class _Recorder:
     def _write(self, line: str) -> None:
         if self._process != os.getpid():  # a fork has a file of its own
             self._process = os.getpid()
-            self._file = os.open(self._folder / f"calls-{self._process}.tsv", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(self._file, line.encode())
+            self._file = _open(self._folder / f"calls-{self._process}.tsv", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        _write(self._file, line.encode())
 
 
 _recorder: _Recorder | None = None

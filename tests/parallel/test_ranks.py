@@ -313,7 +313,7 @@ def test_ranks_that_do_not_all_come_are_lost(monkeypatch: pytest.MonkeyPatch):
 def test_join_parts_from_the_others_whatever_happens(monkeypatch: pytest.MonkeyPatch):
     left: list[Any] = []
     monkeypatch.setattr(launch, "_store", lambda _: HashStore())
-    monkeypatch.setattr(Ranks, "leave", lambda self, error=None: left.append(error))
+    monkeypatch.setattr(Ranks, "close", lambda self, error=None: left.append(error))
     environment(monkeypatch, RANK="1", LOCAL_RANK="3")
     with launch.join(ParallelConfig(replicate=2, timeout_seconds=9)) as found:
         assert found is not None

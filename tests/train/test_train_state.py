@@ -91,7 +91,7 @@ def test_moments_have_the_recipe_s_format_and_are_on_the_weights_device(kept: st
 def test_all_that_a_checkpoint_holds_is_shared(monkeypatch: pytest.MonkeyPatch):
     state = made()
     shared: list[torch.Tensor] = []
-    monkeypatch.setattr(state.ranks, "share", shared.extend)
+    monkeypatch.setattr(state.ranks, "broadcast", shared.extend)
     state.broadcast()
     weights, moments = list(state.weights()), list(state.moments())
     assert len(shared) == len(weights) + len(moments) + 3
@@ -157,7 +157,7 @@ def test_a_long_start_is_told(capfd: pytest.CaptureFixture[str]):
 
 def test_a_step_marks_where_it_is(monkeypatch: pytest.MonkeyPatch):
     state, marks = made(), []
-    monkeypatch.setattr(state.ranks.progress, "at", lambda place, step: marks.append((place, step)))
+    monkeypatch.setattr(state.ranks.progress, "enter", lambda place, step: marks.append((place, step)))
     train_step(state, parts(batch(8), 2), config(), step=4, lr=0.1)
     each = [Activity.FORWARD, Activity.BACKWARD, Activity.DATA]
     assert marks == [(place, 5) for place in (Activity.DATA, *each, *each, Activity.REDUCTION, Activity.UPDATE)]

@@ -75,7 +75,7 @@ def test_rows_have_the_step_s_own_time_and_all_its_waits(
 
 def test_the_loop_marks_where_it_is(small_run: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch):
     marks: list[tuple[Activity, int]] = []
-    monkeypatch.setattr(RankProgress, "at", lambda self, place, step: marks.append((place, step)))
+    monkeypatch.setattr(RankProgress, "enter", lambda self, place, step: marks.append((place, step)))
     api.pretrain("small-120m", small_run("run"), words(micro_batch_size=6))
     wanted = []
     for step in (1, 2, 3):
@@ -169,7 +169,7 @@ def test_a_cut_warmup_is_told(small_run: Callable[[str], Path], capfd: pytest.Ca
 
 def test_what_all_ranks_must_have_alike(small_run: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch):
     facts: list[Any] = []
-    monkeypatch.setattr(Ranks, "together", lambda self, name, begin: facts.append((name, begin())))
+    monkeypatch.setattr(Ranks, "on_all_ranks", lambda self, name, begin: facts.append((name, begin())))
     run_dir = small_run("run")
     trainer_of(run_dir)
     trainer_of(run_dir)

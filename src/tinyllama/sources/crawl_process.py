@@ -37,12 +37,12 @@ def scrapy_settings(config: SourcesConfig, allow_private: list[str], dry_run: bo
     here = "tinyllama.sources"
     middlewares: dict[Any, int | None] = {
         "scrapy.downloadermiddlewares.robotstxt.RobotsTxtMiddleware": None,
-        f"{here}.fetch_failures.Robots": 100,
+        f"{here}.page_spider.Robots": 100,
         "scrapy.downloadermiddlewares.offsite.OffsiteMiddleware": None,  # the frontier decides
         "scrapy.downloadermiddlewares.httpauth.HttpAuthMiddleware": None,
     }
     if dry_run:
-        middlewares[f"{here}.fetch_failures.StopBeforePages"] = 101
+        middlewares[f"{here}.page_spider.StopBeforePages"] = 101
     unused = ("httperror.HttpError", "referer.Referer", "urllength.UrlLength", "depth.Depth")
     return {
         "ROBOTSTXT_OBEY": True,

@@ -1,9 +1,9 @@
 """Runs a step of cleaning: a list of tasks, each of which reads files and writes files of its own.
 
 A task is a function named `module:function` with JSON in and JSON out. Daft hands the tasks out, to threads on one machine
-or over a Ray cluster (`DAFT_RUNNER=ray`); each runs in a supervised worker process (`worker_process.py`). So memory is that of
-the tasks under way, a killed run goes on with the tasks whose files are missing, and a document that hangs or crashes its
-worker is found, set aside with a reason and stops nothing. All machines of a cluster must see the same folders.
+or over a Ray cluster (`DAFT_RUNNER=ray`); each runs in a supervised worker process (`worker_process.py`). So memory is
+that of the tasks under way, a killed run goes on with the tasks whose files are missing, and a document that hangs or
+crashes its worker is found, set aside with a reason and stops nothing. All machines of a cluster must see the same folders.
 """
 
 import json
