@@ -8,6 +8,7 @@ the `sitecustomize.py` that `record` writes; they take the test's name from REAC
 import os
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import CodeType, FrameType
 
@@ -33,9 +34,9 @@ class _Recorder:
         self.test = os.environ["REACH_TEST"] = test
         self._seen = set()
 
-    def trace(self, frame: FrameType, event: str, arg: object) -> None:
+    def trace(self, frame: FrameType, event: str, arg: object, is_over: Callable[[], bool] = sys.is_finalizing) -> None:
         code = frame.f_code
-        if sys.is_finalizing() or code in self._foreign or code in self._seen:
+        if is_over() or code in self._foreign or code in self._seen:
             return
         if _PACKAGE not in code.co_filename:
             self._foreign.add(code)
@@ -80,5 +81,6 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         return
     if report.when == "call" or report.outcome != "passed":
         line = f"{report.nodeid}\t{report.outcome}\t{report.duration:.3f}\n"
-        with (Path(os.environ["REACH_DIR"]) / f"outcomes-{os.getpid()}.tsv").open("a") as file:
-            file.write(line)
+        file = _open(f"{os.environ['REACH_DIR']}/outcomes-{os.getpid()}.tsv", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        _write(file, line.encode())
+        os.close(file)
