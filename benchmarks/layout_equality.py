@@ -183,13 +183,13 @@ def resumed(case: str, dtype: str, state: TrainState) -> TrainState:
         new.optimizer.updates.copy_(state.optimizer.updates)
         new.loss_scale.factor.copy_(state.loss_scale.factor)
         new.loss_scale.good_updates.copy_(state.loss_scale.good_updates)
-        new.read_weights(weights)
+        new.load_weights(weights)
         if isinstance(new, CutState):
             new._read = weights, moments
         else:
             for name, value in new.optimizer.moments().items():
                 value.copy_(moments[name])
-    new.share()
+    new.broadcast()
     return new
 
 

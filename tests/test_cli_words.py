@@ -38,12 +38,12 @@ def parts(stand_in: StandIn, here: Path) -> dict[str, list[Call]]:
     drilled = {"kills": 1, "agree": 1, "runs": 1, "fell_in": {}, "weights_sha256": "a", "seconds": 1}
     for target, answer in {
         "sources.crawl.dry_run": SUMMARY, "phases.run_recipe": {"crawl": SUMMARY}, "phases.pretrain": SUMMARY,
-        "exchange.open_model.open_model": None, "evaluate.text_score.score": SUMMARY,
-        "evaluate.run_evaluation.evaluate_run": SUMMARY, "evaluate.task_list.need_lm_eval": None,
-        "evaluate.task_list.choose_tasks": None, "evaluate.scorecard.card": {}, "evaluate.scorecard.render": "the card",
-        "evaluate.run_tasks.evaluate_tasks": {"tasks": {}, "averages": {}, "left_out": {}, "results": "r"},
+        "exchange.open_model.open_model": None, "evaluation.text_score.score": SUMMARY,
+        "evaluation.run_evaluation.evaluate_run": SUMMARY, "harness.task_list.need_lm_eval": None,
+        "harness.task_list.choose_tasks": None, "harness.scorecard.card": {}, "harness.scorecard.render": "the card",
+        "harness.run_tasks.evaluate_tasks": {"tasks": {}, "averages": {}, "left_out": {}, "results": "r"},
         "train.data_read.documents_of_step": SUMMARY, "train.data_read.document_reads": {},
-        "clean.explain.explain_document": SUMMARY, "generate.decode.generate_many": {"sequences": []},
+        "cleaning.explain.explain_document": SUMMARY, "generate.decode.generate_many": {"sequences": []},
         "drill.kill_drill.run_drill": drilled,
     }.items():  # fmt: skip
         found[target] = stand_in(f"tinyllama.{target}", answer)

@@ -56,7 +56,7 @@ def test_figures_by_hand():
 
 def ranks_of(rank: int, size: int, told: Any = None) -> Any:
     return SimpleNamespace(
-        data_rank=rank, data_size=size, sum=told or (lambda rows: rows), where=SimpleNamespace(stay=lambda: None)
+        data_rank=rank, data_size=size, sum=told or (lambda rows: rows), progress=SimpleNamespace(stay=lambda: None)
     )
 
 

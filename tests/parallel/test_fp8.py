@@ -44,7 +44,7 @@ def test_slices_take_the_place_of_each_product_with_its_weight():
     pytest.importorskip("torchao")
     from torchao.float8.float8_linear import Float8Linear
 
-    from tinyllama.parallel.fp8 import CUT_BY_ROWS, Fp8Slice
+    from tinyllama.parallel.fp8_slices import CUT_BY_ROWS, Fp8Slice
 
     assert CUT_BY_ROWS == {"qkv": True, "o": False, "gate_up": True, "down": False}
     config = tiny_config(dim=64, n_heads=4, n_kv_heads=4, ffn_dim=64)

@@ -152,7 +152,7 @@ def test_rows_are_synced_before_the_checkpoint_counts_and_the_event_tells_of_it(
     run_dir = small_run("run")
     it, metrics = made(run_dir), FakeMetrics()
     marks: list[Any] = []
-    it.state.ranks.progress.saver_at = lambda *place: marks.append(place)  # pyright: ignore[reportAttributeAccessIssue]
+    it.state.ranks.progress.enter_saver = lambda *place: marks.append(place)  # pyright: ignore[reportAttributeAccessIssue]
     it.save(5, metrics)
     assert metrics.n_synced == 0
     it.saver.before_commit()

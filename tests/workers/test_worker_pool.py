@@ -248,7 +248,7 @@ def test_requests_are_answered_until_they_end(
 
 
 def test_a_function_is_named_by_module_and_name() -> None:
-    assert worker_process._function("split:is_validation").__module__ == "tinyllama.hashing"
+    assert worker_process._function("hashing:is_validation").__module__ == "tinyllama.hashing"
 
 
 def test_a_worker_ends_when_its_parent_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
