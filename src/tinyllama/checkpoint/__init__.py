@@ -1,8 +1,8 @@
 """Saving and loading a run's state.
 
-async_save: saves a run's state while training goes on: training stands still for a copy in memory, a thread does the
-checkpoint_format: A checkpoint on disk: one folder of safetensors and JSON, valid only with a manifest that names
-retention: which checkpoints of a run stay
-save_load: moves a run's tensors between host memory and a checkpoint folder
-tensor_writer: writes a safetensors file from tensors in host memory without a second copy of them, hashed on the way
+async_save: asynchronous checkpoint saving: copies the state to host memory, writes it in a background thread
+checkpoint_format: checkpoint folder layout: safetensors, JSON state and a manifest of SHA-256 hashes
+retention: policy for which checkpoints to keep and which to delete
+save_load: writes tensors to a checkpoint folder and loads them, with shape and completeness checks
+tensor_writer: writes a safetensors file without copying the tensors, hashing it while writing
 """

@@ -1,9 +1,9 @@
 """The command line, one module for each group of commands.
 
-app: the command line
-content_commands: the commands about what a text holds: the safety model, and a document's fate in cleaning
-drill_command: the command that proves on a recipe that its run cannot be lost
-evaluate_commands: the commands that say how good a model is: `evaluate` and `scorecard`
-options: what the commands share: their options and arguments, how words are read, how results are printed
-plan_command: the command that says what a run will need
+app: the Typer application and most of its commands
+content_commands: commands `train-safety`, `score-safety` and `explain`
+drill_command: command `drill`: tests that a killed run resumes bit for bit
+evaluate_commands: commands `evaluate` and `scorecard`
+options: shared command-line options, argument parsing and output formatting
+plan_command: command `plan`: estimates time, memory, disk and cost of a run
 """

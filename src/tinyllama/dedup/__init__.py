@@ -1,9 +1,9 @@
 """Duplicates over the whole corpus, by hashing, in bounded memory.
 
-components: connected components of near-duplicate pairs: SciPy's while the pairs fit in memory, else in rounds over
-dedup_config: settings of the search for duplicates
-duplicate_tasks: duplicates over a whole corpus, a hash range at a time: documents with one id, with one text
-find_duplicates: the order of the search for duplicates: which steps, with which tasks, and what is known after each
-hash_records: hashes of documents, paragraphs, lines and bands on disk, read back a range at a time: how memory stays
-minhash: duplicates: exact ones by a hash of the normalised text, near ones by MinHash and locality-sensitive hashing
+components: connected components of near-duplicate pairs, in memory or out of core by large-star/small-star
+dedup_config: configuration of deduplication
+duplicate_tasks: deduplication tasks by hash range: equal ids, equal texts, near-duplicates, paragraphs
+find_duplicates: runs the deduplication tasks in order and collects their results
+hash_records: on-disk records of document, paragraph, line and band hashes, read by hash range
+minhash: exact-duplicate hashes and MinHash signatures with locality-sensitive hashing
 """

@@ -1,7 +1,7 @@
 """The kill drill: kills a training run, resumes it and compares the bits.
 
-drill_report: what a drill found: one object, a table for people, a page of Markdown
-kill_drill: trains one run undisturbed, and the same again under SIGKILLs, each time taken up from its files
-kill_plan: which kills a drill makes: spread over the run's steps, over the parts of a step's work, and over the ranks
-rank_processes: command lines of this program as processes, one or several ranks, that start in a moment
+drill_report: formats the result of a drill as JSON, a terminal table and Markdown
+kill_drill: trains one run undisturbed and one with SIGKILLs and resumes, then compares them
+kill_plan: schedules kills over steps, phases of a step and ranks
+rank_processes: starts the ranks of a command as processes forked from a preloaded server
 """

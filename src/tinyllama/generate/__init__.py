@@ -1,11 +1,11 @@
 """Decoding: KV cache, sampling, kernels, streaming.
 
-decode: text out of the network: prompts in, what follows them out, streamed where one wants it
-decode_kernels: triton kernels of one decoding step: each of B sequences has one new token
-decoder: new tokens for several prompts at once: prompts are read in one pass, then each step makes one token for each
-fused_step: one decoding step of the network in few kernels, for a GPU and 16-bit weights: fused q k v, gate and up
-generate_config: settings of text generation
-kv_cache: keys and values of the tokens seen so far, in buffers of fixed size
-sampling: which token comes next
-text_stream: new tokens as text while they come: whole characters only, and nothing of a stop string
+decode: text generation from prompts, with optional streaming
+decode_kernels: Triton kernels for a decoding step of one new token per sequence
+decoder: batched decoding: one prefill pass, then one token per sequence and step, as a CUDA graph on GPUs
+fused_step: one decoding step with fused Triton kernels, for GPUs and 16-bit weights
+generate_config: configuration of text generation
+kv_cache: KV cache in fixed-size buffers
+sampling: next-token sampling: repetition penalty, temperature, top-k, top-p, min-p
+text_stream: streams decoded text in whole characters and stops at stop strings
 """

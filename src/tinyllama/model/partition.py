@@ -1,4 +1,4 @@
-"""Which part of the network a process holds: all of it, or some layers, cut across or not. Whoever cuts gives the means.
+"""The layers and slices of the network that one process holds, and the collectives that its layers then need.
 
 Between the products of a cut network a process has only its share of the tokens' rows: B x T rows of D values, in the
 order of samples and positions, are shared out evenly among the processes that hold slices of the same layers. Letters as

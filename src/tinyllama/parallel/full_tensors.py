@@ -1,4 +1,4 @@
-"""Between the canonical network, as checkpoints hold it, and the parts of it that ranks hold: tensor by tensor.
+"""Converts between the full tensors of a checkpoint and the shards that ranks hold, one tensor at a time.
 
 No device ever holds more than one whole matrix beside its part. A layer's q, k and v lie in one packed matrix, whose rows
 FSDP shares out; tensor ranks have some heads of each. So a canonical tensor is put in by finding the rows that its slice

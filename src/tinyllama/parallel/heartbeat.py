@@ -1,4 +1,4 @@
-"""A thread on each rank that sees when the ranks no longer come on, and says which of them the others wait for.
+"""A thread on each rank that detects dead or stalled ranks and names the one that the others wait for.
 
 Every rank gives a sign of life with its place to the ranks' common store, twice a second. A rank that is killed or stopped
 gives none; one that hangs in its own work is behind the others. The first rank to find that out publishes it, and all that

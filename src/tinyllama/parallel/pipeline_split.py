@@ -1,4 +1,4 @@
-"""How many layers each stage of a pipeline has: as equal as lets the slowest be as fast as may be. No torch.
+"""How many layers each stage of a pipeline has, chosen so that the slowest stage costs least. No torch.
 
 A stage's cost is counted in FLOPs of one token, in products. Beside its layers the last stage has the head, the first one
 the embedding: a look-up, which costs nothing. Both have their projections where the embeddings are of another width.

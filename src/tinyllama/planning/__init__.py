@@ -1,13 +1,13 @@
 """Estimates of memory, time and cost before a run; does not import torch.
 
-activations: bytes of what the forward pass leaves for the backward pass, and of what the loss and the layer at work
-communication: bytes and seconds of what the ranks send each other, axis by axis
-cost: what a run will need before it is begun: time, memory of each device, disk, money, and the layouts that fit
-device_file: devices of the user's own: a TOML file with one table for each kind, in full or as what differs from a
-find_layouts: every layout of so many devices, with what it needs and how fast it is
-memory: bytes that one device needs, by part, in any layout of the four axes
-plan_advice: what to change when no layout fits: found by planning again with the change made
-plan_table: A plan as people read it: figures, the parts of memory and of a step, the layouts that fit
-stage_sizes: which part of the network each rank of a layout holds, counted in parameters
-step_time: seconds of one optimizer update, by part, in any layout of the four parallel
+activations: estimates activation memory of the layers and the loss
+communication: estimates bytes and seconds of communication along each parallel axis
+cost: estimates time, memory, disk and price of a run, and lists the layouts that fit
+device_file: reads user-defined device specifications from a TOML file
+find_layouts: lists the possible parallel layouts with their memory and speed
+memory: estimates memory of one device by category, for any layout of the four parallel axes
+plan_advice: suggests changes when no layout fits
+plan_table: formats a plan as plain-text tables
+stage_sizes: parameter counts of each pipeline stage in a layout
+step_time: estimates the time of one optimizer step by category, for any layout of the four parallel axes
 """

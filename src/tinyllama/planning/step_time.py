@@ -1,4 +1,4 @@
-"""Seconds of one optimizer update, by part, in any layout of the four parallel.
+"""Seconds of one optimizer update, by component, in any layout of the four parallel axes.
 
 A roofline in its simplest form: products at a share of the peak, everything between them at the speed of memory, and
 the communication that the computation does not hide. What is a formula and what an assumption: docs/plan.md.

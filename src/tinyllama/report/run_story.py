@@ -1,4 +1,4 @@
-"""What happened to a run on its way, from events.jsonl: marks on the loss curve, what was gone back from, and a table."""
+"""Events of a run, from events.jsonl: marks on the loss curve, the losses before each roll-back, and a table."""
 
 from datetime import UTC, datetime
 from typing import Any

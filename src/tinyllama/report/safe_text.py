@@ -1,4 +1,4 @@
-"""Texts of a run as parts of a page: they come from the web, from a network or from a file, and may say anything."""
+"""Escapes texts of a run for HTML: they come from the web, from a network or from a file, and are not trusted."""
 
 import re
 from html import escape

@@ -1,10 +1,10 @@
 """Token ids on disk, and the order in which training reads them.
 
-batches: micro-batches of training: from a step's number straight to its tokens, with no state that could be lost
-quarantine: windows that a run takes out of its data on the way, and the order of the rest
-shard_format: token shards on disk, format version 1
-shard_writer: documents to token shards: one pass a split; a killed run goes on behind the last finished file
-shards_config: settings of token shards
-window_documents: which documents lie in which training windows, both ways, from the rows beside each shard file
-window_order: the order in which training reads windows: a keyed permutation that is computed, never stored
+batches: micro-batches of training tokens, computed from the step number without stored state
+quarantine: windows excluded from training from a given step on, and the resulting sample order
+shard_format: on-disk format of token shards, version 1
+shard_writer: tokenizes documents into token shards; resumes after the last complete file
+shards_config: configuration of token shards
+window_documents: maps documents to training windows and windows to documents
+window_order: shuffled order of training windows, computed as a keyed Feistel permutation
 """

@@ -1,11 +1,11 @@
 """Text to token ids and back.
 
-bpe: text to token ids and back, with any tokenizer of Llama's kind: `tokenizer.model`, or `tokenizer.json` alone
-bpe_train: trains byte pair encoding with byte fallback, as Llama 2's tokenizer has it, with sentencepiece
-document_text: reads documents' texts from parquet and JSON Lines files, in bounded memory and always in the same
-encoders: three programs that turn text into token ids, behind one small protocol: two references and a fast one
-fertility: how well a tokenizer fits texts: bytes per token by source kind, share of byte pieces, longest pieces
-sentencepiece_proto: what sentencepiece's Python interface does not say or change about a model: read from, and cut
-tokenizer_config: settings of the tokenizer
-tokenizer_json: A sentencepiece BPE model in the form of Hugging Face's `tokenizer.json`, with the same ids for every
+bpe: loads a Llama tokenizer (`tokenizer.model` or `tokenizer.json`); encodes and decodes text
+bpe_train: trains a BPE tokenizer with byte fallback with sentencepiece
+document_text: reads document texts from Parquet and JSON Lines files in a fixed order
+encoders: common interface to sentencepiece, Hugging Face tokenizers and Gigatoken
+fertility: tokenizer statistics: bytes per token by source kind, byte-fallback share, longest pieces
+sentencepiece_proto: reads and edits fields of a sentencepiece model's protocol buffer
+tokenizer_config: configuration of the tokenizer
+tokenizer_json: converts a sentencepiece BPE model to Hugging Face's `tokenizer.json`
 """

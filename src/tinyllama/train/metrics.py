@@ -1,4 +1,4 @@
-"""What a run writes down while it trains: metrics.jsonl (one object a step), events.jsonl, and the share of the peak."""
+"""What a run records while it trains: metrics.jsonl (one object a step), events.jsonl, and FLOPs utilization."""
 
 import json
 import math

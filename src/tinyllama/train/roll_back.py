@@ -1,4 +1,4 @@
-"""What a run does when its guards give up on where it stands: back to a checkpoint, or an end with a reason."""
+"""Rolls a run back to a checkpoint after its guards' errors, or ends it with a reason."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A run's checkpoints: saves them while training goes on, takes the newest whole one up again, answers a full disk."""
+"""A run's checkpoints: saves them asynchronously, resumes from the newest valid one, handles a full disk."""
 
 from collections.abc import Set
 from dataclasses import asdict

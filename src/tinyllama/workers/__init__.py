@@ -1,5 +1,5 @@
 """Supervised child processes for work that may hang or crash.
 
-worker_pool: runs a step of cleaning: a list of tasks, each of which reads files and writes files of its own
-worker_process: the process in which the tasks of cleaning run: requests on stdin, answers on stdout, a JSON object a
+worker_pool: distributes cleaning tasks over supervised worker processes with Daft
+worker_process: worker process that executes cleaning tasks, with JSON messages on stdin and stdout
 """
