@@ -1,5 +1,6 @@
 """What training costs, by clocks and states of the test's own: medians, warm-up left out, bytes by hand."""
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -52,6 +53,12 @@ def updates(monkeypatch: pytest.MonkeyPatch) -> Updates:
     monkeypatch.setattr(training_speed, "train_step", made)
     monkeypatch.setattr(training_speed, "peak_memory_bytes", lambda device: 10**6)
     return made
+
+
+def test_the_first_step_is_timed_alone(updates: Updates, monkeypatch: pytest.MonkeyPatch):
+    clock = itertools.count(10.0, 2.5)
+    monkeypatch.setattr(training_speed.time, "perf_counter", lambda: next(clock))
+    assert training_speed.measure_training(workload(), CPU, False)["first_step_seconds"] == 2.5
 
 
 def test_only_the_timed_steps_count_and_by_their_median(updates: Updates, monkeypatch: pytest.MonkeyPatch):

@@ -71,6 +71,12 @@ def test_missing_moments_are_named(prepared_run: Path, tmp_path: Path):
         load_moments(path, {"exp_avg.norm.weight": torch.zeros(32)})
 
 
+def test_a_moment_that_would_only_fit_by_being_repeated_is_refused(tmp_path: Path):
+    save_file({"exp_avg.norm.weight": torch.ones(1)}, tmp_path / form.OPTIMIZER)
+    with pytest.raises(InputError, match=r"optimizer\.safetensors"):
+        load_moments(tmp_path, {"exp_avg.norm.weight": torch.zeros(32)})
+
+
 def header_file(header: bytes, length: int | None = None, data: bytes = b"") -> bytes:
     return struct.pack("<Q", len(header) if length is None else length) + header + data
 

@@ -124,6 +124,12 @@ def test_labels_that_cannot_be_used_are_one_line(tmp_path: Path, lines: list[Any
     assert not (tmp_path / "out").exists()
 
 
+def test_a_blank_line_ends_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"text": "a", "label": "hate"}\n\n \n{"text": "b", "label": "none"}\n')
+    assert [row.text for row in read_labels([path], {}, 3)] == ["a", "b"]
+
+
 def test_files_that_cannot_be_used_are_one_line(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text('{"text": "a", "label": "hate"}\n{"text": ')

@@ -278,8 +278,11 @@ def test_pairs_that_do_not_fit_in_memory_are_joined_in_rounds(
     monkeypatch.setattr(find_duplicates, "components_in_rounds", rounds)
     monkeypatch.setattr(find_duplicates, "EDGE_BYTES", 4096)
     config = CleanConfig(workers=1, max_memory_bytes=2 * 4096 + spare)
+    (tmp_path / "rounds" / "0").mkdir(parents=True)  # what a killed search has left
+    (tmp_path / "rounds" / "0" / "stale.npy").touch()
     find(tmp_path, monkeypatch, ROWS, config)
     assert called == ([1] if in_rounds else [])
+    assert (tmp_path / "rounds" / "0" / "stale.npy").exists() is not in_rounds
     drop_codes = hash_records.read_array(tmp_path / "drop_codes-near_duplicate.npy").tolist()
     assert drop_codes == [4, 4, 0, 0, 0, 0]
 
