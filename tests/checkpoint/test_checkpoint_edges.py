@@ -187,8 +187,9 @@ def test_setting_aside(tmp_path: Path):
 @pytest.mark.parametrize(
     ("retention", "kept"),
     [
-        (Retention(0, best=False, safe_steps=30), {30}), (Retention(0, best=False, safe_steps=29), {30}),
-        (Retention(0, best=False, safe_steps=31), {20}), (Retention(0, best=False, safe_steps=0), {60}),
+        (Retention(0, best=False, safe_steps=30), {30, 40, 60}),
+        (Retention(0, best=False, safe_steps=29), {30, 40, 60}),
+        (Retention(0, best=False, safe_steps=31), {20, 30, 60}), (Retention(0, best=False, safe_steps=0), {60}),
         (Retention(0, every_steps=15, best=False), {30, 60}), (Retention(0, every_steps=7, best=False), {60}),
         (Retention(0), {20, 60}), (Retention(3), {20, 40, 50, 60}),
     ],

@@ -27,11 +27,24 @@ def state(step: int, loss: float | None) -> RunState:
         (Retention(1, every_steps=50), {30, 50, 60}),
         (Retention(1, best=False, safe_steps=10), {50, 60}),
         (Retention(2, best=False, safe_steps=11), {40, 50, 60}),
-        (Retention(1, best=False, safe_steps=51), {60}),
+        (Retention(1, best=False, safe_steps=51), {10, 60}),
     ],
 )
 def test_last_every_and_best(retention: Retention, kept: set[int]):
     assert retention.kept_steps(state(step, loss) for step, loss in LOSSES.items()) == kept
+
+
+@pytest.mark.parametrize("safe_steps", [1, 4, 5])
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_however_often_a_run_saves_a_checkpoint_grows_old_enough(safe_steps: int, every: int):
+    kept: set[int] = set()
+    for step in range(every, 60, every):
+        kept = Retention(1, best=False, safe_steps=safe_steps).kept_steps(state(one, None) for one in {*kept, step})
+        assert step in kept
+        assert len(kept) <= 3
+        old_enough = [one for one in kept if one <= step - safe_steps]
+        assert old_enough or step < every + safe_steps
+        assert not old_enough or max(old_enough) > step - 2 * (safe_steps + every)
 
 
 def test_of_equal_losses_the_earliest_is_the_best():

@@ -15,7 +15,8 @@ from tinyllama.errors import InputError
 class Retention:
     """The last `last`; those of every `every_steps`-th step for ever (0: none); the best by validation loss.
 
-    And the last one that is `safe_steps` steps older than the newest: who finds a fault so late can go back before it.
+    With `safe_steps`, also the last one that is so many steps older than the newest, to go back to when a fault is found
+    late; and the oldest of the younger ones, which takes its place in time.
     """
 
     last: int
@@ -26,9 +27,11 @@ class Retention:
     def kept_steps(self, states: Iterable[RunState]) -> set[int]:
         """Steps whose checkpoints stay. A checkpoint carries the validation loss that was measured last before it."""
         newest_first = sorted(states, key=lambda state: state.step, reverse=True)
-        kept = {state.step for state in newest_first[: self.last]}
-        safe = [state.step for state in newest_first if state.step <= newest_first[0].step - self.safe_steps]
-        kept |= set(safe[:1])
+        kept = {state.step for state in newest_first[: max(self.last, 1)]}
+        if self.safe_steps and newest_first:
+            steps = [state.step for state in newest_first]
+            n_younger = sum(step > steps[0] - self.safe_steps for step in steps)
+            kept |= {steps[n_younger - 1], *steps[n_younger : n_younger + 1]}
         if self.every_steps:
             kept |= {state.step for state in newest_first if state.step % self.every_steps == 0}
         losses = {state.step: _validation_loss(state) for state in reversed(newest_first)}
