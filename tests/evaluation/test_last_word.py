@@ -2,6 +2,7 @@ import math
 import random
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -234,6 +235,15 @@ def test_tokens_of_a_passage_fill_the_context(opened: OpenedModel):
     assert (found.ids, found.n_answer, found.answer) == ([1, *whole[-n_answer - 1 :]], n_answer, whole[-n_answer:])
     assert item(n_answer) is None
     assert item(n_answer, add_bos=False).ids == whole[-n_answer - 1 :]
+
+
+@pytest.mark.parametrize(
+    ("whole", "is_used"), [([1, 2, 3], True), ([1, 9, 3], False), ([1, 2], False), ([1], False), ([1, 9], False)]
+)
+def test_a_word_that_changes_the_tokens_before_it_is_left_out(opened: OpenedModel, whole: list[int], is_used: bool):
+    tokenizer: Any = SimpleNamespace(encode=lambda text: whole if text == "a b" else [1, 2])
+    found = _tokens(replace(opened, tokenizer=tokenizer), Passage("0", "a", "b"))
+    assert (found is not None) is is_used
 
 
 def test_an_answer_is_right_when_every_token_is(opened: OpenedModel, monkeypatch: pytest.MonkeyPatch):

@@ -84,3 +84,18 @@ def test_a_cpu_compiles_only_when_told(monkeypatch: pytest.MonkeyPatch):
         layers = CompiledLayers(tiny_llama().eval(), wanted)
         layers.hidden(torch.zeros(1, 4, dtype=torch.int64))
         assert not layers.are_compiled
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("more", "are_compiled"), [(-1, False), (0, True)])
+def test_two_operations_a_parameter_and_token_are_counted(
+    monkeypatch: pytest.MonkeyPatch, more: int, are_compiled: bool
+):
+    monkeypatch.setattr(compiled_layers, "with_compiled_layers", lambda model: model)
+    model = tiny_llama().eval()
+    layers = CompiledLayers(model, True)
+    layers._from_flop = 2 * model.config.n_parameters * 12
+    layers.hidden(torch.zeros(2, 4, dtype=torch.int64))
+    assert not layers.are_compiled
+    layers.hidden(torch.zeros(1, 4 + more, dtype=torch.int64))
+    assert layers.are_compiled is are_compiled
