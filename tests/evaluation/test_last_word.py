@@ -241,7 +241,7 @@ def test_tokens_of_a_passage_fill_the_context(opened: OpenedModel):
     ("whole", "is_used"), [([1, 2, 3], True), ([1, 9, 3], False), ([1, 2], False), ([1], False), ([1, 9], False)]
 )
 def test_a_word_that_changes_the_tokens_before_it_is_left_out(opened: OpenedModel, whole: list[int], is_used: bool):
-    tokenizer: Any = SimpleNamespace(encode=lambda text: whole if text == "a b" else [1, 2])
+    tokenizer: Any = SimpleNamespace(encode=lambda text: whole if text == "a b" else [1, 2], bos_id=1)
     found = _tokens(replace(opened, tokenizer=tokenizer), Passage("0", "a", "b"))
     assert (found is not None) is is_used
 
