@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tinyllama.devices import KINDS, parse_gpus
 from tinyllama.errors import RecipeError
 from tinyllama.planning import device_file
-from tinyllama.planning.device_file import read_devices
+from tinyllama.planning.device_file import DeviceValues, read_devices
 
 EXAMPLE = "\n".join(line.removeprefix("    ") for line in (device_file.__doc__ or "").splitlines()[2:])
 
@@ -62,6 +62,17 @@ def test_faults_name_table_key_and_mend(tmp_path: Path, text: str, message: str)
         read_devices(written(tmp_path, text))
     assert str(caught.value).startswith(str(tmp_path / "devices.toml"))
     assert "\n" not in str(caught.value)
+
+
+NUMBERS = sorted(name for name in DeviceValues.model_fields if name != "like" and "efficiency" not in name)
+
+
+@pytest.mark.parametrize("key", NUMBERS)
+def test_a_figure_is_above_0_and_at_most_a_million(tmp_path: Path, key: str):
+    assert "X" in read_devices(written(tmp_path, f'[X]\nlike = "H100"\n{key} = 1000000\n'))
+    for value in ("0", "1000001", "inf"):
+        with pytest.raises(RecipeError, match=key):
+            read_devices(written(tmp_path, f'[X]\nlike = "H100"\n{key} = {value}\n'))
 
 
 def test_no_file_and_a_large_one(tmp_path: Path):

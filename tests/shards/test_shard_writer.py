@@ -4,7 +4,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -102,7 +105,10 @@ def test_large_vocabularies_are_written_as_uint32(
 
 KILLED_RUN = """
 import sys, time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from tinyllama.shards import shard_writer
 from tinyllama.tokenizer.bpe import Tokenizer
 shard_writer.BATCH_TEXT_BYTES = 3000
@@ -225,3 +231,15 @@ def test_an_encoder_that_loses_a_document_is_an_error(
     monkeypatch.setattr(Tokenizer, "encode_batch", lambda self, texts: encode_batch(self, texts)[:-1])
     with pytest.raises(ValueError, match="shorter"):
         write_shards(SMALL, [corpus], tokenizer, tmp_path / "out")
+
+
+def test_documents_resume_in_a_later_file_and_go_on_to_the_last(monkeypatch: pytest.MonkeyPatch):
+    def read_documents(path: Path, first_row: int) -> Iterator[Any]:
+        yield from (SimpleNamespace(row=row, id=f"{path}{row}") for row in range(first_row, 3))
+
+    monkeypatch.setattr(shard_writer, "read_documents", read_documents)
+    sources = [shard_writer.Source(Path(name), False) for name in "abc"]
+    found = shard_writer._documents(sources, "train", 0.0, shard_writer.Place(1, 2))
+    assert [(place.file, place.row, document.id) for place, document in found] == [
+        (1, 2, "b2"), (2, 0, "c0"), (2, 1, "c1"), (2, 2, "c2"),
+    ]  # fmt: skip

@@ -174,6 +174,11 @@ def test_a_crawl_goes_on_in_its_last_file_until_that_has_enough(tmp_path: Path) 
         assert set(again.sync()) == names
         again.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000.warc.gz", "00001.warc.gz"]
+    again = written(
+        tmp_path, 1, size, {"00000.warc.gz": size, "00001.warc.gz": 5}
+    )  # the first has enough, the last has not
+    assert list(again.sync()) == ["00001.warc.gz"]
+    again.close()
     again = WarcFiles(tmp_path, {"00000.warc.gz": size, "00001.warc.gz": 5}, 1, "a-bot")
     assert list(again.sync()) == ["00002.warc.gz"]
     again.close()
