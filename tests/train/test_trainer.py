@@ -53,7 +53,8 @@ def test_what_a_save_costs_is_in_the_events(run_dir: Path):
     assert all(row["stall_seconds"] >= 0 and row["write_seconds"] > 0 for row in saves)
     newest = run_dir / "checkpoints" / saves[-1]["checkpoint"]
     assert saves[-1]["bytes"] == sum(file.stat().st_size for file in newest.iterdir())
-    assert sorted(path.name for path in newest.parent.glob("step_*")) == ["step_00000006", "step_00000012"]
+    kept = ["step_00000006", "step_00000009", "step_00000012"]  # step 9's grows old enough for a spike seen later
+    assert sorted(path.name for path in newest.parent.glob("step_*")) == kept
 
 
 def test_micro_batch_size_does_not_change_the_run(prepared_run: Path, tmp_path: Path):
