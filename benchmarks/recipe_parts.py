@@ -343,8 +343,8 @@ def draw(groups: list[tuple[tuple[str, str, int], Rows]], out: Path) -> None:
         values = [[row["held_out"] for row in same] for _, same in points]
         errors = [stdev(losses) / math.sqrt(len(losses)) for losses in values]
         axes.errorbar([x for x, _ in points], [mean(v) for v in values], errors, fmt="o-", capsize=3, label=words)
-    axes.set(xlabel="million tokens of a full run", ylabel="held-out loss, nats a token", xscale="log")
-    axes.legend(fontsize=5)
+    axes.set(xlabel="million tokens of a full run", ylabel="held-out loss, nats a token")
+    axes.legend(fontsize=6)
     figure.tight_layout()
     figure.savefig(out / "tokens.png", dpi=110)
 

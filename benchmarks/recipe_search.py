@@ -56,17 +56,14 @@ RATES = (2e-3, 4e-3, 8e-3, 1e-3)
 TRIALS: dict[str, list[dict[str, Any]]] = {
     "both": [
         {"tokens_per_step": 32_768, "lr": 0.7},  # lr and weight_decay: times the best so far's
-        {"weight_decay": 1 / 3},
-        {"weight_decay": 3.0},
-        {"lr": 1.4},
-        {"lr": 0.7},
+        *({key: factor} for key, factor in (("weight_decay", 1 / 3), ("weight_decay", 3.0), ("lr", 1.4), ("lr", 0.7))),
         {"init": "zero_out"},
         {"embedding_lr": 3.0},
         {"head_std": 0.0},
     ],
     "adamw": [{"beta2": 0.98}, {"warmup_share": 0.03}, {"embedding_std": 0.1}],
     "muon": [{"normuon": True}, {"cautious": True}, {"embedding_std": 0.1}],
-    "both, again": [
+    "both, again": [  # because the first pass ended at the edge of what it had tried
         {"tokens_per_step": 16_384, "lr": 0.7},
         {"warmup_share": 0.2},
         {"weight_decay": 3.0},
@@ -76,7 +73,6 @@ TRIALS: dict[str, list[dict[str, Any]]] = {
 }
 DIVISORS = (1.6, 2.0, 1.4, 2.5, 3.2)  # of the tokens: how many does ours need for the baseline's loss?
 LARGE_RATES = (0.7,)  # times the small network's best
-
 STAGES = ("try", "tune", "seeds", "fractions", "published", "ablate", "large", "report")
 
 
@@ -319,7 +315,7 @@ def stage_settings(stage: str, best: dict[str, Setting], options: argparse.Names
 
 
 def large(run: Path, results: Results, best: dict[str, Setting], options: argparse.Namespace) -> None:
-    """The larger network on one pass of the data: two rates for both sides, then a fraction and further seeds."""
+    """The larger network on one pass of the data: the same rates for both sides, then a fraction and further seeds."""
     seeds = range(TUNING_SEED + 1, TUNING_SEED + 1 + options.seeds)
     at: dict[str, dict[float, Setting]] = {side: {} for side in SIDES}
     for rate in LARGE_RATES:
@@ -332,8 +328,7 @@ def large(run: Path, results: Results, best: dict[str, Setting], options: argpar
     for seed in seeds:
         for side in SIDES:
             results.of(run, replace(chosen[side], seed=seed))
-        for divisor in DIVISORS[:1]:
-            results.of(run, replace(chosen["muon"], tokens=int(options.large_tokens / divisor), seed=seed))
+        results.of(run, replace(chosen["muon"], tokens=int(options.large_tokens / DIVISORS[0]), seed=seed))
 
 
 def tries(network: str) -> Iterator[Setting]:
