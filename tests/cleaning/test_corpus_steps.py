@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from tests.cleaning.cleaning_here import NoLimits, in_this_process, rows_in
-from tinyllama import document_files as parts
+from tinyllama import document_files
 from tinyllama.cleaning.clean_config import CleanConfig
 from tinyllama.cleaning.document_filters import JUDGED_SCHEMA
 from tinyllama.cleaning.write_documents import write_task
@@ -90,18 +90,18 @@ def test_a_range_reads_all_parts_with_the_documents_numbers(tmp_path: Path) -> N
     assert HashRange(2, 8).read(tmp_path, layout, 2)[1].tolist() == []
 
 
-# -- records and ranks
+# -- records and the order in which documents stay
 
 
 def test_ranks_put_the_longest_first_and_ties_by_hash() -> None:
     chars = np.array([5, 6, 1 << 24, (1 << 24) - 1, 1 << 30, 5])
-    ranks = keep_order(chars, numbers(1, 1, 1, 1, 1, 2), numbers(3, 3, 3, 3, 3, 3)).tolist()
-    assert ranks[2] == ranks[3] == ranks[4] < ranks[1] < min(ranks[0], ranks[5])
-    assert ranks[0] != ranks[5]
-    assert ranks[0] >> 40 == (1 << 24) - 1 - 5
+    positions = keep_order(chars, numbers(1, 1, 1, 1, 1, 2), numbers(3, 3, 3, 3, 3, 3)).tolist()
+    assert positions[2] == positions[3] == positions[4] < positions[1] < min(positions[0], positions[5])
+    assert positions[0] != positions[5]
+    assert positions[0] >> 40 == (1 << 24) - 1 - 5
     other = keep_order(chars[:1], numbers(1), numbers(4))
-    assert other[0] != ranks[0]
-    assert other[0] >> np.uint64(40) == ranks[0] >> 40
+    assert other[0] != positions[0]
+    assert other[0] >> np.uint64(40) == positions[0] >> 40
 
 
 def judged(rows: list[dict[str, Any]]) -> pa.Table:
@@ -129,9 +129,9 @@ def test_only_documents_without_a_reason_have_records() -> None:
     assert joined["check"][:2].tolist() == [hash_pair("a")[1]] * 2
     assert joined["check"][10] == joined["check"][11] == hash_pair("x" * 12)[1]
     assert table.column("id_hash").to_pylist() == [hash_pair(name)[0] for name in "aba"]
-    ranks = table.column("rank").to_pylist()
-    assert ranks[1] == 0
-    assert ranks[2] < ranks[0]
+    positions = table.column("keep_order").to_pylist()
+    assert positions[1] == 0
+    assert positions[2] < positions[0]
     off = CleanConfig(near_duplicates=False, duplicate_paragraphs=False)
     assert len(np.concatenate(with_keys(judged(rows), off)[1])) == 4
 
@@ -139,11 +139,11 @@ def test_only_documents_without_a_reason_have_records() -> None:
 # -- tasks
 
 
-def corpus(work: Path, ranks: list[int], drop_codes: list[int], records: list[np.ndarray]) -> dict[str, Any]:
+def corpus(work: Path, positions: list[int], drop_codes: list[int], records: list[np.ndarray]) -> dict[str, Any]:
     """Two parts of equal size; `records` are those of documents by their numbers."""
-    half = len(ranks) // 2
-    CorpusIndex(["a", "b"], [0, half, len(ranks)]).save(work)
-    hash_records.write_array(work / "keep_order.npy", np.array(ranks, np.uint64))
+    half = len(positions) // 2
+    CorpusIndex(["a", "b"], [0, half, len(positions)]).save(work)
+    hash_records.write_array(work / "keep_order.npy", np.array(positions, np.uint64))
     hash_records.write_array(work / "drop_codes-judged.npy", np.array(drop_codes, np.uint8))
     joined = np.concatenate(records)
     for name, first in (("a", 0), ("b", half)):
@@ -219,7 +219,7 @@ def find(work: Path, monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]]
     half = len(rows) // 2
     for name, some in (("a", rows[:half]), ("b", rows[half:])):
         table, records = with_keys(judged(some), config)
-        parts.write_document_file(work / "judged" / f"{name}.parquet", table)
+        document_files.write_document_file(work / "judged" / f"{name}.parquet", table)
         hash_records.write_records(work / "keys" / f"{name}.npy", records)
     return find_duplicates.find_duplicates(config, work)
 
@@ -236,7 +236,7 @@ def test_fates_of_all_documents_and_how_they_are_told(tmp_path: Path, monkeypatc
     config = CleanConfig(workers=1, near_duplicates=False, min_paragraph_chars=3)
     assert find(tmp_path, monkeypatch, rows, config) == "exact_duplicate"
     drop_codes = hash_records.read_array(tmp_path / "drop_codes-exact_duplicate.npy").tolist()
-    assert [duplicate_tasks.FATES[fate] for fate in drop_codes] == [
+    assert [duplicate_tasks.DROP_REASONS[fate] for fate in drop_codes] == [
         "duplicate_id", "judged", "exact_duplicate", "", "exact_duplicate", "",
     ]  # fmt: skip
     marks = hash_records.read_array(tmp_path / "id_hashes.npy").tolist()
@@ -255,8 +255,8 @@ def test_the_last_files_of_a_part(tmp_path: Path) -> None:
     ]  # fmt: skip
     work, out = tmp_path / "work", tmp_path / "out"
     CorpusIndex(["z", "p", "q"], [0, 10, 16, 20]).save(work)
-    table = judged(rows).append_column("rank", pa.array(np.zeros(6, np.uint64)))
-    parts.write_document_file(work / "judged" / "p.parquet", table)
+    table = judged(rows).append_column("keep_order", pa.array(np.zeros(6, np.uint64)))
+    document_files.write_document_file(work / "judged" / "p.parquet", table)
     drop_codes = np.zeros(20, np.uint8)
     drop_codes[[0, 12, 14, 17]] = [4, 1, 3, 2]
     hash_records.write_array(work / "drop_codes-near.npy", drop_codes)

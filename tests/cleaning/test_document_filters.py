@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from tests.cleaning.cleaning_here import NoLimits
-from tinyllama import document_files as parts
+from tinyllama import document_files
 from tinyllama.cleaning import document_filters
 from tinyllama.cleaning.clean_config import CleanConfig
 from tinyllama.cleaning.document_filters import Document, FilterModels, filter_documents, filter_file, language_reason
@@ -143,8 +143,13 @@ def test_instruments_are_opened_as_the_recipe_says() -> None:
 
 
 def write_documents(tmp_path: Path, texts: list[str]) -> dict[str, Any]:
-    rows = [dict.fromkeys(parts.DOCUMENT_SCHEMA.names, "") | {"id": str(9 - n), "text": t} for n, t in enumerate(texts)]
-    parts.write_document_file(tmp_path / "in.parquet", pa.Table.from_pylist(rows, schema=parts.DOCUMENT_SCHEMA))
+    rows = [
+        dict.fromkeys(document_files.DOCUMENT_SCHEMA.names, "") | {"id": str(9 - n), "text": t}
+        for n, t in enumerate(texts)
+    ]
+    document_files.write_document_file(
+        tmp_path / "in.parquet", pa.Table.from_pylist(rows, schema=document_files.DOCUMENT_SCHEMA)
+    )
     config = CleanConfig(**{**BASE, "safety": "off", "languages": [], "near_duplicates": False})
     return {
         "config": config.model_dump(), "documents": str(tmp_path / "in.parquet"), "out": str(tmp_path / "out.parquet"),
@@ -157,7 +162,7 @@ def test_a_part_says_where_it_is_and_sorts_its_rows_by_id(tmp_path: Path, monkey
     task, progress = write_documents(tmp_path, ["a", "b", "c", "d", "e"]), NoLimits()
     assert filter_file(task, progress) == {"documents": 5}  # pyright: ignore[reportArgumentType]
     assert progress.said == [(0, False, 10.0), (2, False, 10.0), (4, False, 10.0), (-1, False, 0.0)]
-    table = parts.read_document_file(tmp_path / "out.parquet")
+    table = document_files.read_document_file(tmp_path / "out.parquet")
     assert table.column("id").to_pylist() == ["5", "6", "7", "8", "9"]
     assert table.column("text").to_pylist() == ["e", "d", "c", "b", "a"]
     records = hash_records.read_array(tmp_path / "keys.npy")
@@ -182,7 +187,7 @@ def test_a_batch_that_fails_is_judged_one_by_one(
     assert [where[:2] for where in progress.said] == [
         (0, False), (0, True), (1, True), (2, True), (3, True), (5, True), (6, False), (-1, False),
     ]  # fmt: skip
-    rows = parts.read_document_file(tmp_path / "out.parquet").to_pylist()
+    rows = document_files.read_document_file(tmp_path / "out.parquet").to_pylist()
     assert {row["id"]: row["reason"] for row in rows if row["reason"]} == {"8": "step_failed", "5": "step_crashed"}
     detail = next(row["detail"] for row in rows if row["id"] == "8")
     assert detail.startswith("ValueError('no such\\nthingxx")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tinyllama import document_files as parts
+from tinyllama import document_files
 from tinyllama.cleaning.funnel import STEPS, Tally, write_funnel
 from tinyllama.cleaning.pii import KINDS
 
@@ -42,7 +42,9 @@ def tally_of(rows: list[dict[str, Any]]) -> Tally:
 def written(tmp_path: Path, tally: Tally) -> tuple[dict[str, Any], dict[str, Any]]:
     documents = tmp_path / "documents"
     for name, reasons in (("a.parquet", ["no_text", "html_no_text", "no_text"]), ("b.parquet", ["no_text"])):
-        parts.write_dropped(documents / parts.DROPPED / name, [{"id": reason, "reason": reason} for reason in reasons])
+        document_files.write_dropped(
+            documents / document_files.DROPPED / name, [{"id": reason, "reason": reason} for reason in reasons]
+        )
     (tmp_path / "out").mkdir()
     summary = write_funnel(tmp_path / "out", documents, tally)
     return summary, json.loads((tmp_path / "out" / "funnel.json").read_text())

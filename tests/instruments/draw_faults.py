@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.instruments.faults import DOCUMENTED, Edit, Fault, MisfitError, as_row, plant
+from tests.instruments.faults import DOCUMENTED, Edit, Fault, MisfitError, as_row, plant, read_faults
 
 SOURCE = Path(__file__).parents[2] / "src" / "tinyllama"
 COMPARISONS: dict[type, type] = {
@@ -106,7 +106,7 @@ def is_talk(node: ast.AST) -> bool:
             return True
         case ast.Call(func=ast.Name(id=name)) | ast.Call(func=ast.Attribute(attr=name)):
             return name in TALK or "Error" in name
-        case ast.Expr(value=ast.Constant()):
+        case ast.Expr(value=ast.Constant()) | ast.keyword(arg="strict"):
             return True
         case ast.If(test=test):
             return ast.unparse(test) == "TYPE_CHECKING"
@@ -176,14 +176,16 @@ def changed(node: ast.AST, **fields: object) -> str:
 
 
 def draw(seed: int, each: int) -> list[Fault]:
-    """`each` faults of every part, each in a symbol of its own as far as there are enough."""
+    """`each` faults of every part that no list has yet, each in a symbol of its own as far as there are enough."""
+    known = {(fault.symbol, fault.edits) for fault in read_faults()}
     by_part: dict[str, list[tuple[Fault, str]]] = defaultdict(list)
     for path in sorted(SOURCE.rglob("*.py")):
         if path.name != "__init__.py" and path.stem not in ON_GPU:
             module = ".".join(path.relative_to(SOURCE).with_suffix("").parts)
             text = path.read_text()
             for fault in candidates(module, text):
-                by_part[fault.part].append((fault, text))
+                if (fault.symbol, fault.edits) not in known:
+                    by_part[fault.part].append((fault, text))
     return [fault for part in sorted(by_part) for fault in spread(by_part[part], each, random.Random(f"{seed} {part}"))]
 
 

@@ -316,7 +316,7 @@ def test_parts_one_after_another_are_the_whole():
 
 def test_an_uncut_layer_changes_nothing_between_its_products():
     slices, rows = Collectives(), torch.randn(2, 3, 4)
-    assert (slices.is_cut, slices.size, slices.first_head) == (False, 1, 0)
+    assert (slices.is_sliced, slices.size, slices.first_head) == (False, 1, 0)
     assert slices.gather(rows) is slices.scatter(rows) is rows
     table = torch.randn(7, 4)
     assert torch.equal(slices.embed(torch.tensor([[3, 0]]), table), table[[3, 0]][None])

@@ -88,7 +88,7 @@ def test_half_an_environment_is_refused(monkeypatch: pytest.MonkeyPatch, name: s
 
 
 @pytest.mark.parametrize(
-    ("values", "world", "data_ranks", "is_cut", "gathers_once", "words"),
+    ("values", "world", "data_ranks", "is_sliced", "gathers_once", "words"),
     [
         ({}, 1, 1, False, False, "one process"),
         ({"gather": "step"}, 1, 1, False, True, "one process"),
@@ -101,10 +101,10 @@ def test_half_an_environment_is_refused(monkeypatch: pytest.MonkeyPatch, name: s
          "replicate 2 x shard 3 x tensor 5 x pipeline 7"),
     ],
 )  # fmt: skip
-def test_what_a_layout_is(values: dict, world: int, data_ranks: int, is_cut: bool, gathers_once: bool, words: str):
+def test_what_a_layout_is(values: dict, world: int, data_ranks: int, is_sliced: bool, gathers_once: bool, words: str):
     layout = ParallelConfig(**values)
     assert (layout.world_size, layout.data_ranks) == (world, data_ranks)
-    assert (layout.is_model_parallel, layout.gathers_once, layout.words()) == (is_cut, gathers_once, words)
+    assert (layout.is_model_parallel, layout.gathers_once, layout.words()) == (is_sliced, gathers_once, words)
 
 
 def test_every_rank_has_one_place_and_data_ranks_are_counted_copy_by_copy():

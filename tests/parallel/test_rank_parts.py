@@ -115,14 +115,14 @@ def test_each_rank_gets_its_rows_and_columns(sizes: dict[str, Any]):
 
 
 def test_only_shards_are_sharded_and_norms_never():
-    for sizes, is_cut in (({"tensor": 2}, False), ({"shard": 2}, True), ({"shard": 2, "tensor": 2}, True)):
+    for sizes, is_sliced in (({"tensor": 2}, False), ({"shard": 2}, True), ({"shard": 2, "tensor": 2}, True)):
         for _, mesh in on_every_rank(sizes):
             laid = Laid(tiny_config(), mesh)
-            assert laid.network.partition.keeps_masters == is_cut
+            assert laid.network.partition.keeps_masters == is_sliced
             modules = [laid.network, *laid.network.layers]
-            assert [isinstance(module, FSDPModule) for module in modules] == [is_cut] * 3
+            assert [isinstance(module, FSDPModule) for module in modules] == [is_sliced] * 3
             for parameter in laid.network.packed:
-                assert is_sharded(parameter.leaf) == (is_cut and not parameter.names[0].endswith("norm.weight"))
+                assert is_sharded(parameter.leaf) == (is_sliced and not parameter.names[0].endswith("norm.weight"))
 
 
 def test_slices_know_their_place():

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyllama import document_files as parts
+from tinyllama import document_files
 from tinyllama.cleaning.text_batch import TextBatch, batches_of
 from tinyllama.dedup import hash_records
 from tinyllama.dedup.minhash import hash_pair
@@ -27,7 +27,7 @@ def file_lines(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Task: the records of one part's lines, each line once a document. `documents`, `out`: files; `min_words`."""
     found, count = [], 0
     start = 0
-    for batch in parts.document_batches(Path(task["documents"]), ["text", "domain"], _BATCH_ROWS):
+    for batch in document_files.document_batches(Path(task["documents"]), ["text", "domain"], _BATCH_ROWS):
         domains = batch.column("domain").to_pylist()
         rows = [row for row, domain in enumerate(domains) if domain]
         texts = batch.column("text").to_pylist()

@@ -4,7 +4,7 @@
     clean/dropped/*.parquet                              id, reason and detail of all others, those of extraction too
     clean/funnel.json                                    documents and bytes through each step
 
-Steps, each a list of tasks (`task_engine`): lines that sites repeat, each document by its own merits (`judge`), duplicates
+Steps, each a list of tasks (`worker_pool`): lines that sites repeat, each document by its own merits (`judge`), duplicates
 over all documents (`find_duplicates`), then the files (`write_documents`). What tasks have written is kept in `clean/work`
 until the end: a killed run goes on with it.
 """
@@ -13,8 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tinyllama import document_files as parts
-from tinyllama import log
+from tinyllama import document_files, log
 from tinyllama.cleaning.clean_config import CleanConfig
 from tinyllama.cleaning.decontaminate import TASKS_FILE, build_index
 from tinyllama.cleaning.funnel import Tally, write_funnel
@@ -36,13 +35,13 @@ def clean_documents(config: CleanConfig, documents: Path, out: Path) -> dict[str
     always documents_out and all drops together. Raises InputError when there is no document, or when none stays.
     """
     documents, out = documents.absolute(), out.absolute()
-    found = parts.document_paths(documents)
+    found = document_files.document_paths(documents)
     if not found:
         raise InputError(f"{documents}: no documents (*.parquet); extract some first")
-    work = out / parts.WORK
+    work = out / document_files.WORK
     if config.safety != "off":  # a bad model is one line here, not a traceback from a process
         open_safety_model(Path(config.safety_model) if config.safety_model else None)
-    with parts.removed_on_bad_input(out):
+    with document_files.removed_on_bad_input(out):
         work.mkdir(parents=True, exist_ok=True)
         sweep_temporary(out)
         lines = _find_site_lines(config, found, work) if config.site_lines else None
@@ -90,7 +89,7 @@ def _judge(config: CleanConfig, found: list[Path], work: Path, lines: Path | Non
         for path in found
     ]  # fmt: skip
     missing = [task for task in tasks if not Path(task["out"]).exists()]
-    counts = {task["out"]: parts.row_count(Path(task["documents"])) for task in tasks}
+    counts = {task["out"]: document_files.row_count(Path(task["documents"])) for task in tasks}
     with log.progress("judge documents", sum(counts.values())) as line:
         done = sum(counts.values()) - sum(counts[task["out"]] for task in missing)
         for answer in run_tasks("cleaning.document_filters:filter_file", missing, config.workers):
@@ -179,8 +178,8 @@ _KEYS = {
 
 def _copy_extraction_drops(config: CleanConfig, documents: Path, out: Path) -> None:
     """The drops of extraction belong to a document's fate too."""
-    for path in parts.document_paths(documents / parts.DROPPED):
-        rows = parts.read_document_file(path)
+    for path in document_files.document_paths(documents / document_files.DROPPED):
+        rows = document_files.read_document_file(path)
         if len(rows):
-            target = out / parts.DROPPED / f"extraction-{path.name}"
-            parts.write_dropped(target, rows.to_pylist(), with_text=config.keep_dropped_text)
+            target = out / document_files.DROPPED / f"extraction-{path.name}"
+            document_files.write_dropped(target, rows.to_pylist(), with_text=config.keep_dropped_text)

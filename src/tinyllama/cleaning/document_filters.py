@@ -12,8 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tinyllama import document_files as parts
-from tinyllama import log
+from tinyllama import document_files, log
 from tinyllama.cleaning.boilerplate_lines import BoilerplateLines
 from tinyllama.cleaning.clean_config import CleanConfig
 from tinyllama.cleaning.decontaminate import ContaminationIndex, clean_of_evaluation
@@ -31,7 +30,7 @@ _COUNTS = ("unsafe_paragraphs", "contaminated_paragraphs", "site_lines", "text_c
 VERDICT_SCHEMA = pa.schema(
     [
         *((name, pa.string()) for name in ("text", "language", "reason", "detail", "tasks")),
-        *((name, pa.float64()) for name in parts.SCORES),
+        *((name, pa.float64()) for name in document_files.SCORES),
         *((name, pa.int64()) for name in (*_COUNTS, *(f"masked_{kind}" for kind in KINDS))),
     ]
 )
@@ -105,7 +104,7 @@ def filter_documents(documents: Sequence[Document], config: CleanConfig, models:
 def _blank(text: str) -> dict[str, Any]:
     verdict = dict.fromkeys(("text", "language", "reason", "detail", "tasks"), "")
     counts = dict.fromkeys((*_COUNTS, *(f"masked_{kind}" for kind in KINDS)), 0)
-    return verdict | dict.fromkeys(parts.SCORES) | counts | {"raw_bytes": len(text.encode("utf-8"))}
+    return verdict | dict.fromkeys(document_files.SCORES) | counts | {"raw_bytes": len(text.encode("utf-8"))}
 
 
 def _first_look(text: str, config: CleanConfig, models: FilterModels, verdict: dict[str, Any]) -> None:
@@ -167,7 +166,9 @@ def filter_file(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
     models = _models(config.model_dump_json(), task["index"], task["lines"])
     found = [JUDGED_SCHEMA.empty_table()]
     start = 0
-    for batch in parts.document_batches(Path(task["documents"]), [*_COPIED, "text"], _BATCH_ROWS, _BATCH_CHARS):
+    for batch in document_files.document_batches(
+        Path(task["documents"]), [*_COPIED, "text"], _BATCH_ROWS, _BATCH_CHARS
+    ):
         rows = batch.select(["id", "text", "domain"]).to_pylist()
         documents = [Document(row["id"], row["text"], row["domain"]) for row in rows]
         verdicts = _filtered_safely(documents, start, config, models, task, progress)
@@ -178,7 +179,7 @@ def filter_file(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
     order = [(name, "ascending") for name in ("id", "text", "reason", "raw_bytes", "source")]
     table, records = duplicate_tasks.with_keys(pa.concat_tables(found).sort_by(order), config)
     hash_records.write_records(Path(task["keys"]), records)
-    parts.write_document_file(Path(task["out"]), table)
+    document_files.write_document_file(Path(task["out"]), table)
     return {"documents": len(table)}
 
 

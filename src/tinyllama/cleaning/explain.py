@@ -5,11 +5,11 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from tinyllama import document_files as parts
+from tinyllama import document_files
 from tinyllama.cleaning.clean_documents import key_of_reason
 from tinyllama.errors import InputError
 
-_SHOWN = ("source", "kind", "domain", "language", *parts.SCORES)
+_SHOWN = ("source", "kind", "domain", "language", *document_files.SCORES)
 
 
 def explain_document(run_dir: Path, document_id: str) -> dict[str, Any]:
@@ -23,11 +23,11 @@ def explain_document(run_dir: Path, document_id: str) -> dict[str, Any]:
     if not (clean / "funnel.json").is_file():
         raise InputError(f"{run_dir}: no finished cleaning in it (clean/funnel.json); run `tinyllama clean` first")
     for split in ("train", "validation"):
-        for path in parts.document_paths(clean / split):
+        for path in document_files.document_paths(clean / split):
             if row := _row(path, ["id", *_SHOWN], document_id):
                 return {"id": document_id, "fate": split, "file": str(path), **row}
-    for path in reversed(parts.document_paths(clean / parts.DROPPED)):
-        if row := _row(path, parts.DROPPED_SCHEMA.names, document_id):
+    for path in reversed(document_files.document_paths(clean / document_files.DROPPED)):
+        if row := _row(path, document_files.DROPPED_SCHEMA.names, document_id):
             return {"id": document_id, "fate": "dropped", "file": str(path), **row, "key": key_of_reason(row["reason"])}
     raise InputError(
         f"{clean}: no document with the id {document_id[:80]!r}; ids stand in the column `id` of its parquet files"
@@ -35,6 +35,6 @@ def explain_document(run_dir: Path, document_id: str) -> dict[str, Any]:
 
 
 def _row(path: Path, columns: list[str], document_id: str) -> dict[str, Any] | None:
-    table = parts.read_document_file(path, columns)
+    table = document_files.read_document_file(path, columns)
     found = table.filter(pc.field("id") == document_id).to_pylist()
     return {name: value for name, value in found[0].items() if name != "id"} if found else None

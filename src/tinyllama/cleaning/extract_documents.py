@@ -20,8 +20,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from tinyllama import document_files as parts
-from tinyllama import log
+from tinyllama import document_files, log
 from tinyllama.cleaning.clean_config import CleanConfig
 from tinyllama.cleaning.extract import ExtractPool
 from tinyllama.errors import InputError
@@ -60,14 +59,14 @@ def extract_documents(config: CleanConfig, inputs: list[Path], out: Path) -> dic
     """
     found = _find(inputs)
     out = out.absolute()
-    for folder in (out, out / parts.DROPPED):
+    for folder in (out, out / document_files.DROPPED):
         folder.mkdir(parents=True, exist_ok=True)
         sweep_temporary(folder)
     tasks: list[dict[str, Any]] = [
         {"config": config.model_dump(), "number": number, "out": str(out), **_as_json(source)}
         for number, source in enumerate(found)
     ]
-    with parts.removed_on_bad_input(out), log.progress("extract documents") as line:
+    with document_files.removed_on_bad_input(out), log.progress("extract documents") as line:
         if os.environ.get("DAFT_RUNNER") == "ray":
             done = 0
             for answer in run_tasks("cleaning.extract_documents:extract_task", tasks, config.workers):
@@ -119,7 +118,7 @@ def _extract_file(
     part_number = count = 0
     while (out / _part_name(number, part_number)).exists():
         name = _part_name(number, part_number)
-        there = parts.row_count(out / name) + parts.row_count(out / parts.DROPPED / name)
+        there = document_files.row_count(out / name) + document_files.row_count(out / document_files.DROPPED / name)
         count += sum(1 for _ in islice(records, there))
         part_number += 1
     part = _Part()
@@ -183,16 +182,16 @@ def _add(part: _Part, record: Record, text: str, reason: str) -> None:
 
 def _write(part: _Part, out: Path, name: str) -> None:
     """The drops first: a part's documents are the sign that it is whole."""
-    parts.write_dropped(out / parts.DROPPED / name, part.dropped)
+    document_files.write_dropped(out / document_files.DROPPED / name, part.dropped)
     ordered = sorted(part.documents, key=lambda row: (row["id"], row["text"]))
-    parts.write_document_file(out / name, pa.Table.from_pylist(ordered, schema=parts.DOCUMENT_SCHEMA))
+    document_files.write_document_file(out / name, pa.Table.from_pylist(ordered, schema=document_files.DOCUMENT_SCHEMA))
 
 
 def _finish(out: Path, inputs: list[Path | RemoteFile]) -> dict[str, Any]:
     dropped: Counter[str] = Counter()
-    for path in parts.document_paths(out / parts.DROPPED):
-        dropped.update(parts.read_document_file(path, ["reason"]).column("reason").to_pylist())
-    documents = sum(map(parts.row_count, parts.document_paths(out)))
+    for path in document_files.document_paths(out / document_files.DROPPED):
+        dropped.update(document_files.read_document_file(path, ["reason"]).column("reason").to_pylist())
+    documents = sum(map(document_files.row_count, document_files.document_paths(out)))
     if not documents:
         why = f"; most often {dropped.most_common(1)[0][0]}" if dropped else ""
         others = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from tinyllama import document_files as parts
+from tinyllama import document_files
 from tinyllama.cleaning.pii import KINDS
 from tinyllama.files import write_json
 
@@ -86,8 +86,8 @@ def write_funnel(out: Path, documents: Path, tally: Tally) -> dict[str, Any]:
     The first step is extraction when `documents` holds its drops.
     """
     extraction: Counter[str] = Counter()
-    for path in parts.document_paths(documents / parts.DROPPED):
-        extraction.update(parts.read_document_file(path, ["reason"]).column("reason").to_pylist())
+    for path in document_files.document_paths(documents / document_files.DROPPED):
+        extraction.update(document_files.read_document_file(path, ["reason"]).column("reason").to_pylist())
     dropped = extraction + Counter({reason: count for reason, count in tally.documents.items() if reason})
     summary = {
         "documents_in": tally.documents.total() + extraction.total(),

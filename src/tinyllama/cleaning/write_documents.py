@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tinyllama import document_files as parts
+from tinyllama import document_files
 from tinyllama.cleaning.clean_config import CleanConfig
 from tinyllama.cleaning.funnel import Tally
 from tinyllama.dedup import duplicate_tasks
@@ -25,7 +25,7 @@ def write_task(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
     config, work, out, name = CleanConfig(**task["config"]), Path(task["work"]), Path(task["out"]), task["name"]
     layout = CorpusIndex.load(work)
     first, last = layout.starts[layout.names.index(name) :][:2]
-    rows = parts.read_document_file(work / "judged" / f"{name}.parquet").to_pylist()
+    rows = document_files.read_document_file(work / "judged" / f"{name}.parquet").to_pylist()
     drop_codes = np.array(read_array(work / f"drop_codes-{task['drop_codes']}.npy")[first:last])
     _name_clusters(rows, work, first, last)
     copies: dict[int, set[int]] = {}
@@ -33,7 +33,7 @@ def write_task(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
         copies.setdefault(number - first, set()).add(place)
     tally = Tally()
     for number, (row, fate) in enumerate(zip(rows, drop_codes.tolist(), strict=True)):
-        row["reason"] = row["reason"] or duplicate_tasks.FATES[fate]
+        row["reason"] = row["reason"] or duplicate_tasks.DROP_REASONS[fate]
         row["copied_paragraphs"] = 0
         if not row["reason"] and number in copies:
             _without_copies(row, copies[number], config)
@@ -42,12 +42,14 @@ def write_task(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
     for split in ("train", "validation"):
         kept = [row for row in rows if row["split"] == split]
         if kept:
-            columns = {name: [row[name] for row in kept] for name in parts.CLEAN_SCHEMA.names}
-            parts.write_document_file(out / split / f"{name}.parquet", pa.table(columns, parts.CLEAN_SCHEMA))
+            columns = {name: [row[name] for row in kept] for name in document_files.CLEAN_SCHEMA.names}
+            document_files.write_document_file(
+                out / split / f"{name}.parquet", pa.table(columns, document_files.CLEAN_SCHEMA)
+            )
     dropped = [row for row in rows if row["reason"]]
     if dropped:
-        path = out / parts.DROPPED / f"{name}.parquet"
-        parts.write_dropped(path, dropped, with_text=config.keep_dropped_text)
+        path = out / document_files.DROPPED / f"{name}.parquet"
+        document_files.write_dropped(path, dropped, with_text=config.keep_dropped_text)
     write_json(Path(task["tally"]), tally.as_json())
     return {}
 

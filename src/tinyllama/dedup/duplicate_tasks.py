@@ -3,12 +3,12 @@
 Of a group the longest text stays; among equally long ones the one with the least hash of id and text. So which one stays
 depends on the documents, never on their order. What is known of all documents is small and on disk, mapped when used:
 
-    work/index.json          parts and the numbers of their documents
-    work/keep_order.npy            8 bytes a document: the less, the sooner it stays
-    work/id_hashes.npy            8 bytes a document: hash of its id, the name of a cluster that it stays for
-    work/drop_codes-<step>.npy     1 byte a document: 0 it is still there; else why not, see `FATES`
+    work/index.json              the document files and the numbers of their documents
+    work/keep_order.npy          8 bytes a document: the less, the sooner it stays
+    work/id_hashes.npy           8 bytes a document: hash of its id, the name of a cluster that it stays for
+    work/drop_codes-<step>.npy   1 byte a document: 0 it is still there; else why not, see `DROP_REASONS`
 
-Each step is a list of tasks (see `task_engine`); a task's file is there only when it is whole, and is not made again.
+Each step is a list of tasks (see `worker_pool`); a task's file is there only when it is whole, and is not made again.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ from tinyllama.dedup.hash_records import CorpusIndex, HashRange, Records, read_a
 from tinyllama.document_files import paragraphs_in
 from tinyllama.workers.worker_process import Progress
 
-FATES = ("", "judged", "duplicate_id", "exact_duplicate", "near_duplicate")
+DROP_REASONS = ("", "judged", "duplicate_id", "exact_duplicate", "near_duplicate")
 KEYS, KEEP_ORDER, ID_HASHES = "keys", "keep_order.npy", "id_hashes.npy"
 _MOST_CHARS = (1 << 24) - 1
 
@@ -40,7 +40,7 @@ def keep_order(chars: NDArray[np.int64], id_hashes: NDArray[np.uint64], text_has
 
 
 def with_keys(table: pa.Table, config: DedupConfig) -> tuple[pa.Table, list[Records]]:
-    """A judged part with the columns `rank` and `id_hash`, and the records of its documents that have no reason."""
+    """A filtered file with the columns `keep_order` and `id_hash`, and the records of its documents that have no reason."""
     ids = np.array([minhash.hash_pair(identity) for identity in table.column("id").to_pylist()], np.uint64).reshape(
         -1, 2
     )
@@ -55,10 +55,10 @@ def with_keys(table: pa.Table, config: DedupConfig) -> tuple[pa.Table, list[Reco
         records += _band_records(texts, rows, config)
     if config.duplicate_paragraphs:
         records.append(_paragraph_records(texts, rows, config.min_paragraph_chars))
-    ranks = np.zeros(len(table), np.uint64)
+    positions = np.zeros(len(table), np.uint64)
     chars = table.column("text_chars").to_numpy()
-    ranks[rows] = keep_order(chars[rows], ids[rows, 0], same[:, 0])
-    table = table.append_column("rank", pa.array(ranks))
+    positions[rows] = keep_order(chars[rows], ids[rows, 0], same[:, 0])
+    table = table.append_column("keep_order", pa.array(positions))
     return table.append_column("id_hash", pa.array(ids[:, 0])), records
 
 
@@ -90,7 +90,7 @@ class Corpus:
 
     def __init__(self, work: Path, drop_codes: str) -> None:
         self.work, self.index = work, CorpusIndex.load(work)
-        self.ranks = read_array(work / KEEP_ORDER)
+        self.keep_order = read_array(work / KEEP_ORDER)
         self.drop_codes = read_array(work / f"drop_codes-{drop_codes}.npy")
 
     def alive(self, span: HashRange, kind: int) -> tuple[Records, Numbers]:
@@ -101,7 +101,7 @@ class Corpus:
 
     def grouped(self, records: Records, numbers: Numbers) -> tuple[Numbers, NDArray[np.bool_]]:
         """An order that puts groups together, the best document first, and where in it each group starts."""
-        order = np.lexsort((records["place"], numbers, self.ranks[numbers], records["check"], records["key"]))
+        order = np.lexsort((records["place"], numbers, self.keep_order[numbers], records["check"], records["key"]))
         return order, hash_records.group_starts(records, order)
 
 
@@ -162,7 +162,7 @@ def clusters_task(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
     pairs = pairs[pairs[:, 0] < pairs[:, 1]]
     roots = np.unique(pairs[:, 0])
     pairs = np.concatenate([pairs, np.stack([roots, roots], axis=1)])
-    order = np.lexsort((pairs[:, 1], corpus.ranks[pairs[:, 1]], pairs[:, 0]))
+    order = np.lexsort((pairs[:, 1], corpus.keep_order[pairs[:, 1]], pairs[:, 0]))
     pairs = pairs[order]
     starts = np.flatnonzero(np.diff(pairs[:, 0], prepend=-1))
     sizes = np.diff(np.append(starts, len(pairs)))

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from tinyllama import document_files as parts
+from tinyllama import document_files
 from tinyllama.dedup import hash_records
 from tinyllama.dedup.components import EDGE_BYTES, components_in_rounds
 from tinyllama.dedup.dedup_config import DedupConfig
-from tinyllama.dedup.duplicate_tasks import FATES, ID_HASHES, KEEP_ORDER, KEYS
+from tinyllama.dedup.duplicate_tasks import DROP_REASONS, ID_HASHES, KEEP_ORDER, KEYS
 from tinyllama.dedup.hash_records import CorpusIndex, HashRange
 from tinyllama.files import atomic_file, write_json
 from tinyllama.workers.worker_pool import Task, results, run_missing, worker_count
@@ -20,7 +20,7 @@ JUDGED, CLUSTERS, PARAGRAPHS = "judged", "clusters", "paragraphs"
 
 
 def find_duplicates(config: DedupConfig, work: Path) -> str:
-    """Everything that the files need: `work/clusters`, `work/paragraphs` and the last drop_codes, whose name is returned.
+    """Everything that the files need: `work/clusters`, `work/paragraphs` and the last drop codes, whose name is returned.
 
     `work/judged` has all parts, `work/keys` their records.
     """
@@ -42,18 +42,18 @@ def find_duplicates(config: DedupConfig, work: Path) -> str:
 
 
 def _note_documents(work: Path, index: CorpusIndex) -> None:
-    """Ranks, marks and first drop_codes of all documents, from the judged parts, a part at a time."""
+    """Order, id hashes and first drop codes of all documents, from the filtered files, one file at a time."""
     paths = [work / name for name in (KEEP_ORDER, ID_HASHES, "drop_codes-judged.npy")]
     if all(path.exists() for path in paths):
         return
-    columns = ("rank", "id_hash", "reason")
+    columns = ("keep_order", "id_hash", "reason")
     for path, column in zip(paths, columns, strict=True):
         dtype = np.uint8 if column == "reason" else np.uint64
         with atomic_file(path) as file:
             header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (index.documents,)}
             np.lib.format.write_array_header_1_0(file, header)
             for name in index.names:
-                values = parts.read_document_file(work / JUDGED / f"{name}.parquet", [column]).column(0)
+                values = document_files.read_document_file(work / JUDGED / f"{name}.parquet", [column]).column(0)
                 array = (
                     np.array([bool(reason) for reason in values.to_pylist()], np.uint8) if dtype == np.uint8 else None
                 )
@@ -75,7 +75,7 @@ def _range_tasks(work: Path, drop_codes: str, folder: str, spans: list[HashRange
 
 
 def _drop_copies(config: DedupConfig, work: Path, drop_codes: str, reason: str, kind: int) -> str:
-    """A step that drops all but the best of each group of one kind of hash; returns the name of the new drop_codes."""
+    """A step that drops all but the best of each group of one kind of hash; returns the name of the new drop codes."""
     tasks = _range_tasks(work, drop_codes, reason, _spans(config, CorpusIndex.load(work).documents), kind=kind)
     run_missing("dedup.duplicate_tasks:copies_task", tasks, config.workers, f"find copies ({reason.replace('_', ' ')})")
     return _new_drop_codes(work, drop_codes, reason, lambda path: hash_records.read_array(path), work / reason)
@@ -88,7 +88,7 @@ def _new_drop_codes(
     if not path.exists():
         now = np.array(hash_records.read_array(work / f"drop_codes-{drop_codes}.npy"))
         for losers in map(losers_of, sorted(folder.glob("*.npy"))):
-            now[losers] = FATES.index(reason)
+            now[losers] = DROP_REASONS.index(reason)
         hash_records.write_array(path, now)
     return reason
 

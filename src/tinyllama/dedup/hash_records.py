@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tinyllama import document_files as parts
+from tinyllama import document_files
 from tinyllama.errors import InputError
 from tinyllama.files import atomic_file, read_json, write_json
 
@@ -26,10 +26,10 @@ ID, TEXT, PARAGRAPH, LINE, BAND = 1, 2, 3, 4, 16
 _HASH_BITS = 52
 _FIELDS = [("key", "<u8"), ("check", "<u8"), ("row", "<u4"), ("place", "<u4")]
 RECORD_BYTES = 24
-# what a range needs while it is worked on: the records, their documents' numbers and ranks, and the order of a sort
+# what a range needs while it is worked on: the records, their documents' numbers and order, and the order of a sort
 WORKING_BYTES = 120
 WORTH_SHARING = 1_000_000  # fewer records are sorted faster than a second worker starts
-LAYOUT = "index.json"
+INDEX_FILE = "index.json"
 
 Records = NDArray[np.void]
 Numbers = NDArray[np.int64]
@@ -80,16 +80,16 @@ class CorpusIndex:
     @classmethod
     def of(cls, folder: Path) -> "CorpusIndex":
         """By the footers of the parts in `folder`."""
-        paths = parts.document_paths(folder)
-        counts = [parts.row_count(path) for path in paths]
+        paths = document_files.document_paths(folder)
+        counts = [document_files.row_count(path) for path in paths]
         return cls([path.stem for path in paths], [0, *np.cumsum(counts).tolist()])
 
     def save(self, work: Path) -> None:
-        write_json(work / LAYOUT, {"names": self.names, "starts": self.starts})
+        write_json(work / INDEX_FILE, {"names": self.names, "starts": self.starts})
 
     @classmethod
     def load(cls, work: Path) -> "CorpusIndex":
-        return cls(**read_json(work / LAYOUT))
+        return cls(**read_json(work / INDEX_FILE))
 
 
 @dataclass(frozen=True)

@@ -80,11 +80,8 @@ class _Driller:
         self.drill = drill
         # Seconds that a rank stayed in a place, the last few times; the shortest counts, so that few moments are missed.
         self.stays: dict[Activity, deque[float]] = defaultdict(lambda: deque([0.0], maxlen=5))
-        self._seen = (
-            0,
-            False,
-            ActivityAt(0, Activity.START),
-        )  # rank, whether its saving thread, where: at the last look
+        # rank, whether its saving thread, what it was doing: at the last look
+        self._seen = (0, False, ActivityAt(0, Activity.START))
         self._seen_since = 0.0
         self.kills: list[Kill] = []
         self.runs = 0  # killed ones

@@ -16,7 +16,7 @@ from tinyllama.model.dropout import dropout
 class Collectives:
     """How the slices of one layer work together. This is the uncut layer, where there is nothing to do."""
 
-    is_cut = False
+    is_sliced = False
     size = 1  # processes that hold slices of the same layers
     first_head = 0  # of this process's query heads
 

@@ -11,7 +11,7 @@ from tinyllama.parallel.tensor_parallel import TensorCollectives
 def to_fp8(network: PackedLlama, emulate: bool = False) -> None:
     """Let the layers' products compute in fp8; before they are compiled or sharded. Raises RecipeError without torchao.
 
-    Collectives of a layer on several ranks get the scales that it would have in one piece. `emulate` rounds to fp8 and
+    Slices of a layer on several ranks get the scales that it would have in one piece. `emulate` rounds to fp8 and
     multiplies in fp32, on any device: for tests.
     """
     float8 = load_float8()

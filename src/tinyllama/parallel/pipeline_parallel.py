@@ -69,7 +69,7 @@ def stage_shapes(network: PackedLlama, batch_size: int) -> tuple[Tensor, Tensor]
     rows = (batch_size, partition.seq_len)
     with torch.device("meta"):
         tokens = torch.empty(rows, dtype=torch.int64)
-        if partition.collectives.is_cut:
+        if partition.collectives.is_sliced:
             rows = (batch_size * partition.seq_len // partition.collectives.size,)
         stream = torch.empty(*rows, config.dim, dtype=network.stream_dtype, requires_grad=True)
         width = config.embedding_dim if network.head_projection is not None else config.dim

@@ -222,7 +222,7 @@ class Ranks:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def close(self, error: BaseException | None = None) -> None:
-        """Partition from the other ranks; with an error, say why, so that they need not find out."""
+        """Part from the other ranks; with an error, say why, so that they need not find out."""
         if self.heartbeat is None or self._store is None:
             return
         if error is not None and not isinstance(error, LostRankError):

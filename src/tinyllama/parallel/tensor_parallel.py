@@ -30,7 +30,7 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_ten
 class TensorCollectives(Collectives):
     """Slice `at` of `size`, with the others in `group`."""
 
-    is_cut = True
+    is_sliced = True
 
     def __init__(self, group: dist.ProcessGroup, at: int, size: int, first_head: int) -> None:
         self.group, self.at, self.size, self.first_head = group, at, size, first_head
