@@ -93,7 +93,8 @@ def test_a_section_that_is_no_table_is_named(tmp_path: Path):
     path = tmp_path / "mine.toml"
     path.write_text("train = 3\n")
     for overrides in ([], ["train.steps=1"]):
-        assert refused(*overrides, name=str(path)).startswith(f"{path}: train = 3 should be a valid dictionary")
+        said = refused(*overrides, name=str(path))
+        assert said == f"{path}: train = 3 is a value in place of a section; write [train] and its keys"
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path):

@@ -181,6 +181,8 @@ def _explain(error: ValidationError, origin: str) -> str:
     if fault["type"] == "value_error":
         prefix = f"{key}." if key else ""
         return f"{origin}: {prefix}{fault.get('ctx', {}).get('error')}"
+    if fault["type"] == "model_type":
+        return f"{origin}: {key} = {_toml(fault['input'])} is a value in place of a section; write [{key}] and its keys"
     message = fault["msg"].removeprefix("Input ")
     return f"{origin}: {key} = {_toml(fault['input'])} {message}"
 
