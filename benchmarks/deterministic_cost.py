@@ -20,9 +20,8 @@ import torch
 
 from tinyllama.bench.training_speed import fill_random, random_batches, timed_steps
 from tinyllama.model.llama_config import preset
-from tinyllama.train.deterministic import choose_threads
 from tinyllama.train.metrics import peak_memory_bytes
-from tinyllama.train.precision import choose_device
+from tinyllama.train.precision import choose_device, choose_threads
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_state import TrainState
 from tinyllama.train.train_step import train_step

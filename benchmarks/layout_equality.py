@@ -27,18 +27,16 @@ from torch import Tensor
 
 from tinyllama.drill.rank_processes import LOADED, free_port
 from tinyllama.model.llama_config import LlamaConfig
-from tinyllama.model.loss import IGNORED, token_losses
+from tinyllama.model.loss import IGNORED
 from tinyllama.model.packed_llama import PackedLlama
 from tinyllama.parallel import fp8, parallelize
 from tinyllama.parallel.launch import join
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.parallel.mesh import RankMesh
 from tinyllama.parallel.ranks import Ranks
-from tinyllama.train import cut_state, train_state
-from tinyllama.train.cut_state import CutState
-from tinyllama.train.micro_batch import DeviceBatch
+from tinyllama.train import train_state
+from tinyllama.train.forward_backward import DeviceBatch
 from tinyllama.train.precision import FORMATS
-from tinyllama.train.rank_state import state_of
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_state import TrainState
 from tinyllama.train.train_step import train_step
@@ -134,7 +132,7 @@ def start(case: str, dtype: str, ranks: Ranks) -> tuple[LlamaConfig, TrainConfig
     )  # fmt: skip
     masters = torch.float64 if dtype in EXACT else torch.float32
     with mock.patch.dict(FORMATS, {"fp8": FORMATS["fp32" if dtype in EXACT else "bf16"]}):
-        return config, train, state_of(config, train, torch.device("cpu"), ranks, masters)
+        return config, train, TrainState(config, train, torch.device("cpu"), masters, ranks)
 
 
 def training(
@@ -183,25 +181,15 @@ def resumed(case: str, dtype: str, state: TrainState) -> TrainState:
         new.optimizer.updates.copy_(state.optimizer.updates)
         new.loss_scale.factor.copy_(state.loss_scale.factor)
         new.loss_scale.good_updates.copy_(state.loss_scale.good_updates)
-        new.load_weights(weights)
-        if isinstance(new, CutState):
-            new._read = weights, moments
-        else:
-            for name, value in new.optimizer.moments().items():
-                value.copy_(moments[name])
+        new._read = weights, moments
     new.broadcast()
     return new
 
 
 def judge(state: TrainState, batch: DeviceBatch) -> list[float]:
     """A batch's loss and right predictions, each data rank's share of them."""
-    if isinstance(state, CutState):
-        found = state.token_losses(batch.tokens, batch.targets)
-        state.reshard()
-    else:
-        network = state.network
-        with torch.no_grad():
-            found = token_losses(network.hidden(batch.tokens), network.output_weight, batch.targets)
+    found = state.passes.token_losses(batch.tokens, batch.targets)
+    state.reshard()
     sums = (
         torch.zeros(2, dtype=torch.float64) if found is None else torch.stack([part.double().sum() for part in found])
     )
@@ -221,10 +209,8 @@ def emulate_fp8() -> None:
 
     torchao_s = float8_ops.FLOAT8_OPS_TABLE[torch.ops.aten.mm.default]
     float8_ops.FLOAT8_OPS_TABLE[torch.ops.aten.mm.default] = product
-    for module in (train_state, cut_state):
-        mock.patch.object(module, "check_precision").start()
-    for module in (train_state, parallelize):
-        mock.patch.object(module, "to_fp8", partial(fp8.to_fp8, emulate=True)).start()
+    mock.patch.object(train_state, "check_precision").start()
+    mock.patch.object(parallelize, "to_fp8", partial(fp8.to_fp8, emulate=True)).start()
 
 
 def compile_without_compiler(network: PackedLlama) -> None:
@@ -235,12 +221,8 @@ def compile_without_compiler(network: PackedLlama) -> None:
 
 def canonical_gradients(state: Any) -> dict[str, Tensor]:
     """Whole gradients by canonical name, on rank 0."""
-    sums = state.gradients.all()
-    if isinstance(state, CutState):
-        exact = [total.to(state.network.packed[0].master.dtype) for total in sums]
-        return {name: value.clone() for name, value in state.full_tensors.gather(exact)} or {"": torch.zeros(())}
-    packed = zip(state.network.packed, sums, strict=True)
-    return {name: part.clone() for parameter, total in packed for name, part in parameter.canonical(total).items()}
+    exact = [total.to(state.network.packed[0].master.dtype) for total in state.gradients.all()]
+    return {name: value.clone() for name, value in state.full_tensors.gather(exact)} or {"": torch.zeros(())}
 
 
 def difference(found: Found, wanted: Found) -> dict[str, float]:
@@ -275,8 +257,8 @@ def joined(rank: int, size: int, port: int) -> Iterator[Ranks]:
 
 def lay_out_as(ranks: Ranks, parallel: ParallelConfig, rank: int) -> None:
     """Let the ranks work in that layout from now on."""
-    ranks.parallel = parallel
-    ranks.mesh = RankMesh(parallel, torch.device("cpu"), rank) if parallel.is_model_parallel else None
+    ranks.parallel, ranks.mesh = parallel, RankMesh(parallel, rank)
+    ranks.mesh.connect(torch.device("cpu"))
 
 
 def launch(target: Callable[..., None], size: int, *given: Any) -> None:

@@ -30,8 +30,8 @@ from tinyllama.parallel.layout import AXES, ParallelConfig
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.train.metrics import peak_memory_bytes
 from tinyllama.train.precision import choose_device
-from tinyllama.train.rank_state import state_of
 from tinyllama.train.train_config import TrainConfig
+from tinyllama.train.train_state import TrainState
 from tinyllama.train.train_step import train_step
 
 WARM_UP_STEPS, PROFILED_STEPS = 2, 1
@@ -63,7 +63,7 @@ def one_rank(options: argparse.Namespace) -> None:
 
 def measure(options: argparse.Namespace, ranks: Ranks, device: torch.device) -> dict[str, Any]:
     train, config = train_config(options), preset(options.preset)
-    state = state_of(config, train, device, ranks)
+    state = TrainState(config, train, device, ranks=ranks)
     state.init_weights(1)
     batches = random_batches(config.vocab_size, train, device)
     own = [batches[number] for number in train.layout(ranks.data_size).of_rank(ranks.data_rank)]

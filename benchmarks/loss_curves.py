@@ -111,7 +111,7 @@ def reference_run(network: LlamaConfig, values: dict[str, Any], run: Path, _: Pa
     plain = [value for name, value in model.named_parameters() if value.dim() == 1 or name.startswith("embedding.")]
     groups = [{"params": decayed, "weight_decay": train.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=(train.beta1, train.beta2), eps=train.adam_eps)
-    schedule = lr_schedule(train)
+    schedule = lr_schedule(train, train.total_steps)
     seed = derive_seed(train.seed, "window order")
     batches = Batches(
         TokenShards(run / "shards" / "train"), train.seq_len, train.tokens_per_step // train.seq_len, seed

@@ -40,7 +40,6 @@ from tinyllama.planning.memory import WORKSPACE_BYTES, allocated_bytes, memory_p
 from tinyllama.planning.step_time import step_time
 from tinyllama.train.optimizer import MOMENTS
 from tinyllama.train.precision import choose_device
-from tinyllama.train.rank_state import state_of
 from tinyllama.train.step_clock import gc_paused
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_state import TrainState
@@ -168,8 +167,8 @@ class Bench:
     def parallelize(self, parallel: ParallelConfig) -> None:
         """The ranks' layout from now on."""
         if not self.ranks.is_alone:
-            self.ranks.parallel = parallel
-            self.ranks.mesh = RankMesh(parallel, self.device, self.ranks.rank) if parallel.is_model_parallel else None
+            self.ranks.parallel, self.ranks.mesh = parallel, RankMesh(parallel, self.ranks.rank)
+            self.ranks.mesh.connect(self.device)
 
     def allocated(self) -> int:
         return torch.cuda.memory_allocated() if self.on_gpu else 0
@@ -184,9 +183,12 @@ class Bench:
         left_over = self.allocated()
         self.parallelize(ParallelConfig(**setting.parallel))
         model, train = preset(setting.preset), setting.train()
-        state = state_of(model, train, self.device, self.ranks)
-        state.init_weights(train.seed) if self.ranks.mesh else fill_random(state.model, train.seed)
-        state.network.refresh()
+        state = TrainState(model, train, self.device, ranks=self.ranks)
+        if self.ranks.parallel.is_model_parallel:
+            state.init_weights(train.seed)
+        else:
+            fill_random(state.model, train.seed)
+            state.network.refresh()
         own = train.layout(self.ranks.data_size).of_rank(self.ranks.data_rank)
         batches = [random_batches(model.vocab_size, train, self.device)[number] for number in own]
         forward_bytes = self.watch_forward(state)
@@ -215,15 +217,14 @@ class Bench:
     def watch_forward(self, state: TrainState) -> list[int]:
         """A list that gets the bytes allocated after each forward pass."""
         found: list[int] = []
-        name = "hidden" if self.ranks.mesh is None else "forward"
-        compute = getattr(state.network, name)
+        compute = state.network.forward
 
         def watched(*arguments: Any, **keywords: Any) -> Any:
             result = compute(*arguments, **keywords)
             found.append(self.allocated())
             return result
 
-        setattr(state.network, name, watched)
+        state.network.forward = watched
         return found
 
 

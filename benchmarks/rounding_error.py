@@ -65,11 +65,8 @@ class Judged:
         ranks, state = self._ranks, self._state
         ranks.parallel, ranks.mesh = self._parallel, self._mesh
         state.load_weights(weights)
-        if ranks.mesh is None:
-            state.network.refresh()
-        else:
-            state.broadcast()
-        totals = state.accumulate(own_batches(step, self._config, self._train, ranks), self._train, step)
+        state.broadcast()
+        totals = state.passes.accumulate(own_batches(step, self._config, self._train, ranks), step)
         scale = 1 / (totals[2] * state.loss_scale.factor).double()
         found = {name: value.double() * scale for name, value in canonical_gradients(state).items()}
         norm = (state.gradients.norm() * scale).item()

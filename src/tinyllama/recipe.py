@@ -19,8 +19,7 @@ from tinyllama.parallel.layout import Layout, ParallelConfig, check_layout
 from tinyllama.shards.shards_config import ShardsConfig
 from tinyllama.sources.sources_config import SourcesConfig
 from tinyllama.tokenizer.tokenizer_config import TokenizerConfig
-from tinyllama.train.fp8_widths import check_fp8_widths
-from tinyllama.train.train_config import TrainConfig, refuse_what_needs_whole_networks
+from tinyllama.train.train_config import TrainConfig, check_fp8_widths, refuse_what_needs_whole_networks
 
 
 class ModelConfig(Config):

@@ -89,7 +89,7 @@ def test_ranks_sums_are_those_of_one(shards: TokenShards, tokenizer: Tokenizer, 
             assert inputs.shape == (2, 16)
             return token_losses(model.hidden(inputs), model.output_weight, targets)
 
-        return BatchLosses(torch.device("cpu"), losses) if held_together else model
+        return BatchLosses(torch.device("cpu"), losses, is_joint=True) if held_together else model
 
     for rank in (0, 1):
         validate(of(rank), shards, tokenizer, **how, ranks=ranks_of(rank, 2, lambda told: (rows.append(told), told)[1]))

@@ -33,10 +33,10 @@ from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.parallel.parallelize import materialize
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.parallel.reductions import is_sharded
-from tinyllama.train.cut_gradients import CutGradients
-from tinyllama.train.cut_state import CutState, parallel_network
-from tinyllama.train.micro_batch import DeviceBatch
+from tinyllama.train.forward_backward import DeviceBatch
+from tinyllama.train.gradients import Gradients
 from tinyllama.train.train_config import TrainConfig
+from tinyllama.train.train_state import TrainState, build_network
 from tinyllama.train.train_step import train_step
 
 CPU = torch.device("cpu")
@@ -54,14 +54,13 @@ def dry_run(config: LlamaConfig, train: TrainConfig, parallel: ParallelConfig, r
         raise RuntimeError("a dry run needs a process without a process group")
     train, is_fp8 = _few_micro_batches(train, parallel), train.precision == "fp8"
     with _fake_ranks(parallel, rank) as ranks, ExitStack() as stack:
-        assert ranks.mesh is not None
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        network = parallel_network(config, train, torch.float32, ranks.mesh, compiled=False)
+        network = build_network(config, train, torch.float32, ranks.mesh, compiled=False)
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         tracker = stack.enter_context(MemoryTracker())
         materialize(network, CPU)
-        state = CutState(config, train, CPU, torch.float32, ranks, network)
+        state = TrainState(config, train, CPU, torch.float32, ranks, network)
         _book_state(tracker, state)
         stack.enter_context(fake_kernels.on_layers(packed_llama))
         if is_fp8:
@@ -95,12 +94,10 @@ def _few_micro_batches(train: TrainConfig, parallel: ParallelConfig) -> TrainCon
 def _fake_ranks(parallel: ParallelConfig, rank: int) -> Iterator[Ranks]:
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    from tinyllama.parallel.mesh import RankMesh
-
     dist.init_process_group("fake", rank=rank, world_size=parallel.world_size, store=FakeStore())
     try:
         ranks = Ranks(rank, parallel.world_size, parallel=parallel)
-        ranks.mesh = RankMesh(parallel, CPU, rank)
+        ranks.mesh.connect(CPU)
         yield ranks
     finally:
         dist.destroy_process_group()
@@ -194,7 +191,7 @@ class MemoryTracker(TorchDispatchMode):
         self._bytes[part] -= size
 
 
-def _book_state(tracker: MemoryTracker, state: CutState) -> None:
+def _book_state(tracker: MemoryTracker, state: TrainState) -> None:
     for number, parameter in enumerate(state.network.packed):
         tracker.book(parameter.master, "weights")
         if parameter.copy is not None:
@@ -204,11 +201,11 @@ def _book_state(tracker: MemoryTracker, state: CutState) -> None:
 
 
 @contextmanager
-def _booked_gradients(tracker: MemoryTracker, state: CutState) -> Iterator[None]:
+def _booked_gradients(tracker: MemoryTracker, state: TrainState) -> Iterator[None]:
     """While it lasts, sums of gradients are booked as such, when they are made and when they are joined."""
-    keep, join = CutGradients._keep, CutGradients.join
+    keep, join = Gradients._keep, Gradients.join
 
-    def booked_keep(self: CutGradients, number: int, total: Tensor, **keywords: Any) -> None:
+    def booked_keep(self: Gradients, number: int, total: Tensor, **keywords: Any) -> None:
         tracker.book(total, "gradients")
         keep(self, number, total, **keywords)
 
@@ -223,7 +220,7 @@ def _booked_gradients(tracker: MemoryTracker, state: CutState) -> Iterator[None]
                 if held.unsharded_accumulated_grad is not None:
                     tracker.book(held.unsharded_accumulated_grad, "gradients")
 
-    def booked_join(self: CutGradients) -> Tensor:
+    def booked_join(self: Gradients) -> Tensor:
         totals = join(self)
         for total in self.all():
             tracker.book(total, "gradients")
@@ -231,7 +228,7 @@ def _booked_gradients(tracker: MemoryTracker, state: CutState) -> Iterator[None]
 
     state.network.register_forward_pre_hook(book_sharded)
     with (
-        mock.patch.object(CutGradients, "_keep", booked_keep),
-        mock.patch.object(CutGradients, "join", booked_join),
+        mock.patch.object(Gradients, "_keep", booked_keep),
+        mock.patch.object(Gradients, "join", booked_join),
     ):
         yield

@@ -14,7 +14,7 @@ import pytest
 from tests.train.run_processes import events, untimed
 from tinyllama import api, files
 from tinyllama.errors import RunStoppedError
-from tinyllama.train import loss_scale, metrics
+from tinyllama.train import metrics, precision
 
 VALUES: dict[str, Any] = {
     "tokenizer.vocab_size": 512, "model.preset": "tiny-2m", "model.dim": 16, "model.n_layers": 2, "model.ffn_dim": 24,
@@ -40,9 +40,9 @@ def left_behind(run_dir: Path) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def scale_that_leaves_its_range(monkeypatch: pytest.MonkeyPatch) -> None:
     """It begins far too large, and grows again after every third good update."""
-    monkeypatch.setattr(loss_scale, "FIRST", 2.0**18)
-    monkeypatch.setattr(loss_scale, "LARGEST", 2.0**40)
-    monkeypatch.setattr(loss_scale, "GROWTH_INTERVAL", 3)
+    monkeypatch.setattr(precision, "FIRST_SCALE", 2.0**18)
+    monkeypatch.setattr(precision, "LARGEST_SCALE", 2.0**40)
+    monkeypatch.setattr(precision, "GROWTH_INTERVAL", 3)
     monkeypatch.setattr(metrics, "peak_flops", lambda *_: 1e12)
 
 

@@ -5,7 +5,7 @@ import pytest
 from tinyllama.errors import RecipeError
 from tinyllama.model.llama_config import PRESETS, preset
 from tinyllama.recipe import load_recipe
-from tinyllama.train.fp8_widths import check_fp8_widths
+from tinyllama.train.train_config import check_fp8_widths
 
 
 @pytest.mark.parametrize("name", ["tinyllama-1.1b", "article-1.1b"])

@@ -1,5 +1,6 @@
 """Sums of gradients, by hand: over micro-batches, lanes and ranks; when a sum over ranks may begin."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,9 +9,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from tests.tiny_model import tiny_config
 from tinyllama.model.packed_llama import PackedParameter
 from tinyllama.parallel import reductions
-from tinyllama.parallel.layout import Layout
+from tinyllama.parallel.full_tensors import FullTensors
+from tinyllama.parallel.gradient_reduction import LaneReduction, MeshReduction
+from tinyllama.parallel.layout import ParallelConfig
+from tinyllama.parallel.mesh import RankMesh
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.parallel.reductions import BucketedSum
 from tinyllama.train.gradients import Gradients
@@ -31,6 +36,11 @@ def back(parameters: list[PackedParameter], *factors: float) -> None:
     torch.stack(terms).sum().backward()
 
 
+def end(gradients: Gradients, *totals: float) -> None:
+    gradients.add_totals(torch.tensor(totals))
+    gradients.end_micro_batch()
+
+
 def values(gradients: Gradients) -> list[list[float]]:
     return [total.tolist() for total in gradients.all()]
 
@@ -43,7 +53,7 @@ def test_gradients_are_taken_away_and_added():
     gradients = Gradients(parameters)
     for number, factors in enumerate([(1.0, 10.0), (2.0, 20.0), (4.0, 40.0)]):
         back(parameters, *factors)
-        gradients.end(torch.tensor([1.0, float(number)]))
+        end(gradients, 1.0, float(number))
         assert all(parameter.leaf.grad is None for parameter in parameters)
     assert gradients.join().tolist() == [3.0, 3.0]
     assert values(gradients) == [[7.0, 7.0], [70.0, 70.0]]
@@ -51,7 +61,7 @@ def test_gradients_are_taken_away_and_added():
     gradients.clear()
     assert gradients.all() == []
     back(parameters, 1.0, 1.0)
-    gradients.end(torch.tensor([5.0]))
+    end(gradients, 5.0)
     assert gradients.join().tolist() == [5.0]
     assert values(gradients) == [[1.0, 1.0]] * 2
 
@@ -90,11 +100,11 @@ def test_a_sum_that_was_made_elsewhere_is_put_in_its_place():
 def test_lanes_of_two_micro_batches_join_in_pairs():
     """Sums that depend on their order: (1 + 1e8) + (-1e8 + 1) in fp32, lane by lane."""
     parameters = packed(FP32)
-    gradients = Gradients(parameters, layout=Layout(ranks=1, micro_batches=8, lanes=4))
+    gradients = Gradients(parameters, micro_batches=8, reduction=LaneReduction(2, Ranks()))
     given = [1.0, 1e8, -1e8, 1.0, 3.0, 5.0, 7.0, 9.0]
     for number, factor in enumerate(given):
         back(parameters, factor)
-        gradients.end(torch.tensor([1.0]))
+        end(gradients, 1.0)
         assert (gradients.all() == []) == (number % 2 == 1), "a lane that is whole goes to the tree"
     assert gradients.join().tolist() == [8.0]
     f = [torch.tensor(value) for value in given]
@@ -120,25 +130,28 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Any]]:
     return found
 
 
-def three() -> Ranks:
-    return Ranks(1, 3)
+def over_three(parameters: list[PackedParameter]) -> MeshReduction:
+    """Of three replicas; each parameter is named as one that every rank holds."""
+    named = [replace(parameter, names=("norm.weight",)) for parameter in parameters]
+    full_tensors = FullTensors(tiny_config(), named, RankMesh(ParallelConfig(replicate=3), 1), [range(1)])
+    return MeshReduction(named, full_tensors)
 
 
 def test_sums_over_ranks_begin_with_the_last_micro_batch(begun: list[Any]):
     parameters = packed(FP32, FP32)
-    gradients = Gradients(parameters, layout=Layout(ranks=3, micro_batches=6), ranks=three())
+    gradients = Gradients(parameters, micro_batches=2, reduction=over_three(parameters))
     back(parameters, 1.0, 10.0)
-    gradients.end(torch.tensor([1.0]))
+    end(gradients, 1.0)
     assert begun == []
     back(parameters, 2.0, 20.0)
     assert begun == [(128, None)]  # both in one piece, each from a place of its own
-    gradients.end(torch.tensor([1.0]))
+    end(gradients, 1.0)
     assert gradients.join().tolist() == [6.0]
     assert values(gradients) == [[9.0, 9.0], [90.0, 90.0]]
     gradients.clear()
     back(parameters, 1.0, 1.0)
     back(parameters, 1.0, 1.0)
-    gradients.end(torch.tensor([1.0]))
+    end(gradients, 1.0)
     gradients.join()
     assert values(gradients) == [[6.0, 6.0]] * 2
 
@@ -147,14 +160,14 @@ def test_an_untied_head_s_sum_is_final_when_it_is_set_and_a_tied_one_s_is_not(be
     for head, is_final in ((1, True), (0, False)):
         begun.clear()
         parameters = packed(FP32, FP32)
-        gradients = Gradients(parameters, head=head, layout=Layout(ranks=3, micro_batches=3), ranks=three())
+        gradients = Gradients(parameters, head, 1, over_three(parameters))
         gradients[head] = torch.tensor([2.0, 2.0])
         (parameters[1 - head].leaf * 1.0).sum().backward()
         assert (len(begun) == 1) == is_final
         if not is_final:
             (parameters[0].leaf * 1.0).sum().backward()
             assert len(begun) == 1
-        gradients.end(torch.tensor([1.0]))
+        end(gradients, 1.0)
         gradients.join()
         assert sorted(values(gradients)) == ([[3.0, 3.0], [6.0, 6.0]] if is_final else [[3.0, 3.0], [9.0, 9.0]])
 

@@ -1,10 +1,9 @@
 import torch
 
-from tinyllama.train import loss_scale
-from tinyllama.train.loss_scale import LossScale
+from tinyllama.train.precision import FIRST_SCALE, GROWTH_INTERVAL, LARGEST_SCALE, LossScale
 
 CPU, TOKENS = torch.device("cpu"), 128
-FIRST, LARGEST = loss_scale.FIRST / TOKENS, loss_scale.LARGEST / TOKENS
+FIRST, LARGEST = FIRST_SCALE / TOKENS, LARGEST_SCALE / TOKENS
 ON, OFF = torch.zeros(()), torch.ones(())
 
 
@@ -12,7 +11,7 @@ def test_overflow_halves_and_good_updates_double():
     scale = LossScale(True, TOKENS, CPU)
     scale.update(OFF)
     assert scale.factor.item() == FIRST / 2
-    for _ in range(loss_scale.GROWTH_INTERVAL - 1):
+    for _ in range(GROWTH_INTERVAL - 1):
         scale.update(ON)
     assert scale.factor.item() == FIRST / 2
     scale.update(ON)
@@ -22,7 +21,7 @@ def test_overflow_halves_and_good_updates_double():
 
 def test_an_overflow_begins_the_count_anew():
     scale = LossScale(True, TOKENS, CPU)
-    for _ in range(loss_scale.GROWTH_INTERVAL - 1):
+    for _ in range(GROWTH_INTERVAL - 1):
         scale.update(ON)
     scale.update(OFF)
     scale.update(ON)
@@ -32,7 +31,7 @@ def test_an_overflow_begins_the_count_anew():
 def test_it_never_grows_past_its_limit():
     scale = LossScale(True, TOKENS, CPU)
     scale.factor.fill_(LARGEST)
-    for _ in range(loss_scale.GROWTH_INTERVAL):
+    for _ in range(GROWTH_INTERVAL):
         scale.update(ON)
     assert scale.factor.item() == LARGEST
 

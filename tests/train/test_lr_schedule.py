@@ -20,6 +20,10 @@ def schedule(**changes) -> LrSchedule:
     return LrSchedule(**(values | changes))
 
 
+def schedule_of(train: TrainConfig) -> LrSchedule:
+    return lr_schedule(train, train.total_steps)
+
+
 def test_warmup_is_linear_and_reaches_the_peak():
     assert [schedule().lr_at(step) for step in (1, 5, 10)] == pytest.approx([0.1, 0.5, 1.0])
 
@@ -50,21 +54,21 @@ def test_without_warmup_the_first_step_has_nearly_the_peak():
 
 def test_a_warmup_longer_than_the_run_is_cut_to_a_tenth():
     train = TrainConfig(steps=50, warmup_steps=2000)
-    assert lr_schedule(train).warmup_steps == 5
-    assert lr_schedule(TrainConfig(steps=5, warmup_steps=9)).warmup_steps == 1
-    assert lr_schedule(TrainConfig(steps=5000, warmup_steps=2000)).warmup_steps == 2000
+    assert schedule_of(train).warmup_steps == 5
+    assert schedule_of(TrainConfig(steps=5, warmup_steps=9)).warmup_steps == 1
+    assert schedule_of(TrainConfig(steps=5000, warmup_steps=2000)).warmup_steps == 2000
 
 
 def test_every_step_of_short_runs_has_a_rate_above_zero():
     for total in range(1, 8):
         for cooldown in range(total + 1):
-            made = lr_schedule(TrainConfig(steps=total, warmup_steps=2, cooldown_steps=cooldown))
+            made = schedule_of(TrainConfig(steps=total, warmup_steps=2, cooldown_steps=cooldown))
             assert all(made.lr_at(step) > 0 for step in range(1, total + 1)), (total, cooldown)
 
 
 def test_the_recipe_s_values_are_the_schedule_s():
     train = TrainConfig(lr_schedule="wsd", steps=40, warmup_steps=3, cooldown_steps=7, peak_lr=0.5, min_lr=0.25)
-    assert lr_schedule(train) == LrSchedule("wsd", 40, 3, 7, 0.5, 0.25)
+    assert schedule_of(train) == LrSchedule("wsd", 40, 3, 7, 0.5, 0.25)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +80,7 @@ def test_the_recipe_s_values_are_the_schedule_s():
     ],
 )  # fmt: skip
 def test_warmup_and_cooldown_are_cut_to_the_run(steps: int, warmup: int, cooldown: int, wanted: tuple[int, int]):
-    made = lr_schedule(TrainConfig(steps=steps, warmup_steps=warmup, cooldown_steps=cooldown))
+    made = schedule_of(TrainConfig(steps=steps, warmup_steps=warmup, cooldown_steps=cooldown))
     assert (made.warmup_steps, made.cooldown_steps) == wanted
 
 

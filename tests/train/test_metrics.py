@@ -23,7 +23,6 @@ from tinyllama.train.metrics import (
     summarize,
     write_event,
 )
-from tinyllama.train.micro_batch import figures, with_requests
 from tinyllama.train.step_clock import StepClock, gc_paused
 from tinyllama.train.train_config import TrainConfig
 
@@ -219,19 +218,7 @@ def test_the_unigram_model_is_of_the_training_tokens(tmp_path: Path, monkeypatch
     assert train is not validation
 
 
-# -- a micro-batch's figures, and a step's time ------------------------------------------------------------------------
-
-
-def test_figures_are_loss_hits_count_and_requests_in_this_order():
-    from tinyllama.model.loss import LossSums
-
-    sums = LossSums(torch.tensor(7.5), torch.tensor(99.0), torch.tensor(3), torch.tensor(32))
-    assert figures(sums, []).tolist() == [7.5, 3.0, 32.0]
-    assert figures(sums, [0.0, 1.0, 0.0]).tolist() == [7.5, 3.0, 32.0, 0.0, 1.0, 0.0]
-    row = torch.zeros(3, dtype=torch.float64)
-    assert with_requests(row, []) is row
-    silent = with_requests(row, [0.0, 0.0])
-    assert (silent.tolist(), silent.dtype) == ([0.0] * 5, torch.float64)
+# -- a step's time -----------------------------------------------------------------------------------------------------
 
 
 def test_a_lap_is_from_the_end_of_the_one_before_or_the_last_start(monkeypatch: pytest.MonkeyPatch):

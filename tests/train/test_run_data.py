@@ -76,19 +76,18 @@ def read_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_file_is_read_once_and_again_when_it_changed(run_dir: Path, monkeypatch: pytest.MonkeyPatch):
-    config = run_data.TrainConfig()
     read = read_files(monkeypatch)
-    run_data.verify_run_data(run_dir, config)
+    run_data.verify_run_data(run_dir, "once")
     assert sorted(read) == ["train/00000.bin", "validation/00000.bin"]
-    run_data.verify_run_data(run_dir, config)
+    run_data.verify_run_data(run_dir, "once")
     assert len(read) == 2
     os.utime(run_dir / SHARD)
-    run_data.verify_run_data(run_dir, config)
+    run_data.verify_run_data(run_dir, "once")
     assert read[2:] == ["train/00000.bin"]
-    run_data.verify_run_data(run_dir, run_data.TrainConfig(verify_shards="always"))
+    run_data.verify_run_data(run_dir, "always")
     assert len(read) == 5
     (run_dir / run_data.VERIFIED).unlink()
-    run_data.verify_run_data(run_dir, run_data.TrainConfig(verify_shards="never"))
+    run_data.verify_run_data(run_dir, "never")
     assert len(read) == 5
 
 
@@ -181,7 +180,7 @@ def own_shards(small_data: Path, run_dir: Path) -> Path:
 
 def test_what_was_found_whole_is_noted_with_size_time_and_sha256(small_data: Path, tmp_path: Path):
     run_dir = own_shards(small_data, tmp_path / "run")
-    run_data.verify_run_data(run_dir, run_data.TrainConfig())
+    run_data.verify_run_data(run_dir, "once")
     wanted = {}
     for split in ("train", "validation"):
         path = run_dir / "shards" / split / "00000.bin"
@@ -189,18 +188,18 @@ def test_what_was_found_whole_is_noted_with_size_time_and_sha256(small_data: Pat
         wanted[f"{split}/00000.bin"] = [status.st_size, status.st_mtime_ns, files.sha256_file(path)]
     assert verified(run_dir) == wanted
     files.write_json(run_dir / run_data.VERIFIED, ["of another program"])
-    run_data.verify_run_data(run_dir, run_data.TrainConfig())
+    run_data.verify_run_data(run_dir, "once")
     assert verified(run_dir) == wanted
 
 
 def test_a_damaged_file_is_not_noted_but_the_whole_ones_are(small_data: Path, tmp_path: Path):
     run_dir = own_shards(small_data, tmp_path / "run")
-    run_data.verify_run_data(run_dir, run_data.TrainConfig())
+    run_data.verify_run_data(run_dir, "once")
     before = verified(run_dir)
     flip(run_dir / "shards" / "validation" / "00000.bin", 300)
-    run_data.verify_run_data(run_dir, run_data.TrainConfig())  # nothing that can be seen has changed
+    run_data.verify_run_data(run_dir, "once")  # nothing that can be seen has changed
     with pytest.raises(InputError, match=r"validation/00000\.bin: not the file that was written"):
-        run_data.verify_run_data(run_dir, run_data.TrainConfig(verify_shards="always"))
+        run_data.verify_run_data(run_dir, "always")
     assert verified(run_dir).keys() <= {"train/00000.bin"}
     index = run_dir / "shards" / "train" / "index.json"
     values = files.read_json(index)
@@ -208,7 +207,7 @@ def test_a_damaged_file_is_not_noted_but_the_whole_ones_are(small_data: Path, tm
     values["shards"][0]["sha256"] = "0" * 64  # the index changed: what is noted says nothing of it
     files.write_json(index, values)
     with pytest.raises(InputError, match=r"train/00000\.bin: not the file that was written"):
-        run_data.verify_run_data(run_dir, run_data.TrainConfig())
+        run_data.verify_run_data(run_dir, "once")
 
 
 def test_opened_data_and_their_fingerprints(small_data: Path):

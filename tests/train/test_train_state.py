@@ -12,16 +12,15 @@ import torch
 from tests.tiny_model import tiny_config
 from tests.train.test_train_step import batch, parts
 from tinyllama.errors import RecipeError
+from tinyllama.model.loss import token_losses
 from tinyllama.model.packed_llama import PackedLlama
-from tinyllama.parallel.layout import Layout
+from tinyllama.parallel.gradient_reduction import LaneReduction
 from tinyllama.parallel.rank_progress import Activity
 from tinyllama.parallel.ranks import Ranks
-from tinyllama.train import deterministic, precision, train_state
-from tinyllama.train.deterministic import choose_threads, repeat_kernels
+from tinyllama.train import precision, train_state
 from tinyllama.train.gradients import Gradients
-from tinyllama.train.optimizer import AdamW, Rates, clip_factor
-from tinyllama.train.precision import FORMATS, check_precision, choose_device
-from tinyllama.train.rank_state import state_of
+from tinyllama.train.optimizer import MOMENTS, AdamW, Rates, clip_factor
+from tinyllama.train.precision import FORMATS, check_precision, choose_device, choose_threads, repeat_kernels
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_state import TrainState, is_compiled
 from tinyllama.train.train_step import train_step
@@ -53,9 +52,10 @@ def test_short_copies_follow_whatever_changes_the_weights(tmp_path: Path):
     state = made(precision="bf16")
     assert copies_are_fresh(state)
     state.load_weights({name: value * 2 for name, value in state.weights()})
-    assert not copies_are_fresh(state)
+    before = {name: value.clone() for name, value in state.weights()}
     state.broadcast()
     assert copies_are_fresh(state)
+    assert all(torch.equal(value, 2 * before[name]) for name, value in state.weights())
     train_step(state, parts(batch(8), 2), config(precision="bf16"), step=0, lr=0.1)
     assert copies_are_fresh(state)
 
@@ -65,6 +65,7 @@ def test_the_recipe_reaches_network_gradients_optimizer_and_scale():
     assert state.network.compute_dtype == torch.float16
     assert state.network.stream_dtype == torch.float32
     assert (state.loss_scale.is_on, state.loss_scale.factor.item()) == (True, 65536 / 32)
+    assert state.head is not None
     assert state.network.packed[state.head].names == ("head.weight",)
     rates = {
         parameter.names[0]: rates for parameter, rates in zip(state.network.packed, state.optimizer._rates, strict=True)
@@ -89,20 +90,28 @@ def test_moments_have_the_recipe_s_format_and_are_on_the_weights_device(kept: st
 
 
 def test_all_that_a_checkpoint_holds_is_shared(monkeypatch: pytest.MonkeyPatch):
-    state = made()
+    """To two ranks: each full tensor of what rank 0 has read, and the counters."""
+    state, ranks = made(), Ranks(0, 2)
+    weights, moments = ({name: value + 1 for name, value in held} for held in (state.weights(), state.moments()))
     shared: list[torch.Tensor] = []
-    monkeypatch.setattr(state.ranks, "broadcast", shared.extend)
-    state.broadcast()
-    weights, moments = list(state.weights()), list(state.moments())
+    monkeypatch.setattr(ranks.mesh, "broadcast", shared.append)
+    monkeypatch.setattr(ranks, "broadcast", shared.extend)
+    monkeypatch.setattr(ranks, "on_rank_0", lambda work: work())
+    other = TrainState(state.config, config(), CPU, ranks=ranks)
+    other._read = weights, moments
+    other.broadcast()
     assert len(shared) == len(weights) + len(moments) + 3
-    wanted = [*(value for _, value in weights), *(value for _, value in moments)]
-    assert [value.data_ptr() for value in shared[:-3]] == [value.data_ptr() for value in wanted]
-    scale = state.loss_scale
+    names = list(other.full_tensors.shapes)
+    read = [*(weights[name] for name in names), *(moments[f"{kind}.{name}"] for kind in MOMENTS for name in names)]
+    assert all(torch.equal(given, wanted) for given, wanted in zip(shared, read, strict=False))
+    assert all(torch.equal(value, weights[name]) for name, value in other.weights())
+    assert all(torch.equal(value, moments[name]) for name, value in other.moments())
+    scale = other.loss_scale
     assert [value.data_ptr() for value in shared[-3:]] == [
-        value.data_ptr() for value in (state.optimizer.updates, scale.factor, scale.good_updates)
+        value.data_ptr() for value in (other.optimizer.updates, scale.factor, scale.good_updates)
     ]
-    rooms = [[name for name, _ in room] for room in state.state_shapes()]
-    assert rooms == [[name for name, _ in weights], [name for name, _ in moments]]
+    rooms = [{name for name, _ in room} for room in state.state_shapes()]
+    assert rooms == [weights.keys(), moments.keys()]
 
 
 def test_only_rank_0_names_the_weights():
@@ -112,22 +121,32 @@ def test_only_rank_0_names_the_weights():
 
 
 def test_a_rank_alone_has_the_whole_network():
-    state = state_of(tiny_config(**NETWORK), config(), CPU, Ranks(), torch.float64)
-    assert type(state) is TrainState
+    state = TrainState(tiny_config(**NETWORK), config(), CPU, torch.float64)
+    state.init_weights(3)
     assert {value.dtype for _, value in state.weights()} == {torch.float64}
+    masters = {parameter.master.untyped_storage().data_ptr() for parameter in state.network.packed}
     with state.full_model() as model:
         assert model is state.model
-    assert state.validation_model() is state.network
+        assert model is not None
+        held = {value.untyped_storage().data_ptr() for value in model.parameters()}
+    assert held == masters, "views of the masters"
+    device, losses_of, is_joint = state.batch_losses()
+    assert (device, is_joint) == (CPU, False)
+    found = losses_of(batch(2).tokens, batch(2).targets)
+    assert found is not None
+    wanted = token_losses(state.model.hidden(batch(2).tokens), state.model.output_weight, batch(2).targets)
+    torch.testing.assert_close(found[0], wanted[0])
+    assert not found[0].requires_grad
 
 
 @pytest.mark.parametrize(
     ("changes", "ranks", "words"),
     [
-        ({}, 1, "fp32 products, layers as they are, attention by PyTorch, loss and optimizer by PyTorch"),
-        ({"precision": "bf16", "recompute": "full"}, 1, "bf16 products, layers as they are, attention by PyTorch, loss and "
-         "optimizer by PyTorch, recompute full"),
-        ({"deterministic_reduction": True, "reduction_lanes": 2}, 2, "fp32 products, layers as they are, attention by "
-         "PyTorch, loss and optimizer by PyTorch, deterministic, 2 ranks (replicate 2)"),
+        ({}, 1, "precision fp32, not compiled, PyTorch attention, PyTorch loss and optimizer"),
+        ({"precision": "bf16", "recompute": "full"}, 1, "precision bf16, not compiled, PyTorch attention, PyTorch loss and "
+         "optimizer, recompute full"),
+        ({"deterministic_reduction": True, "reduction_lanes": 2}, 2, "precision fp32, not compiled, "
+         "PyTorch attention, PyTorch loss and optimizer, deterministic, 2 ranks (replicate 2)"),
     ],
 )  # fmt: skip
 def test_the_ways_in_use_are_told(changes: dict[str, Any], ranks: int, words: str):
@@ -148,7 +167,7 @@ def test_a_long_start_is_told(capfd: pytest.CaptureFixture[str]):
         state.is_compiled = compiled
         train_state.log_start(state, config())
         said = " ".join(capfd.readouterr().err.split())
-        assert "pretrain: fp32 products" in said
+        assert "pretrain: precision fp32" in said
         assert ("the first step compiles the layer" in said) == compiled
 
 
@@ -186,9 +205,9 @@ def test_either_loss_or_norm_without_a_number_calls_the_update_off(broken: str, 
     if broken == "norm":
         monkeypatch.setattr(state.gradients, "norm", lambda: torch.tensor(torch.inf))
     else:
-        accumulate = state.accumulate
+        accumulate = state.passes.accumulate
         broken_loss = torch.tensor([torch.nan, 1.0, 1.0])
-        monkeypatch.setattr(state, "accumulate", lambda *words: accumulate(*words) * broken_loss)
+        monkeypatch.setattr(state.passes, "accumulate", lambda *words: accumulate(*words) * broken_loss)
     factor = state.loss_scale.factor.item()
     result = train_step(state, parts(batch(8), 2), config(precision="fp16"), step=0, lr=0.1)
     assert result.is_skipped.item() == 1
@@ -198,19 +217,21 @@ def test_either_loss_or_norm_without_a_number_calls_the_update_off(broken: str, 
 
 def test_lanes_are_summed_apart_and_joined_in_pairs():
     packed = PackedLlama(made().model).packed
-    gradients = Gradients(packed, 0, Layout(1, 4, 2))
+    gradients = Gradients(packed, 0, 4, LaneReduction(2, Ranks()))
     for value in (1.0, 2.0**-24, 2.0**-24, 2.0**-24):  # in fp32 the first lane loses what it adds to 1
         for parameter in packed[1:]:
             parameter.leaf.grad = None
             (parameter.leaf.sum() * value).backward()
         gradients[0] = torch.full_like(packed[0].master, value)
-        gradients.end(torch.tensor([value]))
+        gradients.add_totals(torch.tensor([value]))
+        gradients.end_micro_batch()
     totals = gradients.join()
     assert totals.item() == 1 + 2.0**-23
     assert {sums.flatten()[0].item() for sums in gradients.all()[1:]} == {1 + 2.0**-23}
     gradients.clear()
     assert gradients.all() == []
-    gradients.end(torch.tensor([5.0]))
+    gradients.add_totals(torch.tensor([5.0]))
+    gradients.end_micro_batch()
     assert gradients._totals is not None
     assert gradients._totals.item() == 5.0, "the count of micro-batches begins anew"
 
@@ -329,6 +350,6 @@ def test_threads_are_set_where_asked_for_or_where_sums_depend_on_them(
     monkeypatch: pytest.MonkeyPatch, threads: int, device: torch.device, is_deterministic: bool, wanted: int | None
 ):
     number = [16]
-    monkeypatch.setattr(deterministic.torch, "set_num_threads", lambda count: number.__setitem__(0, count))
-    monkeypatch.setattr(deterministic.torch, "get_num_threads", lambda: number[0])
+    monkeypatch.setattr(precision.torch, "set_num_threads", lambda count: number.__setitem__(0, count))
+    monkeypatch.setattr(precision.torch, "get_num_threads", lambda: number[0])
     assert choose_threads(threads, device, is_deterministic) == (wanted or 16) == number[0]

@@ -6,8 +6,7 @@ from typing import Literal
 
 from tinyllama.errors import RecipeError
 from tinyllama.model.llama_config import PRESETS, LlamaConfig
-from tinyllama.train.fp8_widths import check_fp8_widths
-from tinyllama.train.train_config import TrainConfig
+from tinyllama.train.train_config import TrainConfig, check_fp8_widths
 
 Precision = Literal["fp32", "bf16", "fp16", "fp8"]
 Recompute = Literal["none", "selective", "full"]

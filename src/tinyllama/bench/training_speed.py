@@ -18,7 +18,7 @@ from tinyllama.bench.kernel_trace import profile_steps
 from tinyllama.train.gradients import Gradients
 from tinyllama.train.metrics import peak_memory_bytes
 from tinyllama.train.step_clock import StepClock, StepTiming, gc_paused
-from tinyllama.train.train_config import TrainConfig
+from tinyllama.train.train_config import BatchConfig
 from tinyllama.train.train_state import TrainState
 from tinyllama.train.train_step import DeviceBatch, StepResult, train_step
 
@@ -87,7 +87,7 @@ def timed_steps(update: "partial[StepResult]", steps: range, device: torch.devic
     return [*rows, pending.read()]
 
 
-def random_batches(vocab_size: int, train: TrainConfig, device: torch.device) -> list[DeviceBatch]:
+def random_batches(vocab_size: int, train: BatchConfig, device: torch.device) -> list[DeviceBatch]:
     """One step's micro-batches: ids drawn evenly, (B, T) each, the same for the same seed on one kind of device."""
     generator = torch.Generator(device).manual_seed(train.seed)
     batches: list[DeviceBatch] = []

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from tinyllama.errors import InputError
 from tinyllama.model.llama import Llama
-from tinyllama.model.loss import IGNORED, next_token_loss, token_losses
-from tinyllama.model.packed_llama import PackedLlama
+from tinyllama.model.loss import IGNORED, token_losses
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.shards.batches import TokenShards
 from tinyllama.shards.shard_format import count_tokens
@@ -26,16 +25,24 @@ TEXT_CHUNK_TOKENS = 2**20
 
 
 class BatchLosses(NamedTuple):
-    """A network that several ranks hold together. `of` inputs and targets (B, T): what `token_losses` gives, on the rank
-    that counts them, None on the others. Every rank must ask as often."""
+    """How the losses of a batch are computed. `of` inputs and targets (B, T): what `token_losses` returns, or None on a
+    rank that computes the batch with others and does not count it. `is_joint`: ranks compute batches together, so that
+    each must ask for as many."""
 
     device: torch.device
     of: Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None]
+    is_joint: bool = False
+
+    @classmethod
+    def of_model(cls, model: Llama) -> "BatchLosses":
+        """Of a network that this process holds alone."""
+        head = model.output_weight
+        return cls(head.device, lambda inputs, targets: token_losses(model.hidden(inputs), head, targets))
 
 
 @torch.no_grad()
 def validate(
-    model: Llama | PackedLlama | BatchLosses,
+    model: Llama | BatchLosses,
     shards: TokenShards,
     tokenizer: Tokenizer,
     *,
@@ -46,42 +53,34 @@ def validate(
 ) -> dict[str, Any]:
     """Figures over the split's targets, or its first `max_tokens`, in order, on the model's device.
 
-    Returns `loss` (mean nats a token), `perplexity` (e^loss, capped at e^709), `accuracy` (share of targets that were
+    Returns `loss` (mean nats per token), `perplexity` (e^loss, capped at e^709), `accuracy` (share of targets that were
     the likeliest token), `bits_per_byte` and `tokens` (targets); and where the documents are of several source kinds,
     `by_kind`: the same of each. The number format is the network's, or by autocast.
     Raises InputError when the split has no target.
     """
     n_targets = count_targets(shards, max_tokens)
-    device = model.device if isinstance(model, BatchLosses) else model.output_weight.device
-    ranks = ranks or Ranks()
+    batch_losses = model if isinstance(model, BatchLosses) else BatchLosses.of_model(model)
+    device, ranks = batch_losses.device, ranks or Ranks()
     kinds = SourceKinds(shards, n_targets)
     starts = range(0, n_targets, seq_len)
-    if not isinstance(model, BatchLosses):  # whose ranks share a whole batch's rows evenly
+    if not batch_losses.is_joint:  # else the ranks share a whole batch's rows evenly
         batch_size = min(batch_size, len(starts))
     firsts = starts[::batch_size]
     # A batch's loss and hits by source kind, of one rank each.
     rows = torch.zeros(len(firsts), 2, kinds.n, dtype=torch.float64, device=device)
-    for number in _own_batches(len(firsts), ranks, all_work=isinstance(model, BatchLosses)):
+    for number in _own_batches(len(firsts), ranks, all_work=batch_losses.is_joint):
         ranks.progress.stay()
         inputs, targets = _batch(shards, n_targets, seq_len, firsts[number % len(firsts)], batch_size)
-        inputs, targets = inputs.to(device), targets.to(device)
-        if isinstance(model, BatchLosses):
-            found = model.of(inputs, targets)
-            if found is None or number >= len(firsts):
-                continue
-        elif kinds.n == 1:
-            sums = next_token_loss(model.hidden(inputs), model.output_weight, targets)
-            rows[number, 0], rows[number, 1] = sums.loss, sums.correct
+        found = batch_losses.of(inputs.to(device), targets.to(device))
+        if found is None or number >= len(firsts):
             continue
-        else:
-            found = token_losses(model.hidden(inputs), model.output_weight, targets)
-        losses, right = found
+        losses, right = (values.flatten().double() for values in found)
         if kinds.n == 1:
             rows[number, 0], rows[number, 1] = losses.sum(), right.sum()
         else:
             kind_of = torch.from_numpy(kinds.of(firsts[number] + 1 + np.arange(targets.numel()))).to(device)
-            rows[number, 0].index_add_(0, kind_of, losses.flatten().double())
-            rows[number, 1].index_add_(0, kind_of, right.flatten().double())
+            rows[number, 0].index_add_(0, kind_of, losses)
+            rows[number, 1].index_add_(0, kind_of, right)
     columns = ranks.sum(rows.flatten(1)).T.tolist()
     nats, correct = ([math.fsum(column) for column in half] for half in (columns[: kinds.n], columns[kinds.n :]))
     text_bytes, counts = target_text_bytes(shards, tokenizer, n_targets, kinds)

@@ -2,7 +2,9 @@
 
 fp8: converts linear layers to fp8 with tensorwise scaling, by torchao
 fp8_slices: fp8 linear layers under tensor parallelism, with scales shared by the ranks
+fsdp: shards weights over ranks by PyTorch's FSDP2
 full_tensors: converts between full checkpoint tensors and each rank's shards, one tensor at a time
+gradient_reduction: how gradients are summed over ranks: not at all, in lanes of a fixed order, over the mesh
 heartbeat: background thread that detects dead or stalled ranks and stops the others
 launch: initializes the process group from torchrun's environment variables
 layout: parallel configuration: validates the axes and assigns micro-batches to ranks

@@ -25,14 +25,15 @@ class FullTensors:
 
     def __init__(self, config: LlamaConfig, packed: list[PackedParameter], mesh: RankMesh, layers: list[range]) -> None:
         """`layers`: of each stage."""
-        self._mesh, self._packed = mesh, packed
+        self.mesh, self._packed = mesh, packed
+        self.ties_stages = config.tied_head and mesh.size("pipeline") > 1  # the head, on the last one, is the embedding
         with torch.device("meta"):
             self.shapes = {name: value.shape for name, value in Llama(config).named_parameters()}
             self._stages = [_entries(config, mesh.size("tensor"), of_stage) for of_stage in layers]
 
     def is_counted(self, parameter: PackedParameter) -> bool:
         """Whether this rank counts what it holds of a parameter, of which others may hold the same."""
-        at = self._mesh.at
+        at = self.mesh.at
         is_first_copy = at("replicate") == 0 and not self.is_second_of_tied(parameter)
         is_first_shard = at("shard") == 0 or is_sharded(parameter.leaf)
         return is_first_copy and is_first_shard and (at("tensor") == 0 or self.is_sliced(parameter))
@@ -43,7 +44,7 @@ class FullTensors:
 
     def is_second_of_tied(self, parameter: PackedParameter) -> bool:
         """Whether it is the last stage's copy of a tied embedding, which is the first stage's."""
-        return not self._mesh.is_first_stage and parameter.names == ("embedding.weight",)
+        return not self.mesh.is_first_stage and parameter.names == ("embedding.weight",)
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
@@ -66,25 +67,27 @@ class FullTensors:
         device = self._packed[0].master.device
         dtype = targets[0].dtype
         for name, shape in self.shapes.items():
+            if self.mesh.world_size == 1:
+                assert values is not None
+                self.scatter(name, values[name], targets)
+                continue
             whole = torch.empty(shape, device=device, dtype=dtype)
             if values is not None:
                 whole.copy_(values[name])
-            dist.broadcast(whole, src=0)
+            self.mesh.broadcast(whole)
             self.scatter(name, whole, targets)
 
     def _slice(self, name: str, value: Tensor) -> Tensor:
         dimension = slice_style(name)
-        return (
-            value if dimension is None else value.chunk(self._mesh.size("tensor"), dimension)[self._mesh.at("tensor")]
-        )
+        return value if dimension is None else value.chunk(self.mesh.size("tensor"), dimension)[self.mesh.at("tensor")]
 
     def _own_rows(self, parameter: PackedParameter) -> tuple[int, int]:
         """Rows of the packed matrix that this rank holds, as FSDP shares them: equal chunks, the last ones shorter."""
         total = sum(parameter.rows)
         if not is_sharded(parameter.leaf):
             return 0, total
-        chunk = -(-total // self._mesh.size("shard"))
-        first = min(total, self._mesh.at("shard") * chunk)
+        chunk = -(-total // self.mesh.size("shard"))
+        first = min(total, self.mesh.at("shard") * chunk)
         return first, min(total, first + chunk)
 
     # -- out -----------------------------------------------------------------------------------------------------------
@@ -105,13 +108,13 @@ class FullTensors:
         for name, value in self._in_turn(sources):
             if value is not None:
                 targets[name].copy_(value)
-            dist.broadcast(targets[name], src=0)
+            self.mesh.broadcast(targets[name])
 
     def _in_turn(self, sources: list[Tensor]) -> Iterator[tuple[str, Tensor | None]]:
         """Names of canonical tensors, on every rank when it is their turn; their values on rank 0."""
-        is_first, helps = dist.get_rank() == 0, self._mesh.at("replicate") == 0
+        is_first, helps = self.mesh.is_first, self.mesh.at("replicate") == 0
         for stage, entries in enumerate(self._stages):
-            is_ours = helps and stage == self._mesh.at("pipeline")
+            is_ours = helps and stage == self.mesh.at("pipeline")
             for names in entries:
                 if stage > 0 and names == ("embedding.weight",):
                     continue  # tied: the first stage's is the same
@@ -130,28 +133,29 @@ class FullTensors:
         return {name: self._gather_slices(name, part) for name, part in parameter.canonical(source).items()}
 
     def _gather_rows(self, own: Tensor, total: int) -> Tensor:
-        shards = self._mesh.size("shard")
+        shards = self.mesh.size("shard")
         chunk = -(-total // shards)
         padded = own.new_zeros(chunk, *own.shape[1:])
         padded[: len(own)] = own
         pieces = [torch.empty_like(padded) for _ in range(shards)]
-        dist.all_gather(pieces, padded, group=self._mesh.group("shard"))
+        dist.all_gather(pieces, padded, group=self.mesh.group("shard"))
         return torch.cat(pieces)[:total]
 
     def _gather_slices(self, name: str, own: Tensor) -> Tensor:
         dimension = slice_style(name)
-        if dimension is None or self._mesh.size("tensor") == 1:
+        if dimension is None or self.mesh.size("tensor") == 1:
             return own
         own = own.contiguous()
-        pieces = [torch.empty_like(own) for _ in range(self._mesh.size("tensor"))]
-        dist.all_gather(pieces, own, group=self._mesh.group("tensor"))
+        pieces = [torch.empty_like(own) for _ in range(self.mesh.size("tensor"))]
+        dist.all_gather(pieces, own, group=self.mesh.group("tensor"))
         return torch.cat(pieces, dimension)
 
     def _to_first(self, name: str, value: Tensor | None, like: Tensor, stage: int) -> Tensor | None:
         """A whole tensor from its stage to rank 0."""
-        at, group = self._mesh.coordinates, self._mesh.group("pipeline")
+        at = self.mesh.coordinates
         if at["shard"] > 0 or at["tensor"] > 0:
             return None
+        group = self.mesh.group("pipeline")
         if at["pipeline"] == stage:
             assert value is not None
             dist.send(value.contiguous(), dst=0, group=group)

@@ -12,31 +12,52 @@ from tinyllama.parallel.layout import ParallelConfig
 
 
 class RankMesh:
-    """One DeviceMesh of all ranks, axes as in `ParallelConfig.sizes`; made by all ranks together, after they connected."""
+    """The ranks as a grid, axes as in `ParallelConfig.sizes`; of one process, a grid of size 1.
 
-    def __init__(self, parallel: ParallelConfig, device: torch.device, rank: int) -> None:
-        self.parallel = parallel
-        sizes = parallel.sizes
-        self.devices: DeviceMesh = init_device_mesh(device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+    A layout that slices or shards the network needs process groups along its axes: `connect` makes them.
+    """
+
+    def __init__(self, parallel: ParallelConfig, rank: int = 0) -> None:
+        self.parallel, self.rank = parallel, rank
         self.coordinates = parallel.coordinates(rank)
-        self._ends = self._group_of_ends()
+        self._devices: DeviceMesh | None = None
+        self._ends: ProcessGroup | None = None
+
+    def connect(self, device: torch.device) -> None:
+        """Make the process groups; all ranks call it together, after torch.distributed was initialised."""
+        if not self.parallel.is_model_parallel:
+            return
+        sizes = self.parallel.sizes
+        self._devices = init_device_mesh(device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
+        self._ends = self._group_of_ends(self._devices)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0."""
+        return self.rank == 0
+
+    @property
+    def world_size(self) -> int:
+        return self.parallel.world_size
 
     def size(self, axis: str) -> int:
         """Ranks along an axis."""
         return self.parallel.sizes[axis]
 
     def at(self, axis: str) -> int:
-        """This rank's place along an axis."""
+        """This rank's coordinate along an axis."""
         return self.coordinates[axis]
 
     def group(self, axis: str) -> ProcessGroup:
         """The ranks along an axis through this one."""
-        return self.devices.get_group(axis)
+        assert self._devices is not None
+        return self._devices.get_group(axis)
 
     @property
     def data(self) -> DeviceMesh:
-        """The ranks that share micro-batches, for FSDP: copies x shards, or shards alone."""
-        return self.devices["replicate", "shard"] if self.size("replicate") > 1 else self.devices["shard"]
+        """The ranks that share micro-batches, for FSDP: replicas x shards, or shards alone."""
+        assert self._devices is not None
+        return self._devices["replicate", "shard"] if self.size("replicate") > 1 else self._devices["shard"]
 
     @property
     def is_first_stage(self) -> bool:
@@ -56,15 +77,20 @@ class RankMesh:
         if self._ends is not None and (self.is_first_stage or self.is_last_stage):
             dist.all_reduce(tensor, group=self._ends)
 
-    def _group_of_ends(self) -> ProcessGroup | None:
+    def broadcast(self, tensor: Tensor) -> None:
+        """Give rank 0's values to all ranks, in place."""
+        if self.world_size > 1:
+            dist.broadcast(tensor, src=0)
+
+    def _group_of_ends(self, devices: DeviceMesh) -> ProcessGroup | None:
         """Of the first and the last stage on this line of stages; every rank makes every group, in the same order."""
         stages = self.size("pipeline")
         if stages == 1:
             return None
-        lines = self.devices.mesh.reshape(stages, -1).T.tolist()  # ranks of each line of stages
+        lines = devices.mesh.reshape(stages, -1).T.tolist()  # ranks of each line of stages
         found: Any = None
         for line in lines:
             group = dist.new_group([line[0], line[-1]])
-            if dist.get_rank() in (line[0], line[-1]):
+            if self.rank in (line[0], line[-1]):
                 found = group
         return found

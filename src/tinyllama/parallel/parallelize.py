@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
@@ -97,6 +96,8 @@ def parallelize(
     if compiled:
         network.compile()
     if mesh.size("shard") > 1:
+        from tinyllama.parallel.fsdp import shard  # PyTorch's takes two seconds to load
+
         shard(network, mesh)
     return network
 
@@ -106,42 +107,6 @@ def materialize(network: PackedLlama, device: torch.device) -> None:
     dtype = network.packed[0].master.dtype
     network.to_empty(device=device)
     network.packed = [_with_memory(parameter, network, dtype) for parameter in network.packed]
-
-
-def shard(network: PackedLlama, mesh: RankMesh) -> None:
-    """Share out every matrix's rows over the shard ranks (FSDP2): gathered for a layer's work, gradients summed in fp32.
-
-    Layers and projections are gathered in the products' format, embedding and head in the masters'. Norms are few and
-    stay whole.
-    """
-    norms = {leaf for name, leaf in network.named_parameters() if name.endswith("norm")}
-    exact = network.packed[0].master.dtype
-    short = MixedPrecisionPolicy(param_dtype=network.compute_dtype, reduce_dtype=exact, cast_forward_inputs=False)
-    whole = MixedPrecisionPolicy(param_dtype=exact, reduce_dtype=exact, cast_forward_inputs=False)
-    again = not mesh.parallel.gathers_once
-    common: Any = {"mesh": mesh.data, "ignored_params": norms}
-    for projection in (network.embedding_projection, network.head_projection):
-        if projection is not None:
-            fully_shard(projection, mp_policy=short, reshard_after_forward=again, **common)
-    for layer in network.layers:
-        fully_shard(layer, mp_policy=short, reshard_after_forward=again, **common)
-    fully_shard(network, mp_policy=whole, reshard_after_forward=False, **common)  # the loss needs the head
-    for module in network.modules():
-        if isinstance(module, FSDPModule):
-            module.set_force_sum_reduction_for_comms(True)
-            module.set_gradient_divide_factor(1.0)  # sums, as everywhere here: an update divides once
-
-
-def defer_sync_until_last(network: PackedLlama, *, layers_too: bool, is_last: bool) -> None:
-    """What waits for a step's last micro-batch: embedding and head stay gathered, and copies do not sum their shards yet.
-
-    Nothing runs beside the gathering of embedding and head, or beside their sums, as layers run beside each other's.
-    `layers_too`: these stay as well.
-    """
-    if isinstance(network, FSDPModule):
-        network.set_reshard_after_backward(is_last, recurse=layers_too)
-        network.set_requires_gradient_sync(is_last, recurse=layers_too)
-        network.set_requires_all_reduce(is_last)
 
 
 def _with_memory(parameter: PackedParameter, network: PackedLlama, dtype: torch.dtype) -> PackedParameter:

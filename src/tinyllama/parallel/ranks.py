@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,11 +17,9 @@ from tinyllama import errors
 from tinyllama.errors import LostRankError, RecipeError, TinyllamaError
 from tinyllama.parallel.heartbeat import Heartbeat, Store
 from tinyllama.parallel.layout import ParallelConfig
+from tinyllama.parallel.mesh import RankMesh
 from tinyllama.parallel.rank_progress import Activity, RankProgress
 from tinyllama.parallel.reductions import tree_sum
-
-if TYPE_CHECKING:
-    from tinyllama.parallel.mesh import RankMesh
 
 POLL_SECONDS = 0.01
 
@@ -39,7 +37,7 @@ class Ranks:
         """`parallel`: default a copy of the network on each rank."""
         self.rank, self.size, self.local_rank = rank, size, local_rank
         self.parallel = parallel or ParallelConfig(replicate=size)
-        self.mesh: RankMesh | None = None  # where ranks hold parts of the network, once they are connected
+        self.mesh = RankMesh(self.parallel, rank)
         self.progress = RankProgress(rank)
         self._store, self._timeout_seconds = store, timeout_seconds
         self.heartbeat: Heartbeat | None = None
@@ -167,10 +165,7 @@ class Ranks:
                 timeout=timedelta(seconds=2 * self._timeout_seconds + 60),  # the watch is earlier
                 device_id=device if device.type == "cuda" else None,
             )
-            if self.parallel.is_model_parallel:
-                from tinyllama.parallel.mesh import RankMesh
-
-                self.mesh = RankMesh(self.parallel, device, self.rank)
+            self.mesh.connect(device)
 
     def stop_watching(self) -> None:
         """What comes now is no work of all ranks: no progress is looked for."""
@@ -202,13 +197,15 @@ class Ranks:
     @contextmanager
     def waiting(self, waited_for: str = "", *, with_work: bool = False) -> Iterator[None]:
         """Around what waits for other ranks: their loss becomes LostRankError. `waited_for`: default where this rank is.
+        Nothing of one process.
 
         `with_work`: there is work in it too, whose own errors stay what they are.
         """
         try:
             yield
         except RuntimeError as error:  # what torch.distributed and gloo raise when a connection ends
-            if isinstance(error, torch.OutOfMemoryError) or (with_work and not _is_of_connection(error)):
+            is_own = isinstance(error, torch.OutOfMemoryError) or (with_work and not _is_of_connection(error))
+            if is_own or self.is_alone:
                 raise
             raise self._lost(waited_for or self.progress.mark.words) from error
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tinyllama.model.llama_config import LlamaConfig
-from tinyllama.train.train_config import TrainConfig
+from tinyllama.train.train_config import UpdateConfig
 
 LOSS_CHUNK_TOKENS = 8192  # logits are made in chunks of so many tokens
 
@@ -53,7 +53,7 @@ class Activations:
     """
 
     model: LlamaConfig
-    train: TrainConfig
+    train: UpdateConfig
     tensor: int = 1
     compiled: bool = True
     on_gpu: bool = True

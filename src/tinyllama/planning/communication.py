@@ -13,7 +13,7 @@ from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.planning.activations import VALUE_BYTES
 from tinyllama.planning.stage_sizes import Stage
-from tinyllama.train.train_config import TrainConfig
+from tinyllama.train.train_config import UpdateConfig
 
 
 # How fast the ranks along an axis of a layout reach each other.
@@ -118,7 +118,7 @@ def shard_seconds(stage: Stage, parallel: ParallelConfig, gpu: GpuKind, precisio
     return ShardTransfers(gathers, of_layers(FP32_BYTES), 2 * seconds(FP32_BYTES, stage.tables))
 
 
-def tensor_seconds(stage: Stage, parallel: ParallelConfig, gpu: GpuKind, train: TrainConfig) -> float:
+def tensor_seconds(stage: Stage, parallel: ParallelConfig, gpu: GpuKind, train: UpdateConfig) -> float:
     """Seconds of one micro-batch's transfers along the tensor axis; products wait for all of them.
 
     Beside the layers': the embedding's sum is scattered, its gradient gathered, the head's input gathered and its gradient
@@ -138,7 +138,7 @@ def tensor_seconds(stage: Stage, parallel: ParallelConfig, gpu: GpuKind, train: 
     return seconds
 
 
-def pipeline_seconds(model: LlamaConfig, parallel: ParallelConfig, gpu: GpuKind, train: TrainConfig) -> float:
+def pipeline_seconds(model: LlamaConfig, parallel: ParallelConfig, gpu: GpuKind, train: UpdateConfig) -> float:
     """Seconds in which one micro-batch's stream goes to the next stage and its gradient comes back; not hidden."""
     if parallel.pipeline == 1:
         return 0.0

@@ -11,8 +11,7 @@ from tinyllama.parallel.layout import AXES, ParallelConfig, divisors, find_fault
 from tinyllama.planning.memory import USABLE_SHARE, fullest_stage
 from tinyllama.planning.stage_sizes import ONE_DEVICE
 from tinyllama.planning.step_time import StepTime, step_time
-from tinyllama.train.fp8_widths import check_fp8_widths
-from tinyllama.train.train_config import TrainConfig, refuse_what_needs_whole_networks
+from tinyllama.train.train_config import UpdateConfig, check_fp8_widths, refuse_what_needs_whole_networks
 
 MAX_MICRO_BATCH_SIZE = 128
 SAME_SPEED = 0.01  # the plan is not more exact than that
@@ -78,7 +77,7 @@ def usable_bytes(gpu: GpuKind) -> int:
     return int(gpu.memory_bytes * USABLE_SHARE)
 
 
-def find_layouts(model: LlamaConfig, train: TrainConfig, n_gpus: int, gpu: GpuKind) -> list[PlannedLayout]:
+def find_layouts(model: LlamaConfig, train: UpdateConfig, n_gpus: int, gpu: GpuKind) -> list[PlannedLayout]:
     """Every layout and micro-batch that divides the network and the step evenly, the fastest first.
 
     Speeds within SAME_SPEED of each other, counted down from the best, are as good as equal: then the layout of fewer axes
@@ -102,7 +101,7 @@ def find_layouts(model: LlamaConfig, train: TrainConfig, n_gpus: int, gpu: GpuKi
     return sorted(layouts, key=order)
 
 
-def plan_layout(model: LlamaConfig, train: TrainConfig, parallel: ParallelConfig, gpu: GpuKind) -> PlannedLayout:
+def plan_layout(model: LlamaConfig, train: UpdateConfig, parallel: ParallelConfig, gpu: GpuKind) -> PlannedLayout:
     """What the layout needs with the micro-batch that `train` says."""
     stage, parts = fullest_stage(model, train, parallel, on_gpu=not gpu.is_cpu)
     time = step_time(model, gpu, train, parallel)
@@ -122,7 +121,7 @@ def layouts_of(n_gpus: int) -> Iterator[ParallelConfig]:
                     yield layout.model_copy(update={"gather": "step"})
 
 
-def micro_batch_sizes(model: LlamaConfig, train: TrainConfig, parallel: ParallelConfig) -> list[int]:
+def micro_batch_sizes(model: LlamaConfig, train: UpdateConfig, parallel: ParallelConfig) -> list[int]:
     """Sequences of a micro-batch with which `pretrain` would take the layout; none where it refuses it."""
     sequences, rest = divmod(train.tokens_per_step, train.seq_len)
     if rest:
@@ -135,7 +134,7 @@ def micro_batch_sizes(model: LlamaConfig, train: TrainConfig, parallel: Parallel
 
 
 def _is_allowed(
-    model: LlamaConfig, train: TrainConfig, parallel: ParallelConfig, micro_batches: int, size: int
+    model: LlamaConfig, train: UpdateConfig, parallel: ParallelConfig, micro_batches: int, size: int
 ) -> bool:
     try:
         if parallel.is_model_parallel:

@@ -13,7 +13,7 @@ from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.planning.activations import LOSS_CHUNK_TOKENS, VALUE_BYTES, Activations, chunk_bytes
 from tinyllama.planning.stage_sizes import ONE_DEVICE, Stage, stages
-from tinyllama.train.train_config import TrainConfig
+from tinyllama.train.train_config import UpdateConfig
 
 FP32_BYTES = 4
 CONTEXT_BYTES = 820_000_000  # of the driver; measured on an H100
@@ -24,14 +24,14 @@ USABLE_SHARE = 0.97  # of the memory; it may be more that is lost
 
 
 def memory_parts(
-    model: LlamaConfig, train: TrainConfig, parallel: ParallelConfig = ONE_DEVICE, *, on_gpu: bool = True
+    model: LlamaConfig, train: UpdateConfig, parallel: ParallelConfig = ONE_DEVICE, *, on_gpu: bool = True
 ) -> dict[str, int]:
     """Bytes of the device that needs most, by part; their sum is what it has in use at its peak."""
     return fullest_stage(model, train, parallel, on_gpu=on_gpu)[1]
 
 
 def fullest_stage(
-    model: LlamaConfig, train: TrainConfig, parallel: ParallelConfig = ONE_DEVICE, *, on_gpu: bool = True
+    model: LlamaConfig, train: UpdateConfig, parallel: ParallelConfig = ONE_DEVICE, *, on_gpu: bool = True
 ) -> tuple[Stage, dict[str, int]]:
     """The pipeline's stage whose devices need most, and their bytes by part.
 
@@ -59,17 +59,17 @@ def allocated_bytes(parts: dict[str, int]) -> int:
     return sum(parts.values()) - parts["allocator"] - parts["context"]
 
 
-def micro_batches_of_a_rank(train: TrainConfig, parallel: ParallelConfig) -> int:
+def micro_batches_of_a_rank(train: UpdateConfig, parallel: ParallelConfig) -> int:
     """Micro-batches of one update that one data rank computes, one after another."""
     return max(1, train.tokens_per_step // (parallel.data_ranks * train.micro_batch_size * train.seq_len))
 
 
-def micro_batches_in_flight(stage: Stage, train: TrainConfig, parallel: ParallelConfig) -> int:
+def micro_batches_in_flight(stage: Stage, train: UpdateConfig, parallel: ParallelConfig) -> int:
     """Micro-batches whose activations a stage holds at once under 1F1B: as many as there are stages from it on."""
     return min(micro_batches_of_a_rank(train, parallel), parallel.pipeline - stage.number)
 
 
-def _stage_parts(stage: Stage, train: TrainConfig, parallel: ParallelConfig, *, on_gpu: bool) -> dict[str, int]:
+def _stage_parts(stage: Stage, train: UpdateConfig, parallel: ParallelConfig, *, on_gpu: bool) -> dict[str, int]:
     held = stage.held(parallel.shard)
     is_copied = train.precision != "fp32" and parallel.shard == 1
     parts = {
@@ -82,7 +82,7 @@ def _stage_parts(stage: Stage, train: TrainConfig, parallel: ParallelConfig, *, 
     return parts
 
 
-def _peak(stage: Stage, train: TrainConfig, parallel: ParallelConfig, *, on_gpu: bool) -> dict[str, int]:
+def _peak(stage: Stage, train: UpdateConfig, parallel: ParallelConfig, *, on_gpu: bool) -> dict[str, int]:
     """Gradients, activations, the loss's own and gathered weights at whichever moment they are most: in a micro-batch's
     loss, where its backward pass begins, in its last layer, or at its end.
 
@@ -97,7 +97,7 @@ def _peak(stage: Stage, train: TrainConfig, parallel: ParallelConfig, *, on_gpu:
 
 
 def _peak_in(
-    stage: Stage, train: TrainConfig, parallel: ParallelConfig, number: int, *, on_gpu: bool
+    stage: Stage, train: UpdateConfig, parallel: ParallelConfig, number: int, *, on_gpu: bool
 ) -> dict[str, int]:
     """The same in the backward pass of the step's micro-batch `number`, from 0."""
     is_compiled = train.compile == "on" or (train.compile == "auto" and on_gpu)
@@ -129,7 +129,7 @@ def _peak_in(
     return dict(zip(names, max(moments, key=sum), strict=True))
 
 
-def _loss_bytes(model: LlamaConfig, train: TrainConfig, parallel: ParallelConfig) -> tuple[int, int]:
+def _loss_bytes(model: LlamaConfig, train: UpdateConfig, parallel: ParallelConfig) -> tuple[int, int]:
     """What is there in the loss, and after it: logits, and gradients of the hidden states (N, E).
 
     The gradients of the micro-batch before are let go of only when new ones are made. With a tensor axis hidden states
@@ -144,7 +144,7 @@ def _loss_bytes(model: LlamaConfig, train: TrainConfig, parallel: ParallelConfig
     return chunks + hidden * (1 if is_first else 2), hidden
 
 
-def _gradient_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig, number: int) -> tuple[int, int]:
+def _gradient_bytes(stage: Stage, train: UpdateConfig, parallel: ParallelConfig, number: int) -> tuple[int, int]:
     """Sums of gradients before and after the step's micro-batch `number`, from 0.
 
     The first micro-batch's are in their weights' formats: 16 bits where products read copies; from the second on all are
@@ -167,7 +167,7 @@ def _gradient_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig, 
     return sums[min(number, 2)], exact if is_summed else sums[min(number + 1, 2)]
 
 
-def _stream_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig) -> int:
+def _stream_bytes(stage: Stage, train: UpdateConfig, parallel: ParallelConfig) -> int:
     """The stream between the stages of a pipeline, on its way."""
     if parallel.pipeline == 1:
         return 0
@@ -187,7 +187,7 @@ class Gathered(NamedTuple):
     end: int
 
 
-def _gathered_bytes(stage: Stage, train: TrainConfig, parallel: ParallelConfig) -> Gathered:
+def _gathered_bytes(stage: Stage, train: UpdateConfig, parallel: ParallelConfig) -> Gathered:
     """Embedding and head are gathered in fp32 for a whole step; the loss makes a 16-bit copy of the head and its fp32
     gradient anew. Of the layers two are there at a time in the products' format, one with its gradient, which is made
     fp32 to be summed; those that copies of the network sum wait for the end of the backward pass. Gathered once a step, all

@@ -6,7 +6,7 @@ from tinyllama.devices import KINDS, GpuKind
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.planning.find_layouts import PlannedLayout, find_layouts, usable_bytes
-from tinyllama.train.train_config import TrainConfig
+from tinyllama.train.train_config import UpdateConfig
 
 MAX_DOUBLINGS = 8
 SAVINGS: tuple[dict[str, Any], ...] = (
@@ -17,7 +17,7 @@ SAVINGS: tuple[dict[str, Any], ...] = (
 
 
 def changes_that_help(
-    model: LlamaConfig, train: TrainConfig, n_gpus: int, gpu: GpuKind, smallest: PlannedLayout | None
+    model: LlamaConfig, train: UpdateConfig, n_gpus: int, gpu: GpuKind, smallest: PlannedLayout | None
 ) -> list[str]:
     """What would make it fit, one sentence each; the first names the obstacle. `smallest`: the layout that lacks least,
     None where nothing divides evenly."""
@@ -43,7 +43,7 @@ def changes_that_help(
     return lines
 
 
-def _uneven(model: LlamaConfig, train: TrainConfig, n_gpus: int) -> str:
+def _uneven(model: LlamaConfig, train: UpdateConfig, n_gpus: int) -> str:
     """Why nothing divides evenly, with the nearest step that would."""
     if train.deterministic_reduction and train.reduction_lanes % n_gpus:
         return (
@@ -56,11 +56,11 @@ def _uneven(model: LlamaConfig, train: TrainConfig, n_gpus: int) -> str:
     )
 
 
-def _fits(model: LlamaConfig, train: TrainConfig, n_gpus: int, gpu: GpuKind) -> bool:
+def _fits(model: LlamaConfig, train: UpdateConfig, n_gpus: int, gpu: GpuKind) -> bool:
     return any(layout.fits for layout in find_layouts(model, train, n_gpus, gpu))
 
 
-def _more_gpus(model: LlamaConfig, train: TrainConfig, n_gpus: int, gpu: GpuKind) -> int | None:
+def _more_gpus(model: LlamaConfig, train: UpdateConfig, n_gpus: int, gpu: GpuKind) -> int | None:
     """The smallest doubling of the devices at which something fits; None: none of the next few."""
     candidates = (n_gpus * 2**doubling for doubling in range(1, MAX_DOUBLINGS + 1))
     return next((count for count in candidates if _fits(model, train, count, gpu)), None)
@@ -70,7 +70,7 @@ def _more_gpus(model: LlamaConfig, train: TrainConfig, n_gpus: int, gpu: GpuKind
 
 
 def notes(
-    train: TrainConfig, n_gpus: int, gpu: GpuKind, layouts: list[PlannedLayout], parallel: ParallelConfig | None
+    train: UpdateConfig, n_gpus: int, gpu: GpuKind, layouts: list[PlannedLayout], parallel: ParallelConfig | None
 ) -> list[str]:
     """On what the speed rests, and how the recipe's own micro-batch and layout do."""
     found = [f"{gpu.matmul_efficiency:.0%} of peak in products, {gpu.efficiency_source}"]
@@ -91,7 +91,7 @@ def notes(
     return found
 
 
-def uneven_step(train: TrainConfig, n_gpus: int) -> str:
+def uneven_step(train: UpdateConfig, n_gpus: int) -> str:
     """Why so many data ranks cannot share a step, with the nearest step that they could; a sentence that goes on."""
     unit = n_gpus * train.seq_len
     near = max(1, round(train.tokens_per_step / unit)) * unit
@@ -101,7 +101,7 @@ def uneven_step(train: TrainConfig, n_gpus: int) -> str:
     )
 
 
-def _own_layout(train: TrainConfig, n_gpus: int, layouts: list[PlannedLayout], parallel: ParallelConfig) -> str:
+def _own_layout(train: UpdateConfig, n_gpus: int, layouts: list[PlannedLayout], parallel: ParallelConfig) -> str:
     """How the layout that the recipe names compares with the best."""
     named = f"the recipe's own layout, {parallel.words()}, micro-batch {train.micro_batch_size}"
     if parallel.world_size != n_gpus:

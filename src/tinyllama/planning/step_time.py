@@ -19,7 +19,7 @@ from tinyllama.planning.communication import (
 )
 from tinyllama.planning.memory import micro_batches_of_a_rank
 from tinyllama.planning.stage_sizes import ONE_DEVICE, Stage, stages
-from tinyllama.train.train_config import TrainConfig
+from tinyllama.train.train_config import UpdateConfig
 
 TRAFFIC_PASSES = 3  # of element-wise kernels over what is kept; fitted to their time on an H100
 FP8_CAST_BYTES = 10  # moved for each input and output gradient of a product, to scale and cast it; fitted alike
@@ -71,7 +71,7 @@ class StepTime(MicroBatchTime):
     optimizer: float
 
 
-def step_time(model: LlamaConfig, gpu: GpuKind, train: TrainConfig, parallel: ParallelConfig = ONE_DEVICE) -> StepTime:
+def step_time(model: LlamaConfig, gpu: GpuKind, train: UpdateConfig, parallel: ParallelConfig = ONE_DEVICE) -> StepTime:
     """The step's parts on the slowest stage.
 
     Of m micro-batches on p stages of equal speed 1F1B takes m + p - 1 times one's passes: the bubble is
@@ -89,7 +89,7 @@ def step_time(model: LlamaConfig, gpu: GpuKind, train: TrainConfig, parallel: Pa
 
 
 def micro_batch_times(
-    model: LlamaConfig, gpu: GpuKind, train: TrainConfig, parallel: ParallelConfig
+    model: LlamaConfig, gpu: GpuKind, train: UpdateConfig, parallel: ParallelConfig
 ) -> list[tuple[Stage, MicroBatchTime]]:
     """What one micro-batch takes on each stage, in order."""
     optimizer = _optimizer_seconds(model, gpu, train, parallel) / micro_batches_of_a_rank(train, parallel)
@@ -97,7 +97,7 @@ def micro_batch_times(
     return [(stage, _micro_batch_time(stage, gpu, train, parallel, optimizer)) for stage in of_stages]
 
 
-def _optimizer_seconds(model: LlamaConfig, gpu: GpuKind, train: TrainConfig, parallel: ParallelConfig) -> float:
+def _optimizer_seconds(model: LlamaConfig, gpu: GpuKind, train: UpdateConfig, parallel: ParallelConfig) -> float:
     """An update of the stage that holds most."""
     held = max(stage.held(parallel.shard) for stage in stages(model, parallel, train.recompute))
     copy_bytes = 0 if train.precision == "fp32" else VALUE_BYTES[train.precision].product
@@ -105,7 +105,7 @@ def _optimizer_seconds(model: LlamaConfig, gpu: GpuKind, train: TrainConfig, par
 
 
 def _micro_batch_time(
-    stage: Stage, gpu: GpuKind, train: TrainConfig, parallel: ParallelConfig, optimizer: float
+    stage: Stage, gpu: GpuKind, train: UpdateConfig, parallel: ParallelConfig, optimizer: float
 ) -> MicroBatchTime:
     """`optimizer`: this micro-batch's share of the update's seconds, in which the host runs ahead too."""
     n_tokens = train.micro_batch_size * train.seq_len
@@ -191,7 +191,7 @@ def weight_bytes_per_micro_batch(precision: str, parallel: ParallelConfig) -> in
     return 2 * c + 8
 
 
-def _exposed(stage: Stage, time: MicroBatchTime, gpu: GpuKind, train: TrainConfig, parallel: ParallelConfig) -> float:
+def _exposed(stage: Stage, time: MicroBatchTime, gpu: GpuKind, train: UpdateConfig, parallel: ParallelConfig) -> float:
     """What is left of the transfers of weights and gradients beyond the computation that they run beside, and what they take
     of it.
 

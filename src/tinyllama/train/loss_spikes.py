@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from tinyllama.shards.quarantine import Quarantined
-from tinyllama.train.train_config import TrainConfig
+from tinyllama.train.train_config import GuardConfig
 
 DEVIATIONS_PER_SIGMA = 1.4826  # of a normal distribution: 1 / 0.6745, its third quartile
 LEAST_SIGMA = 0.005  # as a share of the median loss: a run without noise has no spikes of a thousandth
@@ -54,7 +54,7 @@ def robust_z(value: float, window: Sequence[float]) -> float:
     return (value - middle) / sigma
 
 
-def steps_to_see(train: TrainConfig) -> int:
+def steps_to_see(train: GuardConfig) -> int:
     """From the last clean step to the one where a spike is seen: so old must a checkpoint be to be safe."""
     return train.spike_steps_in_a_row + STEPS_BEFORE
 
@@ -62,7 +62,7 @@ def steps_to_see(train: TrainConfig) -> int:
 class SpikeGuard:
     """Holds the last `train.spike_window` losses, by which the next one is judged. Before there are as many, none is."""
 
-    def __init__(self, train: TrainConfig) -> None:
+    def __init__(self, train: GuardConfig) -> None:
         self._train = train
         self.load({})
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from tinyllama.train.train_config import TrainConfig
+from tinyllama.train.train_config import ScheduleConfig
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,10 @@ class LrSchedule:
         return self.min_lr + (self.peak_lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def lr_schedule(train: TrainConfig) -> LrSchedule:
-    """The recipe's schedule; a warmup that does not leave room in a short run is cut to a tenth of it."""
-    total = train.total_steps
-    cooldown = min(train.cooldown_steps, total)
+def lr_schedule(train: ScheduleConfig, total_steps: int) -> LrSchedule:
+    """The recipe's schedule; a warmup that leaves no room in a short run is shortened to a tenth of the run."""
+    cooldown = min(train.cooldown_steps, total_steps)
     warmup = train.warmup_steps
-    if warmup > total - cooldown:
-        warmup = min(total - cooldown, max(1, total // 10))
-    return LrSchedule(train.lr_schedule, total, warmup, cooldown, train.peak_lr, train.min_lr)
+    if warmup > total_steps - cooldown:
+        warmup = min(total_steps - cooldown, max(1, total_steps // 10))
+    return LrSchedule(train.lr_schedule, total_steps, warmup, cooldown, train.peak_lr, train.min_lr)

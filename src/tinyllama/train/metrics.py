@@ -20,7 +20,7 @@ from tinyllama.evaluation.validation import unigram_perplexity
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.shards.batches import TokenShards
 from tinyllama.train.precision import FORMATS
-from tinyllama.train.train_config import TrainConfig
+from tinyllama.train.train_config import UpdateConfig
 
 
 class MetricsFile:
@@ -158,7 +158,7 @@ class FinishedRun:
     """A run at its last step, seen from rank 0."""
 
     config: LlamaConfig
-    train: TrainConfig
+    train: UpdateConfig
     run_dir: Path
     device: torch.device
     ranks: int

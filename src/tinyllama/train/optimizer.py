@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from tinyllama.model.packed_llama import PackedParameter
-from tinyllama.train.train_config import TrainConfig
+from tinyllama.train.train_config import OptimizerConfig
 
 try:
     from tinyllama.train import optimizer_kernel
@@ -33,7 +33,7 @@ class AdamW:
     `updates` counts those that were made, a tensor on the device: an update that the loss scale calls off is none.
     """
 
-    def __init__(self, packed: list[PackedParameter], train: TrainConfig) -> None:
+    def __init__(self, packed: list[PackedParameter], train: OptimizerConfig) -> None:
         self._packed = packed
         self._rates = [
             Rates(train.weight_decay if _decays(parameter) else 0.0, train.beta1, train.beta2, train.adam_eps)

@@ -10,7 +10,7 @@ from tinyllama.shards.batches import Batches
 from tinyllama.train.metrics import write_event
 from tinyllama.train.run_checkpoints import RunCheckpoints
 from tinyllama.train.run_guards import LossSpikeError, RunGuards, SkippedStepsError
-from tinyllama.train.train_config import TrainConfig
+from tinyllama.train.train_config import GuardConfig
 
 
 @dataclass
@@ -18,7 +18,7 @@ class RollBack:
     """Answers the guards' errors for one run. After too many skipped steps in a row it goes back once in a process."""
 
     run_dir: Path
-    train: TrainConfig
+    train: GuardConfig
     checkpoints: RunCheckpoints
     guards: RunGuards
     has_skipped_back: bool = False

@@ -22,7 +22,6 @@ from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.shards.batches import TokenShards
 from tinyllama.shards.shard_format import INDEX_FILE, open_split
 from tinyllama.tokenizer.bpe import Tokenizer
-from tinyllama.train.train_config import TrainConfig
 
 SPLITS = ("train", "validation")
 FINGERPRINTED = {  # name in a checkpoint's state: what it is the sha256 of, in the run folder
@@ -72,15 +71,15 @@ def open_run_data(run_dir: Path, config: LlamaConfig) -> RunData:
     return RunData(tokenizer, splits["train"], splits["validation"], fingerprints)
 
 
-def verify_run_data(run_dir: Path, train: TrainConfig) -> None:
-    """Read shard files against the sha256 in their index, as far as `train.verify_shards` asks for.
+def verify_run_data(run_dir: Path, verify_shards: str) -> None:
+    """Read shard files against the sha256 in their index, as `train.verify_shards` says.
 
     Raises InputError that names the first file that is not the one that was written.
     """
-    if train.verify_shards == "never":
+    if verify_shards == "never":
         return
     path = run_dir / VERIFIED
-    known = files.read_json(path) if path.is_file() and train.verify_shards == "once" else {}
+    known = files.read_json(path) if path.is_file() and verify_shards == "once" else {}
     if not isinstance(known, dict):
         known = {}
     todo: dict[Path, tuple[str, str, list[int]]] = {}  # file: its key, sha256, size and time of change

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from tinyllama.parallel.rank_progress import Activity
-from tinyllama.train.micro_batch import DeviceBatch
+from tinyllama.train.forward_backward import DeviceBatch
 from tinyllama.train.optimizer import clip_factor
-from tinyllama.train.train_config import TrainConfig
+from tinyllama.train.train_config import OptimizerConfig
 from tinyllama.train.train_state import TrainState
 
 
@@ -24,7 +24,7 @@ class StepResult:
 
 
 def train_step(
-    state: TrainState, micro_batches: Iterable[DeviceBatch], train: TrainConfig, *, step: int, lr: float
+    state: TrainState, micro_batches: Iterable[DeviceBatch], train: OptimizerConfig, *, step: int, lr: float
 ) -> StepResult:
     """Accumulate the gradient of all micro-batches' summed loss, divide by the step's tokens, clip, update.
 
@@ -33,7 +33,7 @@ def train_step(
     """
     gradients, loss_scale, ranks = state.gradients, state.loss_scale, state.ranks
     ranks.progress.enter(Activity.DATA, step + 1)
-    totals = state.accumulate(micro_batches, train, step)
+    totals = state.passes.accumulate(micro_batches, step)
     loss, correct, count = totals[:3]
     ranks.progress.enter(Activity.UPDATE, step + 1)
     scale = 1 / (count * loss_scale.factor)  # from the sums to the mean's gradient

@@ -22,13 +22,11 @@ from tinyllama.parallel.ranks import Ranks
 from tinyllama.seeds import derive_seed
 from tinyllama.shards.batches import Batches, MicroBatch, prefetch
 from tinyllama.shards.quarantine import read_quarantine
-from tinyllama.train.deterministic import choose_threads
+from tinyllama.train.forward_backward import DeviceBatch
 from tinyllama.train.initial_weights import load_initial_weights
 from tinyllama.train.lr_schedule import lr_schedule
 from tinyllama.train.metrics import FinishedRun, MetricsFile, NoMetricsFile, summarize, write_event
-from tinyllama.train.micro_batch import DeviceBatch
-from tinyllama.train.precision import choose_device
-from tinyllama.train.rank_state import state_of
+from tinyllama.train.precision import choose_device, choose_threads
 from tinyllama.train.roll_back import RollBack
 from tinyllama.train.run_checkpoints import RunCheckpoints
 from tinyllama.train.run_data import open_run_data, verify_run_data
@@ -36,7 +34,7 @@ from tinyllama.train.run_guards import LossSpikeError, RunGuards, SkippedStepsEr
 from tinyllama.train.step_clock import StepClock, StepTiming, gc_paused
 from tinyllama.train.stop_requests import StopRequest, StopRequests, agreed
 from tinyllama.train.train_config import TrainConfig
-from tinyllama.train.train_state import log_start
+from tinyllama.train.train_state import TrainState, log_start
 from tinyllama.train.train_step import StepResult, train_step
 
 STEPS_BETWEEN_COLLECTIONS = 100  # of young garbage
@@ -68,7 +66,9 @@ def pretrain(
     `ranks` is gone. The summary is rank 0's, as are all files. `threads` of the CPU: 0, PyTorch's choice.
     """
     ranks = ranks or Ranks()
-    ranks.on_all_ranks("verify", lambda: verify_run_data(run_dir, train) if ranks.local_rank == 0 else None)
+    ranks.on_all_ranks(
+        "verify", lambda: verify_run_data(run_dir, train.verify_shards) if ranks.local_rank == 0 else None
+    )
     try:
         with StopRequests(train.time_limit_minutes) as stops:  # now only: to verify may take long
             trainer = Trainer(config, train, run_dir, allowed_changes, ranks, threads)
@@ -99,7 +99,7 @@ class Trainer:
     ) -> None:
         self.config, self.train, self.run_dir = config, train, run_dir
         self.ranks = ranks or Ranks()
-        self.schedule = lr_schedule(train)
+        self.schedule = lr_schedule(train, train.total_steps)
         if self.schedule.warmup_steps < train.warmup_steps:
             log.warn(
                 f"train.warmup_steps: {train.warmup_steps} cut to {self.schedule.warmup_steps}, "
@@ -108,7 +108,7 @@ class Trainer:
         self.tasks: TrainingTasks | None = None
         self.ranks.on_all_ranks("begin", lambda: self._begin(threads))
         self.ranks.connect(self.device)
-        self.state = state_of(config, train, self.device, self.ranks)
+        self.state = TrainState(config, train, self.device, ranks=self.ranks)
         self.state.init_weights(derive_seed(train.seed, "weights"))
         self.checkpoints = RunCheckpoints(
             run_dir, config, train, self.state, self.guard, self.fingerprints, allowed_changes
@@ -313,7 +313,7 @@ class Trainer:
             return None
         self.ranks.progress.enter(Activity.VALIDATION, self.step)
         found = validate(
-            self.state.validation_model(), self.validation_shards, self.tokenizer, seq_len=self.train.seq_len,
+            self.state.batch_losses(), self.validation_shards, self.tokenizer, seq_len=self.train.seq_len,
             batch_size=self.train.micro_batch_size, max_tokens=max_tokens, ranks=self.ranks,
         )  # fmt: skip
         self.state.reshard()

@@ -1,4 +1,4 @@
-"""What a part of the network says of the whole one."""
+"""The training state of one rank of a layout."""
 
 from dataclasses import replace
 
@@ -9,9 +9,6 @@ from tests.instruments.dry_run import _fake_ranks
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.loss import LossSums
 from tinyllama.parallel.layout import ParallelConfig
-from tinyllama.parallel.ranks import Ranks
-from tinyllama.train.cut_state import CutState
-from tinyllama.train.rank_state import state_of
 from tinyllama.train.train_config import TrainConfig
 from tinyllama.train.train_state import TrainState
 
@@ -25,7 +22,7 @@ def test_room_is_made_for_what_a_save_copies(axes: dict[str, int], tied_head: bo
     """Alone, before the first save: the same names, shapes and formats as all ranks together give rank 0."""
     train = TrainConfig(seq_len=16, micro_batch_size=1, tokens_per_step=64, optimizer_state="bf16")
     with _fake_ranks(ParallelConfig.model_validate(axes), 0) as ranks:
-        state = CutState(replace(TINY, tied_head=tied_head), train, CPU, torch.float32, ranks)
+        state = TrainState(replace(TINY, tied_head=tied_head), train, CPU, torch.float32, ranks)
         for rooms, copied in zip(state.state_shapes(), (state.weights(), state.moments()), strict=True):
             found = {name: (value.shape, value.dtype, value.device) for name, value in rooms}
             assert found == {name: (value.shape, value.dtype, value.device) for name, value in copied}
@@ -40,22 +37,21 @@ def test_what_gathering_once_would_take_is_said():
     )  # a layer of tinyllama-1.1b
     for layout, expected in (({"shard": 2}, "gather=step, faster, 0.18 GB more"), ({"shard": 2, "gather": "step"}, "")):
         with _fake_ranks(ParallelConfig.model_validate(layout), 0) as ranks:
-            said = CutState(config, train, CPU, torch.float32, ranks).describe(train)
+            said = TrainState(config, train, CPU, torch.float32, ranks).describe(train)
         assert expected in said
         assert ("gather=step" in said) == bool(expected)
 
 
 @pytest.mark.parametrize("dtype", [None, torch.float64])
 def test_a_rank_holds_the_whole_or_its_part(dtype: torch.dtype | None):
-    """In fp32 unless said otherwise; a layout of copies alone has no mesh."""
+    """In fp32 unless said otherwise."""
     train = TrainConfig(seq_len=16, micro_batch_size=1, tokens_per_step=64, precision="fp32")
-    given = () if dtype is None else (dtype,)
-    alone = state_of(TINY, train, CPU, Ranks(), *given)
-    assert type(alone) is TrainState
+    alone = TrainState(TINY, train, CPU) if dtype is None else TrainState(TINY, train, CPU, dtype)
     with _fake_ranks(ParallelConfig(tensor=2), 1) as ranks:
-        part = state_of(TINY, train, CPU, ranks, *given)
-    assert type(part) is CutState
-    for state in (alone, part):
+        half = TrainState(TINY, train, CPU, dtype or torch.float32, ranks)
+    sizes = [sum(parameter.master.numel() for parameter in state.network.packed) for state in (alone, half)]
+    assert sizes[0] / 2 < sizes[1] < sizes[0], "all but the norms are shared out"
+    for state in (alone, half):
         assert {parameter.master.dtype for parameter in state.network.packed} == {dtype or torch.float32}
 
 
@@ -71,8 +67,8 @@ def test_a_rank_holds_the_whole_or_its_part(dtype: torch.dtype | None):
 def test_the_layout_is_said(layout: dict, changes: dict, expected: str):
     train = TrainConfig(seq_len=16, micro_batch_size=1, tokens_per_step=64, precision="fp32", **changes)
     with _fake_ranks(ParallelConfig.model_validate(layout), 0) as ranks:
-        said = CutState(TINY, train, CPU, torch.float32, ranks).describe(train)
-    assert said.startswith("fp32 products, layers as they are, attention by PyTorch, ")
+        said = TrainState(TINY, train, CPU, torch.float32, ranks).describe(train)
+    assert said.startswith("precision fp32, not compiled, PyTorch attention, PyTorch loss and optimizer, ")
     assert said.endswith(expected)
 
 
@@ -89,10 +85,21 @@ def test_one_rank_counts_each_micro_batch(layout: dict, counting: list[int]):
     for rank in range(ParallelConfig.model_validate(layout).world_size):
         with _fake_ranks(ParallelConfig.model_validate(layout), rank) as ranks:
             ranks.requests = lambda rank=rank: [0.0, float(rank)]
-            step = CutState(TINY, train, CPU, torch.float32, ranks).cut_step
-            row = step._figures(sums).tolist()
+            step = TrainState(TINY, train, CPU, torch.float32, ranks).passes
+            row = step._totals(sums).tolist()
             assert row[3:] == [0.0, float(rank)]
-            assert step._figures(None).tolist()[:3] == [0.0, 0.0, 0.0]
+            assert step._totals(None).tolist()[:3] == [0.0, 0.0, 0.0]
             found += [rank] if row[:3] == [4.0, 2.0, 3.0] else []
             assert row[:3] in ([4.0, 2.0, 3.0], [0.0, 0.0, 0.0])
     assert found == counting
+
+
+def test_totals_are_loss_correct_count_and_requests_in_this_order():
+    train = TrainConfig(seq_len=16, micro_batch_size=1, tokens_per_step=64, precision="fp32")
+    passes = TrainState(TINY, train, CPU).passes
+    sums = LossSums(torch.tensor(7.5), torch.tensor(99.0), torch.tensor(3), torch.tensor(32))
+    assert passes._totals(sums).tolist() == [7.5, 3.0, 32.0]
+    passes._ranks.requests = lambda: [0.0, 1.0, 0.0]
+    assert passes._totals(sums).tolist() == [7.5, 3.0, 32.0, 0.0, 1.0, 0.0]
+    passes._ranks.requests = lambda: [0.0, 0.0]
+    assert passes._totals(sums).tolist() == [7.5, 3.0, 32.0, 0.0, 0.0]
