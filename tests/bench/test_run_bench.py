@@ -59,7 +59,7 @@ def test_every_key(result: dict):
     assert (result["preset"], result["parameters"], result["precision"]) == ("tiny-2m", 2_410_176, "fp32")
     assert (result["micro_batch_size"], result["micro_batches_per_step"], result["seq_len"]) == (2, 3, 24)
     assert (result["torch"], result["recompute"], result["steps"]) == (torch.__version__, "none", 3)
-    assert "fp32 products" in result["uses"]
+    assert "precision fp32" in result["uses"]
 
 
 def test_speed(result: dict):

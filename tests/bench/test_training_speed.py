@@ -99,7 +99,7 @@ def test_the_steps_that_are_made_and_profiled(
     assert updates.copies_are_fresh == [True] * 8
     assert all(batches is updates.batches[0] for batches in updates.batches)
     said = " ".join(capsys.readouterr().err.split()).split("bench: ")[1:]
-    assert said[0].startswith("bf16 products, layers as they are, ")
+    assert said[0].startswith("precision bf16, not compiled, ")
     assert said[1:] == ["the first step ", "3 more steps to warm up, then 3 timed ones ", "profiling 2 steps"]
 
 

@@ -6,6 +6,7 @@ declared to say only how a result is reached leaves the weights as they are, whe
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.recipe import ModelConfig
 from tinyllama.train import metrics, trainer
 from tinyllama.train.train_config import TrainConfig
+from tinyllama.train.train_step import StepResult, train_step
 
 BASE: dict[str, Any] = {
     "tokenizer.vocab_size": 512, "model.preset": "tiny-2m", "model.dim": 16, "model.n_layers": 2, "model.ffn_dim": 24,
@@ -37,9 +39,9 @@ ONE_ORDER = {"train.deterministic_reduction": True, "train.reduction_lanes": 4}
 DIVERGING = {"train.peak_lr": 5.0, "train.warmup_steps": 0, "model.tied_head": False}
 TASKS = {"train.evaluate_tasks": ["piqa"]}
 NO_NUMBERS = {"train.peak_lr": 1e38, "train.max_skipped_in_a_row": 2, "train.validate_every_steps": 9}
-SPIKY = {  # a rate that rises to the end: the loss of steps 11 and 12 stands out, the run goes back once
-    "train.steps": 14, "train.warmup_steps": 13, "train.cooldown_steps": 0, "train.peak_lr": 6.0,
-    "train.spike_threshold": 2.0, "train.spike_window": 8, "train.spike_steps_in_a_row": 2,
+SPIKY = {  # `spiky` raises the loss of steps 10 and 11, each once: the run goes back once
+    "train.steps": 14, "train.warmup_steps": 13, "train.cooldown_steps": 0, "train.peak_lr": 1e-5, "train.min_lr": 1e-6,
+    "train.spike_threshold": 4.0, "train.spike_window": 8, "train.spike_steps_in_a_row": 2,
     "train.max_spike_roll_backs": 1, "train.validate_every_steps": 14, "train.keep_checkpoints": 9,
     "model.tied_head": False,
 }  # fmt: skip
@@ -119,7 +121,7 @@ CHANGES = [
     Change("train.spike_guard", "off", STATE | {"checkpoints"}),  # no losses are kept
     Change("train.spike_guard", "watch", RESULT | STATE | {"events"}, SPIKY),
     Change("train.spike_threshold", 3.0, NOTHING),
-    Change("train.spike_threshold", 20.0, RESULT | STATE | {"events"}, SPIKY),
+    Change("train.spike_threshold", 2000.0, RESULT | STATE | {"events"}, SPIKY),
     Change("train.spike_window", 9, NOTHING),
     Change("train.spike_window", 10, RESULT | STATE | {"events"}, SPIKY),
     Change("train.spike_steps_in_a_row", 1, {"checkpoints"}),
@@ -153,6 +155,19 @@ class FakeTasks:
 
     def measure(self, *_: Any) -> dict[str, Any]:
         return {"asked": self.asked}
+
+
+def spiky(raised: set[int]) -> Callable[..., StepResult]:
+    """`train_step`, which reports a loss of 20 nats more at steps 10 and 11; `raised` holds those that had it."""
+
+    def step_of(*words: Any, step: int, **keywords: Any) -> StepResult:
+        result = train_step(*words, step=step, **keywords)
+        if step + 1 not in (10, 11) or step + 1 in raised:
+            return result
+        raised.add(step + 1)
+        return replace(result, loss=result.loss + 20)
+
+    return step_of
 
 
 def outcome_of(run_dir: Path, values: dict[str, Any]) -> dict[str, Any]:
@@ -195,7 +210,9 @@ def test_a_key_changes_what_it_is_declared_to_change(
 ):
     monkeypatch.setattr(metrics, "peak_flops", lambda *_: 1e12)  # measured, it takes longer than the run
     monkeypatch.setattr(trainer, "TrainingTasks", FakeTasks)
-    recipe = BASE | change.beside
+    recipe, raised = BASE | change.beside, set[int]()
+    if "train.spike_window" in change.beside:
+        monkeypatch.setattr(trainer, "train_step", spiky(raised))
     if str(change.beside) not in known:
         known[str(change.beside)] = outcome_of(small_run("base"), recipe)
     before, value = known[str(change.beside)], change.value
@@ -203,6 +220,7 @@ def test_a_key_changes_what_it_is_declared_to_change(
         model = small_run("model")
         outcome_of(model, recipe | {"train.seed": 5})
         value = str(model)
+    raised.clear()
     after = outcome_of(small_run("changed"), recipe | {change.key: value})
     changed = {part for part in after if before.get(part) != after[part]}
     assert changed == change.parts
