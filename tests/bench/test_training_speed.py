@@ -103,7 +103,7 @@ def test_the_steps_that_are_made_and_profiled(
     assert said[1:] == ["the first step ", "3 more steps to warm up, then 3 timed ones ", "profiling 2 steps"]
 
 
-def test_a_step_is_read_while_the_next_is_under_way(monkeypatch: pytest.MonkeyPatch):
+def test_a_step_is_read_while_the_next_is_in_flight(monkeypatch: pytest.MonkeyPatch):
     story: list[Any] = []
     moments = iter([10.0, 11.0, 14.0, 15.5])
     monkeypatch.setattr(step_clock, "now", lambda device: next(moments))

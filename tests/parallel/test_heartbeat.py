@@ -36,7 +36,7 @@ def test_a_rank_that_lives_but_does_not_come_on_is_named():
 def test_when_all_wait_the_connection_is_named():
     before, after = beats((5, WAITING), (5, WAITING)), beats((8, WAITING), (8, WAITING))
     assert describe(before, after, 0, 2, "the sum") == (
-        "no rank comes on, all are in the sum of the gradients of step 7: the ranks' connection is broken"
+        "no rank makes progress; all are in the sum of the gradients of step 7: the ranks' connection is broken"
     )
 
 

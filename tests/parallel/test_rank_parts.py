@@ -243,7 +243,7 @@ def test_pieces_of_the_vocabulary():
     """Rank 2 of three has rows 10 to 14."""
     slices = TensorCollectives.__new__(TensorCollectives)
     slices.at = 2
-    inside, local = slices.own_pieces(torch.tensor([9, 10, 12, 14, 15, -1, 0]), 5)
+    inside, local = slices.own_tokens(torch.tensor([9, 10, 12, 14, 15, -1, 0]), 5)
     assert inside.tolist() == [False, True, True, True, False, False, False]
     assert local.tolist() == [0, 0, 2, 4, 0, 0, 0]
 

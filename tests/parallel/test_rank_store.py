@@ -144,7 +144,7 @@ def test_who_leaves_with_an_error_says_why(pair: Pair, error: BaseException, rea
     pair[1].close(error)
     with pytest.raises(LostRankError) as caught:
         pair[0]._wait_for("something")
-    assert str(caught.value) == f"{reason}; the same command goes on from the last checkpoint"
+    assert str(caught.value) == f"{reason}; run the same command to resume from the last checkpoint"
     assert (caught.value.exit_code, caught.value.is_first) == (code, False)
 
 

@@ -142,7 +142,9 @@ def test_a_process_that_waits_too_long_ends(make: Make, ended: list[Any]):
     (place, text), code = ended
     assert (place, code) == (2, 69)
     assert text.startswith("tinyllama: rank 1 hangs in reading its micro-batch of step 7; rank 0 waited in the sum of")
-    assert text.endswith("the gradients of step 7 for 61 seconds; the same command goes on from the last checkpoint\n")
+    assert text.endswith(
+        "the gradients of step 7 for 61 seconds; run the same command to resume from the last checkpoint\n"
+    )
     assert [verdict.exit_code for verdict in seen] == [69]
 
 
@@ -167,7 +169,7 @@ def test_all_leave_with_the_first_reason(make: Make, ended: list[Any], rank: int
     watches[rank].is_on = True
     wait_until(lambda: 75 in ended)
     assert [text for text in ended if text != 75] == (
-        [(2, "tinyllama: no more; the same command goes on from the last checkpoint\n")] if speaks else []
+        [(2, "tinyllama: no more; run the same command to resume from the last checkpoint\n")] if speaks else []
     )
 
 

@@ -168,7 +168,7 @@ def test_rows_are_synced_before_the_checkpoint_counts_and_the_event_tells_of_it(
 
 
 @pytest.mark.usefixtures("fake_saver")
-def test_to_look_does_not_wait_for_a_save_under_way(small_run: Callable[[str], Path]):
+def test_to_look_does_not_wait_for_a_save_in_flight(small_run: Callable[[str], Path]):
     it = made(small_run("run"))
     it.saver.is_writing = True
     it.checkpoints.look(wait=False)

@@ -106,7 +106,7 @@ def spiked(run_dir: Path, start: int = 1, quarantine: tuple[Quarantined, ...] = 
             1,
             0,
             {"save_every_steps": 7},
-            "no checkpoint is old enough yet (train.save_every_steps), training goes on",
+            "no checkpoint is old enough yet (train.save_every_steps); training continues",
             None,
         ),
         (1, 0, {"save_every_steps": 6}, "going back to a checkpoint before it", False),
@@ -116,7 +116,7 @@ def spiked(run_dir: Path, start: int = 1, quarantine: tuple[Quarantined, ...] = 
             11,
             2,
             {"max_spike_roll_backs": 1, "on_spike_limit": "go_on"},
-            "after going back 2 times, training goes on",
+            "after going back 2 times; training continues",
             None,
         ),
         (1, 0, {"spike_guard": "watch"}, "watched only (train.spike_guard)", None),
@@ -249,11 +249,11 @@ def test_after_skipped_steps_the_run_goes_back_once(tmp_path: Path):
     found = roll_back.answer(trouble, BATCHES)
     assert found == replace(FOUND, guards={"skipped_in_a_row": 0, "spikes": {"in_a_row": 1}})
     assert checkpoints.asked == ["newest"]
-    with pytest.raises(RunStoppedError, match=r"after going back once; lower train\.peak_lr") as error:
+    with pytest.raises(RunStoppedError, match=r"after rolling back once; lower train\.peak_lr") as error:
         roll_back.answer(trouble, BATCHES)
     assert error.value.exit_code == 1
     assert checkpoints.asked == ["newest"]
-    assert stop_of(tmp_path) == (9, f"{trouble}, after going back once", 1)
+    assert stop_of(tmp_path) == (9, f"{trouble}, after rolling back once", 1)
 
 
 def test_without_a_checkpoint_skipped_steps_end_the_run(tmp_path: Path):
@@ -283,7 +283,7 @@ def test_where_it_cannot_go_back_it_ends_and_quarantines_nothing(
     with pytest.raises(RunStoppedError) as error:
         roll_back.answer(LossSpikeError(SPIKE, limit_reached=limit_reached), BATCHES)
     why = (
-        ", after going back 2 times near it (train.on_spike_limit=go_on goes on)"
+        ", after going back 2 times near it (train.on_spike_limit=go_on would continue)"
         if limit_reached
         else ", and no checkpoint of step 95 or before it is whole"
     )

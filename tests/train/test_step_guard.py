@@ -56,8 +56,8 @@ def test_a_poisoned_step_is_left_out(run_dir: Path, poison: Callable[..., list[i
     assert [row["step"] for row in rows if row.get("skipped")] == [5, 6]
     assert [row["loss"] is None for row in rows] == [row["step"] in (5, 6) for row in rows]
     assert [(row["step"], row["reason"]) for row in events(run_dir, "skip")] == [
-        (5, "the loss is no finite number"),
-        (6, "the loss is no finite number"),
+        (5, "the loss is not finite"),
+        (6, "the loss is not finite"),
     ]
     assert (summary["step"], summary["skipped_steps"]) == (12, 2)
     assert all(row["grad_norm"] > 0 for row in rows if row["step"] not in (5, 6))
@@ -76,7 +76,7 @@ def test_many_in_a_row_go_back_once(run_dir: Path, poison: Callable[..., list[in
 
 def test_the_second_time_ends_the_run(run_dir: Path, poison: Callable[..., list[int]]):
     met = poison(range(7, 13))
-    with pytest.raises(RunStoppedError, match=r"after going back once; lower train\.peak_lr") as stop:
+    with pytest.raises(RunStoppedError, match=r"after rolling back once; lower train\.peak_lr") as stop:
         api.pretrain("small-120m", run_dir, overrides(train__max_skipped_in_a_row=3))
     assert stop.value.exit_code == 1
     assert met.count(7) == 2
@@ -101,7 +101,7 @@ def test_a_gradient_without_a_finite_norm_is_left_out_too(
 def test_the_search_of_the_loss_scale_is_no_fault():
     guard = StepGuard(TrainConfig(precision="fp16", max_skipped_in_a_row=1))
     for step in range(1, LOSS_SCALE_SEARCH + 1):
-        assert guard.see(step, 3.0, is_skipped=True) == "left fp16's range, the loss scale is halved"
+        assert guard.see(step, 3.0, is_skipped=True) == "overflow in fp16, the loss scale is halved"
         guard.check(step)
     guard.see(LOSS_SCALE_SEARCH + 1, 3.0, is_skipped=True)
     with pytest.raises(SkippedStepsError, match="33 steps in a row"):
@@ -113,7 +113,7 @@ def test_so_many_in_a_row_are_too_many_and_a_good_one_begins_anew(precision: str
     guard = StepGuard(TrainConfig.model_validate({"precision": precision, "max_skipped_in_a_row": 3}))
     for start in (0, 100):
         for step in range(start, start + allowed - 1):
-            assert guard.see(step, math.inf, is_skipped=True) == "the loss is no finite number"
+            assert guard.see(step, math.inf, is_skipped=True) == "the loss is not finite"
             guard.check(step)
         assert guard.in_a_row == allowed - 1
         assert guard.see(start + 60, math.nan, is_skipped=False) is None  # what counts is whether the update was made
@@ -132,5 +132,5 @@ def test_the_reason_of_a_skip_is_told_by_loss_and_format():
         for precision in ("fp16", "bf16", "fp32")
     }
     assert reasons["bf16"] == reasons["fp32"] == "the gradient is not finite"
-    assert reasons["fp16"] == "left fp16's range, the loss scale is halved"
-    assert StepGuard(TrainConfig(precision="fp16")).see(1, math.nan, is_skipped=True) == "the loss is no finite number"
+    assert reasons["fp16"] == "overflow in fp16, the loss scale is halved"
+    assert StepGuard(TrainConfig(precision="fp16")).see(1, math.nan, is_skipped=True) == "the loss is not finite"

@@ -43,7 +43,7 @@ def test_a_signal_saves_and_the_run_goes_on(run_dir: Path, undisturbed: tuple[An
 def test_the_time_limit_does_the_same(run_dir: Path, undisturbed: tuple[Any, ...]):
     exit_code, line = stopped(run_dir, [*WORDS, "train.time_limit_minutes=1e-3"])
     assert exit_code == 75
-    assert "(time limit of 0.001 minutes), saved; the same command goes on from there" in line
+    assert "(time limit of 0.001 minutes), saved; run the same command to resume" in line
     assert 1 <= events(run_dir, "stop")[0]["step"] < 100
     assert outcome(run_dir, run_to_its_end(run_dir, WORDS)) == undisturbed
 

@@ -9,10 +9,10 @@ from tinyllama.parallel.mesh import RankMesh
 
 
 def shard(network: PackedLlama, mesh: RankMesh) -> None:
-    """Share out every matrix's rows over the shard ranks (FSDP2): gathered for a layer's work, gradients summed in fp32.
+    """Shard every matrix's rows (FSDP2): gathered for a layer's computation, gradients summed in fp32.
 
-    Layers and projections are gathered in the products' format, embedding and head in the masters'. Norms are few and
-    stay whole.
+    Layers and projections are gathered in the compute dtype, embedding and head in the masters'. Norms are small and
+    stay unsharded.
     """
     norms = {leaf for name, leaf in network.named_parameters() if name.endswith("norm")}
     exact = network.packed[0].master.dtype
@@ -33,10 +33,10 @@ def shard(network: PackedLlama, mesh: RankMesh) -> None:
 
 
 def defer_sync_until_last(network: PackedLlama, *, layers_too: bool, is_last: bool) -> None:
-    """What waits for a step's last micro-batch: embedding and head stay gathered, and copies do not sum their shards yet.
+    """Until a step's last micro-batch embedding and head stay gathered, and replicas do not sum their shards.
 
-    Nothing runs beside the gathering of embedding and head, or beside their sums, as layers run beside each other's.
-    `layers_too`: these stay as well.
+    Gathering embedding and head, and reducing their gradients, overlaps with no computation, as that of layers does.
+    `layers_too`: layers stay gathered as well.
     """
     if isinstance(network, FSDPModule):
         network.set_reshard_after_backward(is_last, recurse=layers_too)

@@ -1,8 +1,8 @@
 """Converts between the full tensors of a checkpoint and the shards that ranks hold, one tensor at a time.
 
-No device ever holds more than one whole matrix beside its part. A layer's q, k and v lie in one packed matrix, whose rows
-FSDP shares out; tensor ranks have some heads of each. So a canonical tensor is put in by finding the rows that its slice
-has in the packed matrix and this rank's share of them, and got out by gathering over both axes.
+No device ever holds more than one full matrix beside its own shards. A layer's q, k and v lie in one packed matrix, whose
+rows FSDP shards; tensor ranks have some heads of each. So scattering a canonical tensor means finding the rows of its slice
+in the packed matrix and this rank's share of them; gathering goes over both axes.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ class FullTensors:
             self._stages = [_entries(config, mesh.size("tensor"), of_stage) for of_stage in layers]
 
     def is_counted(self, parameter: PackedParameter) -> bool:
-        """Whether this rank counts what it holds of a parameter, of which others may hold the same."""
+        """Whether this rank counts its values of a parameter, of which other ranks may hold the same ones."""
         at = self.mesh.at
         is_first_copy = at("replicate") == 0 and not self.is_second_of_tied(parameter)
         is_first_shard = at("shard") == 0 or is_sharded(parameter.leaf)
@@ -43,14 +43,14 @@ class FullTensors:
         return slice_style(parameter.names[0]) is not None
 
     def is_second_of_tied(self, parameter: PackedParameter) -> bool:
-        """Whether it is the last stage's copy of a tied embedding, which is the first stage's."""
+        """Whether it is the last stage's copy of a tied embedding, which belongs to the first stage."""
         return not self.mesh.is_first_stage and parameter.names == ("embedding.weight",)
 
-    # -- in ------------------------------------------------------------------------------------------------------------
+    # -- full to sharded -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def scatter(self, name: str, value: Tensor, targets: list[Tensor]) -> None:
-        """Copy this rank's part of a whole canonical tensor into `targets`, one for each packed parameter."""
+        """Copy this rank's share of a full canonical tensor into `targets`, one for each packed parameter."""
         for parameter, target in zip(self._packed, targets, strict=True):
             if name not in parameter.names:
                 continue
@@ -63,7 +63,7 @@ class FullTensors:
 
     @torch.no_grad()
     def broadcast(self, values: dict[str, Tensor] | None, targets: list[Tensor]) -> None:
-        """Give rank 0's whole tensors to all ranks' `targets`; the others give None. All ranks call it together."""
+        """Send rank 0's full tensors to all ranks' `targets`; the others pass None. All ranks call it together."""
         device = self._packed[0].master.device
         dtype = targets[0].dtype
         for name, shape in self.shapes.items():
@@ -90,11 +90,11 @@ class FullTensors:
         first = min(total, self.mesh.at("shard") * chunk)
         return first, min(total, first + chunk)
 
-    # -- out -----------------------------------------------------------------------------------------------------------
+    # -- sharded to full -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def gather(self, sources: list[Tensor]) -> Iterator[tuple[str, Tensor]]:
-        """Whole canonical tensors by name, on rank 0; the other ranks go through it too, and get nothing.
+        """Full canonical tensors by name, on rank 0; the other ranks iterate too, and get nothing.
 
         `sources`: one for each packed parameter, of its master's shape.
         """
@@ -104,14 +104,14 @@ class FullTensors:
 
     @torch.no_grad()
     def gather_to_all(self, targets: dict[str, Tensor], sources: list[Tensor]) -> None:
-        """Give every rank all whole canonical tensors, in `targets` by name. All ranks call it together."""
+        """Copy all full canonical tensors into `targets`, by name, on every rank. All ranks call it together."""
         for name, value in self._in_turn(sources):
             if value is not None:
                 targets[name].copy_(value)
             self.mesh.broadcast(targets[name])
 
     def _in_turn(self, sources: list[Tensor]) -> Iterator[tuple[str, Tensor | None]]:
-        """Names of canonical tensors, on every rank when it is their turn; their values on rank 0."""
+        """Names of canonical tensors, in the same order on every rank; their values on rank 0."""
         is_first, helps = self.mesh.is_first, self.mesh.at("replicate") == 0
         for stage, entries in enumerate(self._stages):
             is_ours = helps and stage == self.mesh.at("pipeline")

@@ -1,8 +1,8 @@
 """A thread on each rank that detects dead or stalled ranks and names the one that the others wait for.
 
-Every rank gives a sign of life with its place to the ranks' common store, twice a second. A rank that is killed or stopped
-gives none; one that hangs in its own work is behind the others. The first rank to find that out publishes it, and all that
-live leave with the same reason and exit code.
+Twice a second every rank writes a heartbeat with its current activity to the ranks' common store. A rank that is killed or
+stopped writes none; one that hangs in its own work is behind the others. The first rank to find that out publishes it, and
+all others exit with the same reason and exit code.
 """
 
 import json
@@ -19,7 +19,7 @@ from tinyllama.parallel.rank_progress import Activity, ActivityAt, RankProgress
 Store = Any  # torch.distributed.Store: a few values that all ranks read and write
 
 BEAT_SECONDS = 0.5
-SILENT_BEATS = 3  # without a new sign of life over so many beats a rank counts as lost
+SILENT_BEATS = 3  # a rank without a new heartbeat for so long counts as lost
 STORE_SECONDS = 10.0  # a store that takes longer for an answer counts as lost
 GRACE_SECONDS = 5.0  # in which the main thread may leave by itself
 STOPPED = "stopped"
@@ -27,7 +27,7 @@ NO_STORE = "rank 0 is lost, or torchrun: whoever keeps the ranks' common store"
 
 
 class Failure(NamedTuple):
-    """Why the run cannot go on, and whether this rank was the first to say so."""
+    """Why the run cannot continue, and whether this rank was the first to report it."""
 
     reason: str
     exit_code: int
@@ -35,16 +35,16 @@ class Failure(NamedTuple):
 
 
 class Beat(NamedTuple):
-    """A rank's latest sign of life."""
+    """A rank's latest heartbeat."""
 
     number: int
     mark: ActivityAt
 
 
 class Heartbeat:
-    """The watch of one rank over all. Time without progress counts only while `is_on`.
+    """One rank's heartbeat, and its checks of the others'. Time without progress counts only while `is_on`.
 
-    Two threads: one talks with the store, whose host may hang, the other one never waits for it.
+    Two threads: one talks to the store, whose host may hang, the other one never waits for it.
     """
 
     def __init__(self, store: Store, rank: int, size: int, progress: RankProgress, timeout_seconds: float) -> None:
@@ -57,15 +57,15 @@ class Heartbeat:
         self.failure: Failure | None = None
         self.before_exit: Callable[[Failure], None] | None = None
         self._beat()
-        for work in (self._give_signs, self._look_around):
+        for work in (self._write_beats, self._look_around):
             threading.Thread(target=work, name=work.__name__, daemon=True).start()
 
     def end(self) -> None:
-        """No more signs of life."""
+        """Stop the heartbeat."""
         self._ended.set()
 
     def publish(self, reason: str, exit_code: int) -> Failure:
-        """Say to all why the run stops; the first reason counts. Returns that one."""
+        """Tell all ranks why the run stops; the first reason counts. Returns that one."""
         if self.failure is None:
             ours = json.dumps({"rank": self._rank, "reason": reason, "exit_code": exit_code})
             try:
@@ -76,7 +76,7 @@ class Heartbeat:
         return self.failure
 
     def find_lost(self, waited_for: str) -> Failure:
-        """Look for the rank that keeps the others waiting, which takes some beats, and publish it."""
+        """Find the rank that the others wait for, which takes some beats, and publish it."""
         try:
             self.look()
         except RuntimeError:
@@ -89,7 +89,7 @@ class Heartbeat:
 
     # -- the threads ---------------------------------------------------------------------------------------------------
 
-    def _give_signs(self) -> None:
+    def _write_beats(self) -> None:
         while not self._ended.wait(BEAT_SECONDS):
             try:
                 self._beat()
@@ -110,7 +110,7 @@ class Heartbeat:
                     asking.start()
                     asking.join(STORE_SECONDS)
                     self.failure = self.failure or self._without_store(f"rank {self._rank} waited in {waited_for}")
-            if self.failure is not None and self.is_on:  # else the main thread waits for nobody, or looks itself
+            if self.failure is not None and self.is_on:  # else the main thread waits for no rank, or checks itself
                 self._leave(self.failure)
 
     def _leave(self, failure: Failure) -> None:
@@ -118,7 +118,9 @@ class Heartbeat:
         if self._ended.wait(GRACE_SECONDS):
             return
         if failure.is_first or self._rank == 0:
-            os.write(2, f"tinyllama: {failure.reason}; the same command goes on from the last checkpoint\n".encode())
+            os.write(
+                2, f"tinyllama: {failure.reason}; run the same command to resume from the last checkpoint\n".encode()
+            )
         if self.before_exit is not None:
             self.before_exit(failure)
         sys.stderr.flush()
@@ -130,7 +132,7 @@ class Heartbeat:
         self._store.set(f"beat/{self._rank}", json.dumps([self._number, mark.step, int(mark.activity)]))
 
     def look(self) -> Failure | None:
-        """The reason that somebody has published."""
+        """The reason that some rank has published."""
         if self.failure is None and self._store.check([STOPPED]):
             self._take(self._store.get(STOPPED))
         return self.failure
@@ -159,7 +161,7 @@ class Heartbeat:
 
 
 def describe(before: dict[int, Beat], after: dict[int, Beat], rank: int, size: int, waited_for: str) -> str:
-    """Names the rank that the others wait for, from two looks at the signs of life: silent ones, else those behind."""
+    """Names the rank that the others wait for, from two readings of the heartbeats: silent ones, else those behind."""
     never = [other for other in range(size) if other not in after]
     if never:
         return f"{_names(never)} never came; rank {rank} waited in {waited_for}"
@@ -171,7 +173,7 @@ def describe(before: dict[int, Beat], after: dict[int, Beat], rank: int, size: i
     furthest = max(beat.mark for beat in after.values())
     suspects = silent or [other for other in range(size) if after[other].mark < furthest]
     if not suspects:
-        return f"no rank comes on, all are in {furthest.words}: the ranks' connection is broken"
+        return f"no rank makes progress; all are in {furthest.words}: the ranks' connection is broken"
     places = ", ".join(sorted({after[other].mark.words for other in suspects}))
     state = "is lost, last seen in" if silent else "hangs in"
     if rank in suspects and len(suspects) == 1:

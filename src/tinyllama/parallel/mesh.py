@@ -1,4 +1,4 @@
-"""Where a rank stands in the layout: its coordinate along each axis, and the ranks that it works with along one."""
+"""A rank's coordinate along each axis of the layout, and its process group along each."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""Lays a network out over the ranks: what each holds and what is wrapped around it. The network knows nothing of it.
+"""Builds this rank's part of a network: tensor slices, recomputation, fp8, torch.compile, FSDP2.
 
-The wrappers have one legal order, which is the order of the code: slices first, because they decide the shapes; then
-recomputation and fp8 products, inside of what is compiled; then the compiler, inside of what gathers weights; shards last.
+There is one valid order, the order of the code: slices first, because they decide the shapes; then recomputation and fp8
+matmuls, inside what is compiled; then the compiler, inside what gathers weights; sharding last.
 """
 
 from dataclasses import replace
@@ -19,9 +19,9 @@ from tinyllama.parallel.pipeline_split import stage_layers
 from tinyllama.parallel.reductions import local
 from tinyllama.parallel.tensor_parallel import TensorCollectives
 
-ROWS, COLUMNS, WHOLE = 0, 1, None  # the dimension of a matrix (out, in) that tensor ranks share out
+ROWS, COLUMNS, WHOLE = 0, 1, None  # the dimension of a matrix (out, in) that is split over tensor ranks
 
-SLICE_STYLE: dict[str, int | None] = {  # last words of a canonical name: how tensor ranks share it
+SLICE_STYLE: dict[str, int | None] = {  # last words of a canonical name: how it is split over tensor ranks
     "embedding": ROWS,  # rows of the vocabulary
     "attention.q": ROWS,  # heads
     "attention.k": ROWS,
@@ -31,7 +31,7 @@ SLICE_STYLE: dict[str, int | None] = {  # last words of a canonical name: how te
     "feed_forward.up": ROWS,
     "feed_forward.down": COLUMNS,
     "head": ROWS,  # rows of the vocabulary
-    # Between the products each rank has its own tokens, and all of these:
+    # Between the matmuls each rank has its own tokens, and these unsplit:
     "attention_norm": WHOLE,
     "feed_forward_norm": WHOLE,
     "norm": WHOLE,
@@ -47,7 +47,7 @@ def slice_style(name: str) -> int | None:
 
 
 def partition_config(config: LlamaConfig, tensor: int, layers: range) -> LlamaConfig:
-    """Sizes of the part of one rank of `tensor`, in a stage with these layers; what cannot be shared was refused before."""
+    """Sizes of one of `tensor` ranks, in a stage with these layers; what cannot be split was refused before."""
     return replace(
         config,
         n_layers=len(layers),
@@ -77,9 +77,9 @@ def parallelize(
     is_fp8: bool,
     compiled: bool,
 ) -> PackedLlama:
-    """This rank's partition of the network, without memory: `materialize` is next. So nothing is ever whole on a device.
+    """This rank's partition of the network, on the meta device: `materialize` is next. So no device ever holds all of it.
 
-    `dtype`: of the masters. `formats`: of products and residual stream, None the masters'.
+    `dtype`: of the masters. `formats`: of matmuls and residual stream, None the masters'.
     """
     tensor = mesh.size("tensor")
     layers = stage_layers(config, mesh.size("pipeline"), recompute)[mesh.at("pipeline")]
@@ -103,14 +103,14 @@ def parallelize(
 
 
 def materialize(network: PackedLlama, device: torch.device) -> None:
-    """Room on the device for what `parallelize` made, its values still undefined."""
+    """Allocate memory on the device for what `parallelize` built; values are undefined."""
     dtype = network.packed[0].master.dtype
     network.to_empty(device=device)
     network.packed = [_with_memory(parameter, network, dtype) for parameter in network.packed]
 
 
 def _with_memory(parameter: PackedParameter, network: PackedLlama, dtype: torch.dtype) -> PackedParameter:
-    """The entry of a leaf that has got memory, with a master and a copy as the entry had them."""
+    """The entry of a leaf that now has memory, with a master and a copy as the entry had them."""
     leaf: Any = network.get_parameter(parameter.path)
     if network.partition.keeps_masters and hasattr(leaf, "to_local"):
         return replace(parameter, master=local(leaf), leaf=leaf)
@@ -118,7 +118,7 @@ def _with_memory(parameter: PackedParameter, network: PackedLlama, dtype: torch.
     if parameter.copy is None:
         return replace(parameter, master=values, leaf=leaf)
     master = torch.empty(values.shape, dtype=dtype, device=values.device)
-    if leaf is network.embedding:  # tied: products read a copy, the look-up reads the master
+    if leaf is network.embedding:  # tied: the head reads a copy, the look-up reads the master
         network.tied_copy = torch.empty_like(values, dtype=network.compute_dtype)
         return replace(parameter, master=values, leaf=leaf, copy=network.tied_copy)
     return replace(parameter, master=master, leaf=leaf, copy=values)

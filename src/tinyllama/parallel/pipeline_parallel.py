@@ -1,7 +1,7 @@
-"""Stages of a pipeline on several ranks: one step's micro-batches go through them by 1F1B (Narayanan et al. 2021).
+"""Pipeline stages on several ranks, with the 1F1B schedule (Narayanan et al. 2021) of torch.distributed.pipelining.
 
-The schedule is torch.distributed.pipelining's. Each stage does as many forward passes as there are stages after it, then
-one forward and one backward in turn: it holds the activations of so many micro-batches at most.
+Each stage does as many forward passes as there are stages after it, then one forward and one backward in turn: it holds
+the activations of so many micro-batches at most.
 """
 
 from collections.abc import Callable
@@ -19,18 +19,18 @@ LossOf = Callable[[Tensor, Tensor], Tensor]
 
 
 class _Stage(PipelineStage):
-    """A stage that keeps room for the micro-batches under way only: the library's keeps it for all of a step's."""
+    """A stage with buffers for the micro-batches in flight only: the library allocates them for all of a step's."""
 
     def _prepare_forward_infra(self, num_microbatches: int, *arguments: Any, **keywords: Any) -> Any:
-        under_way = min(num_microbatches, self.num_stages - self.stage_index)
-        found = super()._prepare_forward_infra(under_way, *arguments, **keywords)
-        _repeat(self.args_recv_info, under_way, num_microbatches)
+        in_flight = min(num_microbatches, self.num_stages - self.stage_index)
+        found = super()._prepare_forward_infra(in_flight, *arguments, **keywords)
+        _repeat(self.args_recv_info, in_flight, num_microbatches)
         return found
 
     def _prepare_backward_infra(self, num_microbatches: int, *arguments: Any, **keywords: Any) -> Any:
-        under_way = min(num_microbatches, 2)  # one is received while another one may still be read
-        found = super()._prepare_backward_infra(under_way, *arguments, **keywords)
-        _repeat(self.grad_recv_info, under_way, num_microbatches)
+        in_flight = min(num_microbatches, 2)  # one is received while another one may still be read
+        found = super()._prepare_backward_infra(in_flight, *arguments, **keywords)
+        _repeat(self.grad_recv_info, in_flight, num_microbatches)
         self.chunks = num_microbatches
         return found
 
@@ -56,7 +56,7 @@ class Pipeline:
         self._schedule = Schedule1F1B(stage, micro_batches, loss_fn=loss_of, scale_grads=False)
 
     def run(self, tokens: Tensor, targets: Tensor, dropout_keys: Tensor | None) -> None:
-        """Forward and backward passes of a step: (M B, T) ids, (M B,) keys. Gradients are left with the parameters."""
+        """Forward and backward passes of a step: (M B, T) ids, (M B,) keys. Gradients are left in the parameters."""
         given: dict[str, Any] = {} if dropout_keys is None else {"dropout_keys": dropout_keys}
         if self._mesh.is_last_stage:
             given["target"] = targets
@@ -64,7 +64,7 @@ class Pipeline:
 
 
 def stage_shapes(network: PackedLlama, batch_size: int) -> tuple[Tensor, Tensor]:
-    """What a stage takes and gives for one micro-batch, without memory."""
+    """A stage's input and output of one micro-batch, on the meta device."""
     partition, config = network.partition, network.config
     rows = (batch_size, partition.seq_len)
     with torch.device("meta"):

@@ -1,6 +1,6 @@
-"""How many layers each stage of a pipeline has, chosen so that the slowest stage costs least. No torch.
+"""How many layers each pipeline stage has, so that the slowest stage costs least. No torch.
 
-A stage's cost is counted in FLOPs of one token, in products. Beside its layers the last stage has the head, the first one
+A stage's cost is counted in FLOPs of matmuls per token. Beside its layers the last stage has the head, the first one
 the embedding: a look-up, which costs nothing. Both have their projections where the embeddings are of another width.
 """
 
@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 
 from tinyllama.model.llama_config import LlamaConfig
 
-ATTENTION_COST = 3  # a FLOP of fused attention takes as long as so many of a product: 25% and 74% of an H100, measured
+ATTENTION_COST = 3  # a FLOP of fused attention takes as long as so many of a matmul: 25% and 74% of an H100, measured
 SAME_SPEED = 0.02  # two H200 train as fast with 12 + 10 layers as with 11 + 11, where costs differ by 1.3%
 
 
@@ -17,7 +17,7 @@ def stage_layers(model: LlamaConfig, stages: int, recompute: str = "none") -> li
 
     No other division's slowest stage costs less by more than SAME_SPEED. Of all that are so fast this one has the most equal
     numbers, which spares memory; of stages with one layer less it has the earlier ones, which hold the most
-    micro-batches. `recompute`: the recipe's, which makes layers dearer. Raises ValueError for more stages than layers.
+    micro-batches. `recompute`: the recipe's, which makes layers more costly. Raises ValueError for more stages than layers.
     """
     if not 1 <= stages <= model.n_layers:
         raise ValueError(f"{stages} stages cannot share {model.n_layers} layers, each needs one at least")
@@ -44,8 +44,8 @@ def layers_per_stage(model: LlamaConfig, stages: int, recompute: str = "none") -
 
 
 def layer_cost(model: LlamaConfig, recompute: str = "none") -> int:
-    """FLOPs of one layer for one token, forward and backward: 6 for each parameter of its products, and 6 H K T of attention
-    (as `LlamaConfig.flops_per_token`), which count more. What is computed again is a forward pass, 2 for each parameter:
+    """FLOPs of one layer for one token, forward and backward: 6 for each matmul parameter, and 6 H K T of attention
+    (as `LlamaConfig.flops_per_token`), which count more. What is recomputed is a forward pass, 2 for each parameter:
     of all, or of gate and up."""
     counts = model.parameter_counts()
     feed_forward = counts["feed_forward"] // model.n_layers

@@ -1,7 +1,7 @@
-"""Where a rank is in its work: kept for the watch over the ranks, and for those who look from outside.
+"""What a rank is doing, for the heartbeat and for observers outside the process.
 
-With TINYLLAMA_MARKS=FILE in the environment each rank also writes its place into that file, mapped into memory, which
-costs nothing and survives a SIGKILL: the kill drill reads there where a kill fell. No torch.
+With TINYLLAMA_MARKS=FILE in the environment each rank also writes its activity into that memory-mapped file, which costs
+nothing and survives a SIGKILL: the kill drill reads there what a kill interrupted. No torch.
 """
 
 import mmap
@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 VARIABLE = "TINYLLAMA_MARKS"
-_WORDS = 2  # 64-bit words of a rank: the loop's place, the saving thread's
+_WORDS = 2  # 64-bit words of a rank: the loop's activity, the saving thread's
 _ACTIVITY_BITS = 8
 
 
 class Activity(IntEnum):
-    """Parts of a run's work, in the order in which a step comes through them."""
+    """What a run does, in the order of a step."""
 
     START = 0
     DATA = 1
@@ -27,8 +27,8 @@ class Activity(IntEnum):
     UPDATE = 5
     RECORD = 6
     VALIDATION = 7
-    SAVE = 8  # the loop stands still for the copy
-    WRITE = 9  # of the saving thread, while the loop goes on
+    SAVE = 8  # the loop waits for the copy
+    WRITE = 9  # of the saving thread, while the loop continues
     COMMIT = 10  # of the saving thread: sync and rename
     END = 11
 
@@ -44,7 +44,7 @@ _WORDS_OF = {
     Activity.BACKWARD: "the backward pass",
     Activity.REDUCTION: "the sum of the gradients",
     Activity.UPDATE: "the update",
-    Activity.RECORD: "the figures",
+    Activity.RECORD: "recording metrics",
     Activity.VALIDATION: "validation",
     Activity.SAVE: "saving",
     Activity.WRITE: "writing the checkpoint",
@@ -54,7 +54,7 @@ _WORDS_OF = {
 
 
 class ActivityAt(NamedTuple):
-    """A place, and the step under way there (from 1)."""
+    """An activity, and its step (from 1)."""
 
     step: int
     activity: Activity
@@ -65,7 +65,7 @@ class ActivityAt(NamedTuple):
 
 
 class RankProgress:
-    """One rank's place; `since` is when it came there (time.monotonic)."""
+    """One rank's activity; `since` is when it began (time.monotonic)."""
 
     def __init__(self, rank: int = 0) -> None:
         self.mark = ActivityAt(0, Activity.START)
@@ -75,32 +75,32 @@ class RankProgress:
         self._words = _map(Path(path), writable=True) if path else None
 
     def enter(self, activity: Activity, step: int) -> None:
-        """The loop is there now."""
+        """The loop begins an activity."""
         self.mark, self.since = ActivityAt(step, activity), time.monotonic()
         if self._words is not None:
             self._words[self._first_word] = step << _ACTIVITY_BITS | activity
 
     def stay(self) -> None:
-        """Still there, and coming on."""
+        """The same activity makes progress."""
         self.since = time.monotonic()
 
     def enter_saver(self, activity: Activity, step: int) -> None:
-        """The saving thread is there now; END: it has nothing to do."""
+        """The saving thread begins an activity; END: it is idle."""
         if self._words is not None:
             self._words[self._first_word + 1] = step << _ACTIVITY_BITS | activity
 
 
 class ProgressFile:
-    """The marks of all ranks, from outside."""
+    """The activities of all ranks, read from another process."""
 
     def __init__(self, path: Path, ranks: int) -> None:
-        """Makes the file, every rank at its start."""
+        """Create the file, with every rank at its start."""
         path.write_bytes(bytes(8 * _WORDS * ranks))
         self._words = _map(path, writable=False)
         self._ranks = ranks
 
     def of(self, rank: int) -> tuple[ActivityAt, ActivityAt]:
-        """The places of a rank's loop and of its saving thread."""
+        """The activities of a rank's loop and of its saving thread."""
         loop, saver = (int(self._words[rank * _WORDS + word]) for word in range(_WORDS))
         return _mark(loop), _mark(saver)
 

@@ -1,4 +1,4 @@
-"""The processes that train one network together, seen from one of them; a run of one process is a rank of its own."""
+"""The processes that train one network, as one of them sees them; a single process is rank 0 of 1."""
 
 import json
 import os
@@ -25,24 +25,26 @@ POLL_SECONDS = 0.01
 
 
 class Ranks:
-    """Rank `rank` of `size`. What ranks tell each other goes through a common store as JSON, tensors through collectives.
+    """Rank `rank` of `size`. Ranks exchange JSON through a common store and tensors through collectives.
 
-    Whoever waits for a rank that is gone gets LostRankError.
+    Waiting for a rank that is gone raises LostRankError.
     """
 
     def __init__(
         self, rank: int = 0, size: int = 1, local_rank: int = 0, store: Store | None = None,
         timeout_seconds: float = 600.0, parallel: ParallelConfig | None = None,
     ) -> None:  # fmt: skip
-        """`parallel`: default a copy of the network on each rank."""
+        """`parallel`: default a replica of the network on each rank."""
         self.rank, self.size, self.local_rank = rank, size, local_rank
         self.parallel = parallel or ParallelConfig(replicate=size)
         self.mesh = RankMesh(self.parallel, rank)
         self.progress = RankProgress(rank)
         self._store, self._timeout_seconds = store, timeout_seconds
         self.heartbeat: Heartbeat | None = None
-        self._said = 0  # how many things rank 0 has told the others
-        self.requests: Callable[[], list[float]] = list  # what this rank asks of all, counted in each step's sums
+        self._said = 0  # how many messages were exchanged through the store
+        self.requests: Callable[[], list[float]] = (
+            list  # what this rank asks all ranks to do, summed with each step's totals
+        )
         if store is not None:
             self.heartbeat = Heartbeat(store.clone(), rank, size, self.progress, timeout_seconds)
 
@@ -67,7 +69,7 @@ class Ranks:
     # -- telling each other --------------------------------------------------------------------------------------------
 
     def on_rank_0(self, work: Callable[[], Any]) -> Any:
-        """What `work` returns on rank 0, JSON values, on every rank; the others wait. Faults of the user are shared too."""
+        """What `work` returns on rank 0, JSON values, on every rank; the others wait. A TinyllamaError is raised on all."""
         if self.is_alone:
             return work()
         self._said += 1
@@ -83,7 +85,7 @@ class Ranks:
         return value
 
     def gather(self, value: Any) -> list[Any]:
-        """What every rank says, JSON values, by rank; for small things and few of them, all stay in the store."""
+        """Every rank's value (JSON), by rank; for few and small ones, as all stay in the store."""
         if self.is_alone:
             return [value]
         self._said += 1
@@ -91,13 +93,13 @@ class Ranks:
         return [json.loads(self._wait_for(f"told/{self._said}/{rank}")) for rank in range(self.size)]
 
     def call(self, words: list[str]) -> None:
-        """Of rank 0: call the others to work, with some words."""
+        """On rank 0: send words to the others, which wait in `await_call`."""
         self._put("call", words)
 
     def await_call(self) -> list[str] | None:
-        """Of the others: the words with which rank 0 calls, however late; None when it left without a call.
+        """On the others: the words that rank 0 sends, however late; None when it ended without a call.
 
-        Raises what made it leave: LostRankError for its crash, RunStoppedError for a fault that it names itself.
+        Raises what ended it: LostRankError for a crash, RunStoppedError for an error that it reports itself.
         """
         try:
             return json.loads(self._wait_for("call", unless="left/0"))
@@ -105,7 +107,7 @@ class Ranks:
             return None
 
     def check_equal(self, name: str, facts: dict[str, Any]) -> None:
-        """Hold every rank's facts against rank 0's. Raises RecipeError that names rank, fact and both values."""
+        """Compare every rank's facts with rank 0's. Raises RecipeError that names rank, fact and both values."""
         if self.is_alone:
             return
         self._put(f"{name}/{self.rank}", facts)
@@ -118,7 +120,7 @@ class Ranks:
                     raise RecipeError(f"rank {rank}: its {key} is {value}, rank 0's is {theirs[0].get(key)}")
 
     def on_all_ranks(self, name: str, begin: Callable[[], dict[str, Any] | None]) -> None:
-        """Let every rank begin its work; a fault of one is every rank's. `begin` returns facts on which all must agree."""
+        """Run `begin` on every rank; an error of one is raised on all. It returns facts that must be equal on all ranks."""
         try:
             facts = begin()
         except TinyllamaError as error:
@@ -132,13 +134,13 @@ class Ranks:
         self._store.set(key, json.dumps(value))
 
     def _wait_for(self, key: str, unless: str = "") -> bytes:
-        """A value of the store, as soon as it is there. Raises KeyError when `unless` comes before it."""
+        """Wait for a value of the store. Raises KeyError when `unless` is set before it."""
         assert self._store is not None
         assert self.heartbeat is not None
         try:
             while not self._store.check([key]):
                 is_too_late = bool(unless) and self._store.check([unless])
-                if self.heartbeat.look() is not None:  # whoever leaves for a reason has said so before
+                if self.heartbeat.look() is not None:  # a rank that ends for a reason has published it before
                     raise self._lost(f"what {key} says")
                 if is_too_late and not self._store.check([key]):
                     raise KeyError(key)
@@ -150,7 +152,7 @@ class Ranks:
     # -- tensors -------------------------------------------------------------------------------------------------------
 
     def connect(self, device: torch.device) -> None:
-        """Join the ranks' collectives: gloo on CPUs, nccl on GPUs. From now on a lack of progress counts."""
+        """Initialise the collectives: gloo on CPUs, nccl on GPUs. From now on a lack of progress counts."""
         if self.is_alone or dist.is_initialized():
             return
         assert self._store is not None
@@ -162,13 +164,13 @@ class Ranks:
                 store=PrefixStore("collectives", self._store),
                 rank=self.rank,
                 world_size=self.size,
-                timeout=timedelta(seconds=2 * self._timeout_seconds + 60),  # the watch is earlier
+                timeout=timedelta(seconds=2 * self._timeout_seconds + 60),  # the heartbeat is earlier
                 device_id=device if device.type == "cuda" else None,
             )
             self.mesh.connect(device)
 
     def stop_watching(self) -> None:
-        """What comes now is no work of all ranks: no progress is looked for."""
+        """Progress is no longer checked: what follows is not the work of all ranks."""
         self.progress.enter(Activity.END, self.progress.mark.step)
         if self.heartbeat is not None:
             self.heartbeat.is_on = False
@@ -189,17 +191,16 @@ class Ranks:
         return tensor
 
     def tree_sum(self, tensors: list[Tensor]) -> None:
-        """Sums over the ranks, in place, in an order that no number of ranks changes."""
+        """Sums over the ranks, in place, in an order that does not depend on their number."""
         if not self.is_alone:
             with self.waiting():
                 tree_sum(tensors, self.size)
 
     @contextmanager
     def waiting(self, waited_for: str = "", *, with_work: bool = False) -> Iterator[None]:
-        """Around what waits for other ranks: their loss becomes LostRankError. `waited_for`: default where this rank is.
-        Nothing of one process.
+        """A context that waits for other ranks: losing one raises LostRankError. `waited_for`: default this rank's activity.
 
-        `with_work`: there is work in it too, whose own errors stay what they are.
+        `with_work`: the context computes too, and the errors of that are raised unchanged.
         """
         try:
             yield
@@ -213,13 +214,15 @@ class Ranks:
         assert self.heartbeat is not None
         failure = self.heartbeat.find_lost(waited_for)
         return LostRankError(
-            f"{failure.reason}; the same command goes on from the last checkpoint", failure.exit_code, failure.is_first
+            f"{failure.reason}; run the same command to resume from the last checkpoint",
+            failure.exit_code,
+            failure.is_first,
         )
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def close(self, error: BaseException | None = None) -> None:
-        """Part from the other ranks; with an error, say why, so that they need not find out."""
+        """Leave the other ranks; with an error, publish the reason, so that they need not detect it."""
         if self.heartbeat is None or self._store is None:
             return
         if error is not None and not isinstance(error, LostRankError):
@@ -233,7 +236,7 @@ class Ranks:
         self._see_others_off(10.0 if error is None else 2.0)
 
     def _see_others_off(self, seconds: float) -> None:
-        """The store that rank 0 keeps must stand until the others have read in it."""
+        """Rank 0 hosts the store until the others have read it."""
         assert self._store is not None
         try:
             self._store.set(f"left/{self.rank}", "")
@@ -248,7 +251,7 @@ class Ranks:
 
 
 def _is_of_connection(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is that of a collective; gloo's have no type of their own."""
+    """Whether an error, or its cause, comes from a collective; gloo's errors have no type of their own."""
     while error is not None:
         if isinstance(error, dist.DistError) or any(word in str(error) for word in ("gloo/", "NCCL", "onnection ")):
             return True

@@ -1,4 +1,4 @@
-"""Sums of tensors over the ranks: as fast as may be, or in one order for every number of ranks.
+"""Sums of tensors over the ranks: as fast as possible, or in one order for every number of ranks.
 
 Floating-point sums depend on their order. The fast one leaves the order to the backend. The other one is a balanced binary
 tree over lanes, numbered from 0: lane 0 + lane 1, lane 2 + lane 3, then pairs of these sums, and so on. A rank holds
@@ -18,7 +18,7 @@ ALIGNMENT = 64  # values; each tensor begins where kernels read fastest, whateve
 
 
 class LaneTree:
-    """Joins lists of tensors in pairs, as they come: like counting in binary, every pair of equal weight is joined.
+    """Adds lists of tensors in pairs, as they arrive: like counting in binary, every pair of equal weight is added.
 
     Of n lanes at most log2(n) + 1 lists are held at once.
     """
@@ -84,7 +84,7 @@ def padded(size: int, multiple: int = ALIGNMENT) -> int:
 
 
 def flat_views(tensors: list[Tensor], ranks: int) -> tuple[Tensor, list[Tensor]]:
-    """Room for the tensors in one piece, in fp32 at least, that `ranks` divide evenly; and the place of each."""
+    """One buffer for all tensors, in fp32 at least, of a size that `ranks` divides; and each tensor's view of it."""
     starts, end = [], 0
     for tensor in tensors:
         starts.append(end)
@@ -100,7 +100,7 @@ def flat_views(tensors: list[Tensor], ranks: int) -> tuple[Tensor, list[Tensor]]
 def tree_sum(tensors: list[Tensor], ranks: int) -> None:
     """Sum tensors of one format over the ranks by the balanced tree, in their place.
 
-    Each rank gets every rank's piece of a bucket, joins the pieces, and gives the result to all.
+    Each rank receives every rank's chunk of a bucket, adds the chunks, and sends the result to all.
     """
     sizes = [padded(tensor.numel()) for tensor in tensors]
     for numbers in buckets_of(sizes, tensors[0].itemsize):
@@ -135,7 +135,7 @@ class BucketedSum:
         self._begun: list[tuple[dist.Work | None, list[Tensor]]] = []
 
     def ready(self, number: int, tensor: Tensor) -> None:
-        """Take a tensor over whose value is final."""
+        """Hand over a tensor whose value is final."""
         self._ready[number] = tensor
         while len(self._begun) < len(self._groups):
             group = self._groups[len(self._begun)]
@@ -165,7 +165,7 @@ class BucketedSum:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """What this rank holds of a sharded tensor; another tensor as it is."""
+    """This rank's shard of a sharded tensor; any other tensor unchanged."""
     found: Any = tensor.detach()
     return found.to_local() if hasattr(found, "to_local") else found
 

@@ -1,9 +1,10 @@
 """Collectives of one layer on several ranks: each has some heads, some columns of the feed-forward, some of the vocabulary.
 
-A product of cut rows (q, k, v, gate, up) reads all tokens and gives some columns; the product after it (o, down) reads
-these and gives a part of the sum, for all tokens. Between such pairs each rank has its share of the tokens only (sequence
-parallelism, Korthikanti et al. 2022): so the sum over ranks is a reduce-scatter, and the next pair begins with a gather.
-Shares are of all samples' rows one after another: no collective has to rearrange memory. Letters as in model/partition.py.
+A column-parallel matmul (q, k, v, gate, up) reads all tokens and gives some columns; the row-parallel one after it (o,
+down) reads these and gives a partial sum, for all tokens. Between such pairs each rank has its share of the tokens only
+(sequence parallelism, Korthikanti et al. 2022): the sum over ranks is a reduce-scatter, and the next pair begins with an
+all-gather. Shares are of all samples' rows one after another: no collective has to rearrange memory.
+Letters as in model/partition.py.
 """
 
 from functools import partial
@@ -37,11 +38,11 @@ class TensorCollectives(Collectives):
 
     def embed(self, tokens: Tensor, weight: Tensor) -> Tensor:
         """Each rank looks up what is in its rows of the vocabulary; the sum has one term that is not zero."""
-        inside, local = self.own_pieces(tokens.flatten(), len(weight))
+        inside, local = self.own_tokens(tokens.flatten(), len(weight))
         found = F.embedding(local, weight) * inside[:, None]  # (B T, E)
         return self.scatter(found)
 
-    def own_pieces(self, ids: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
+    def own_tokens(self, ids: Tensor, n_rows: int) -> tuple[Tensor, Tensor]:
         """Whether ids are among this rank's `n_rows` of the vocabulary, and their number there, 0 for others."""
         local = ids - self.at * n_rows
         inside = (local >= 0) & (local < n_rows)
@@ -59,13 +60,13 @@ class TensorCollectives(Collectives):
     # -- without gradients ---------------------------------------------------------------------------------------------
 
     def all_rows(self, rows: Tensor) -> Tensor:
-        """As `gather`, where nothing is to be differentiated."""
+        """As `gather`, without gradients."""
         out = rows.new_empty(self.size * rows.shape[0], *rows.shape[1:])
         _all_gather(out, rows.contiguous(), group=self.group)
         return out
 
     def own_rows(self, partial: Tensor) -> Tensor:
-        """As `scatter`, where nothing is to be differentiated."""
+        """As `scatter`, without gradients."""
         out = partial.new_empty(partial.shape[0] // self.size, *partial.shape[1:])
         _reduce_scatter(out, partial.contiguous(), group=self.group)
         return out
@@ -78,7 +79,7 @@ class TensorCollectives(Collectives):
 
 # Next-token loss where each rank has some rows of the head: a softmax over ranks, without all logits on any of them.
 #
-# Ranks tell each other the largest logit, the sum of exponentials and the wanted logit of each token: three numbers, not V.
+# Ranks exchange the largest logit, the sum of exponentials and the target's logit of each token: three numbers, not V.
 # Letters: N = B T tokens, n of a chunk, R rows of this rank, E embedding_dim, V rows of the head on this rank.
 
 
@@ -96,7 +97,7 @@ def vocabulary_loss(
 ) -> tuple[LossSums, Tensor, Tensor]:
     """`loss_gradient.loss_and_gradients` of hidden rows (R, E) under this rank's output_weight (V, E); targets (B, T).
 
-    Every rank gets the same sums; the gradients are of its own rows (R, E) and of its own part of the head (V, E).
+    Every rank gets the same sums; the gradients are of its own rows (R, E) and of its own slice of the head (V, E).
     """
     sums, gradient, weight_gradient = loss_and_gradients(
         slices.all_rows(rows)[None], output_weight, targets, weight_gradient, z_loss=z_loss, scale=scale,
@@ -125,7 +126,7 @@ def _loss_in_place(
     """Loss, squared log-partition and correctness of each token, (n,) each; logits (n, V) become their gradient."""
     exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
     counted = targets != IGNORED
-    inside, index = slices.own_pieces(torch.where(counted, targets, -1), logits.shape[1])
+    inside, index = slices.own_tokens(torch.where(counted, targets, -1), logits.shape[1])
     largest = slices.reduce(exact.amax(dim=-1), dist.ReduceOp.MAX)  # (n,)
     wanted = exact.gather(1, index[:, None])[:, 0] * inside
     exact.sub_(largest[:, None]).exp_()

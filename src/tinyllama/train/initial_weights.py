@@ -1,4 +1,4 @@
-"""Training that goes on from a model that exists: its weights instead of random ones."""
+"""Loads the weights of an existing model in place of random ones."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tinyllama.exchange.open_model import open_model
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.tokenizer.bpe import Tokenizer
 
-# What a weight's shape and meaning depend on; context, dropout and rotary angles may change when training goes on.
+# What a weight's shape and meaning depend on; context, dropout and rotary angles may change.
 SHAPE = ("vocab_size", "dim", "n_layers", "n_heads", "n_kv_heads", "head_dim", "ffn_dim", "embedding_dim", "tied_head")
 MAY_DIFFER = ("rope_theta", "rope_scaling", "rope_factor", "norm_eps")
 
@@ -38,11 +38,11 @@ def load_initial_weights(config: LlamaConfig, tokenizer: Tokenizer, init_from: s
 
 
 def _check_vocabulary(ours: Tokenizer, theirs: Tokenizer, init_from: str) -> None:
-    """An id must mean the same piece to the shards and to the weights."""
+    """An id must mean the same token to the shards and to the weights."""
     mend = "make tokenizer/ of the run folder and the shards with the MODEL's own tokenizer"
     if ours.vocab_size != theirs.vocab_size:
         raise RecipeError(
-            f"train.init_from: {init_from} has {theirs.vocab_size} pieces, the run's tokenizer {ours.vocab_size}; {mend}"
+            f"train.init_from: {init_from} has {theirs.vocab_size} tokens, the run's tokenizer {ours.vocab_size}; {mend}"
         )
     for token_id in range(ours.vocab_size):
         if ours.piece(token_id) != theirs.piece(token_id):

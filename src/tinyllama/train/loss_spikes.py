@@ -35,11 +35,11 @@ class Spike:
 
     @property
     def after_step(self) -> int:
-        """The last step that cannot be guilty: a checkpoint of it or before it is clean."""
+        """The last step that cannot have caused it: a checkpoint of it or before it is clean."""
         return max(self.step - self.in_a_row - STEPS_BEFORE, 0)
 
     def words(self) -> str:
-        """What was seen, for people."""
+        """One line for logs and events."""
         return (
             f"loss {self.loss:.3f} at step {self.step}, the {_nth(self.in_a_row)} in a row far above the median "
             f"{self.median:.3f} (robust z {self.score:.1f})"
@@ -60,7 +60,7 @@ def steps_to_see(train: GuardConfig) -> int:
 
 
 class SpikeGuard:
-    """Holds the last `train.spike_window` losses, by which the next one is judged. Before there are as many, none is."""
+    """Compares each loss with the `train.spike_window` losses before it; none before there are as many."""
 
     def __init__(self, train: GuardConfig) -> None:
         self._train = train
@@ -83,22 +83,22 @@ class SpikeGuard:
         return {"losses": [list(pair) for pair in self._losses], "in_a_row": self._in_a_row}
 
     def load(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`; an empty one begins anew."""
+        """The inverse of `state`; an empty one starts without losses."""
         pairs = ((int(step), float(loss)) for step, loss in state.get("losses", []))
         self._losses: deque[tuple[int, float]] = deque(pairs, maxlen=self._train.spike_window)
         self._in_a_row = int(state.get("in_a_row", 0))
 
 
 def roll_backs_near(spike: Spike, quarantine: Sequence[Quarantined], window: int) -> int:
-    """Roll-backs of the past whose windows lie less than `window` steps from this spike's."""
+    """Earlier roll-backs whose windows lie less than `window` steps from this spike's."""
     return sum(abs(entry.after_step - spike.after_step) < window for entry in quarantine)
 
 
 def suspect_steps(spike: Spike, times_near: int, window: int, steps_per_epoch: int) -> range:
-    """Steps, counted from 1, whose windows may be guilty: those up to the one where the spike was seen.
+    """Steps, counted from 1, whose windows may have caused it: those up to the one where the spike was seen.
 
-    Where the run went back before, bad data goes on for longer than one look: half a `window` of the steps that follow is
-    left out too, for each time, but never more than a twentieth of an epoch.
+    Where the run rolled back before, the bad data is longer than one spike shows: half a `window` of the steps that
+    follow is left out too, for each time, but never more than a twentieth of an epoch.
     """
     more = min(times_near * window // 2, steps_per_epoch // 20)
     return range(spike.after_step + 1, spike.step + more + 1)

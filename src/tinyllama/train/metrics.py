@@ -24,9 +24,9 @@ from tinyllama.train.train_config import UpdateConfig
 
 
 class MetricsFile:
-    """metrics.jsonl of a run. Opened at a step, rows after it are cut off: a resumed run writes them again.
+    """metrics.jsonl of a run. Opening it at a step removes the rows after it, which a resumed run writes again.
 
-    Rows that find no room on a full disk wait in memory; `sync` says so. Two threads may use it.
+    On a full disk rows wait in memory; `sync` raises. Two threads may use it.
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
@@ -39,7 +39,7 @@ class MetricsFile:
         self._lock = threading.Lock()
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append one step. Values that are no finite numbers are null: JSON has no others."""
+        """Append one step. Values that are not finite are null: JSON has no NaN."""
         finite = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
         }
@@ -52,7 +52,7 @@ class MetricsFile:
                     raise
 
     def sync(self) -> None:
-        """Put all rows on the disk, before a checkpoint says that their steps are done. Raises OSError without room."""
+        """Flush and fsync all rows, before a checkpoint of their steps is committed. Raises OSError on a full disk."""
         with self._lock:
             self._flush()
             os.fsync(self._file.fileno())
@@ -88,7 +88,7 @@ class NoMetricsFile(MetricsFile):
 
 
 def write_event(run_dir: Path, event: str, *, anyway: bool = False, **details: Any) -> None:
-    """Append one line to the run's story, events.jsonl, with the time; on a full disk the line is left out.
+    """Append one line to events.jsonl, with the time; on a full disk the line is left out.
 
     docs/resume.md has the table of the events and their details; each has `step`, and `reason` but for a save.
     Rank 0 writes it, and `anyway` the rank that found rank 0 lost.
@@ -106,7 +106,7 @@ def write_event(run_dir: Path, event: str, *, anyway: bool = False, **details: A
 
 
 def peak_flops(device: torch.device, precision: str) -> float:
-    """FLOP/s that the device could reach: the data sheet's for a known GPU, else the best of three measured products.
+    """FLOP/s that the device could reach: the data sheet's for a known GPU, else the best of three measured matmuls.
 
     A GPU that is not known is measured in bf16 where fp8 is asked for.
     """
@@ -155,7 +155,7 @@ def _synchronize(device: torch.device) -> None:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run at its last step, seen from rank 0."""
+    """A run that has done its last step, as rank 0 knows it."""
 
     config: LlamaConfig
     train: UpdateConfig

@@ -15,7 +15,7 @@ from tinyllama.train.train_config import GuardConfig
 
 @dataclass
 class RollBack:
-    """Answers the guards' errors for one run. After too many skipped steps in a row it goes back once in a process."""
+    """Answers the guards' errors for one run. After too many skipped steps in a row it rolls back once per process."""
 
     run_dir: Path
     train: GuardConfig
@@ -24,36 +24,36 @@ class RollBack:
     has_skipped_back: bool = False
 
     def answer(self, trouble: LossSpikeError | SkippedStepsError, batches: Batches) -> RunState:
-        """The checkpoint that was taken up, to go on from; `guards.quarantine` is longer after a spike.
+        """The checkpoint from which the run resumes; `guards.quarantine` is longer after a spike.
 
-        Raises RunStoppedError, exit code 1, when the run has gone back too often or there is no such checkpoint.
+        Raises RunStoppedError, exit code 1, when the run has rolled back too often or there is no such checkpoint.
         """
         if isinstance(trouble, SkippedStepsError):
             return self._before_skips(trouble)
         return self._before_spike(trouble, batches)
 
     def _before_skips(self, trouble: SkippedStepsError) -> RunState:
-        """The last checkpoint: a fault of the hardware does not come again."""
+        """Resume from the last checkpoint: a hardware fault does not repeat."""
         if self.has_skipped_back:
-            raise self._given_up(trouble.step, f"{trouble}, after going back once") from None
+            raise self._given_up(trouble.step, f"{trouble}, after rolling back once") from None
         self.has_skipped_back = True
         found = self.checkpoints.resume()
         if found is None:
-            raise self._given_up(trouble.step, f"{trouble}, and there is no checkpoint to go back to") from None
-        log.warn(f"pretrain: {trouble}; going back to the last checkpoint")
+            raise self._given_up(trouble.step, f"{trouble}, and there is no checkpoint to roll back to") from None
+        log.warn(f"pretrain: {trouble}; rolling back to the last checkpoint")
         return replace(found, guards={**found.guards, "skipped_in_a_row": 0})
 
     def _before_spike(self, trouble: LossSpikeError, batches: Batches) -> RunState:
-        """A checkpoint before the spike, without the data that may be guilty of it."""
+        """Resume from a checkpoint before the spike, without the data that may have caused it."""
         spike, times = trouble.spike, self.train.max_spike_roll_backs
         if trouble.limit_reached:
-            reason = f"{trouble}, after going back {times} times near it (train.on_spike_limit=go_on goes on)"
+            reason = f"{trouble}, after going back {times} times near it (train.on_spike_limit=go_on would continue)"
             raise self._given_up(spike.step, reason) from None
         found = self.checkpoints.go_back(spike.after_step)
         if found is None:
             reason = f"{trouble}, and no checkpoint of step {spike.after_step} or before it is whole"
             raise self._given_up(spike.step, reason) from None
-        log.warn(f"pretrain: loss spike: {trouble}; going back, without the data of the steps around it")
+        log.warn(f"pretrain: loss spike: {trouble}; rolling back and skipping the data of the steps around it")
         self.guards.quarantine_windows(spike, batches)
         return found
 

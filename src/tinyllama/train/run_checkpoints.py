@@ -28,7 +28,7 @@ FULL_DISK_EXIT_CODE = 1
 
 
 class RunCheckpoints:
-    """Saves and takes up the state of the run in `run_dir`."""
+    """Saves and restores the state of the run in `run_dir`."""
 
     def __init__(
         self,
@@ -40,8 +40,8 @@ class RunCheckpoints:
         fingerprints: dict[str, str],
         allowed_changes: Set[str],
     ) -> None:
-        """`fingerprints` of the data, by their names in RunState; `allowed_changes`: recipe keys in which the checkpoint
-        that is taken up may differ."""
+        """`fingerprints` of the data, by their names in RunState; `allowed_changes`: recipe keys that
+        may differ in the checkpoint from which the run resumes."""
         self.run_dir, self.config, self.train, self.state = run_dir, config, train, state
         self.folder = run_dir / "checkpoints"
         self._guards, self._fingerprints, self._allowed_changes = guards, fingerprints, allowed_changes
@@ -55,7 +55,7 @@ class RunCheckpoints:
     # -- saving --------------------------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """Make ready for the first save, beside the first steps: on a GPU its memory takes time. Only rank 0 saves."""
+        """Allocate the host memory of the first save in a thread: pinning it takes seconds. Only rank 0 saves."""
         if self.state.network.device.type == "cuda" and self.state.ranks.is_first:
             self._saver.prepare(*self.state.state_shapes())
 
@@ -86,7 +86,7 @@ class RunCheckpoints:
             self._answer_full_disk(error, can_go_on=self.train.on_full_disk == "go_on")
 
     def finish(self) -> None:
-        """Wait for the last save. Raises RunStoppedError when it found no room, whatever the recipe says."""
+        """Wait for the last save. Raises RunStoppedError when the disk was full, whatever the recipe says."""
         try:
             self._saver.wait()
         except OSError as error:
@@ -104,13 +104,13 @@ class RunCheckpoints:
             raise error
         last = self.last_good.name if self.last_good else "none yet"
         step, self._asked_for = self._asked_for, None
-        line = f"{self.folder}: no room for the checkpoint of step {step} ({error.strerror}); the last good one: {last}"
+        line = f"{self.folder}: no space for the checkpoint of step {step} ({error.strerror}); last good one: {last}"
         if can_go_on:
             write_event(self.run_dir, "full_disk", step=step, reason=f"no room for the checkpoint ({error.strerror})")
-            log.warn(f"{line}; training goes on and tries again at the next one")
+            log.warn(f"{line}; training continues and tries again at the next checkpoint")
             return
         write_event(self.run_dir, "stop", step=step, reason="full disk", exit_code=FULL_DISK_EXIT_CODE)
-        raise RunStoppedError(f"{line}; make room, then the same command goes on from there", FULL_DISK_EXIT_CODE)
+        raise RunStoppedError(f"{line}; free some space, then run the same command to resume", FULL_DISK_EXIT_CODE)
 
     def _before_commit(self) -> None:
         assert self._asked_for is not None
@@ -145,7 +145,7 @@ class RunCheckpoints:
             **self._fingerprints,
         )
 
-    # -- taking up -----------------------------------------------------------------------------------------------------
+    # -- resuming ------------------------------------------------------------------------------------------------------
 
     def resume(self) -> RunState | None:
         """Load the newest whole checkpoint into the run's state; None when there is none.
@@ -184,9 +184,9 @@ class RunCheckpoints:
         return asdict(found)
 
     def go_back(self, last_step: int) -> RunState | None:
-        """Take up the newest whole checkpoint of `last_step` or before it; None, and all stay, when there is none.
+        """Resume from the newest whole checkpoint of `last_step` or before it; None, and all stay, when there is none.
 
-        The next `save` writes the one that was taken up again, with the quarantine list of now.
+        The next `save` writes that checkpoint again, with the current quarantine list.
         """
         if not self.state.ranks.on_rank_0(lambda: self._remove_after(last_step)):
             return None
@@ -195,9 +195,9 @@ class RunCheckpoints:
         return found
 
     def _remove_after(self, last_step: int) -> bool:
-        """Remove the checkpoints behind the newest whole one of `last_step` or before it; False when there is none.
+        """Remove the checkpoints after the newest whole one of `last_step` or before it; False when there is none.
 
-        The newest goes first: a kill on the way leaves a run that comes to the same decision again.
+        The newest is removed first: after a kill on the way the run makes the same decision again.
         """
         path, _ = form.find_newest(self.folder, last_step)
         if path is None:

@@ -1,4 +1,4 @@
-"""The data of a run, held against its fingerprints before a step is made: shards, tokenizer, network.
+"""Opens a run's data and checks it against its fingerprints before the first step: shards, tokenizer, network.
 
 What is looked at, and what it costs:
 
@@ -44,7 +44,7 @@ class RunData:
 
 
 def open_run_data(run_dir: Path, config: LlamaConfig) -> RunData:
-    """Open `run_dir`/shards and /tokenizer and hold them against each other and the network.
+    """Open `run_dir`/shards and /tokenizer and check that they fit each other and the network.
 
     Raises InputError, which names the file, when they do not belong together or a size or header is wrong; RecipeError
     when the network's vocabulary is too small.
@@ -62,7 +62,7 @@ def open_run_data(run_dir: Path, config: LlamaConfig) -> RunData:
             )
         if shards.index.vocab_size > config.vocab_size:
             raise RecipeError(
-                f"model.vocab_size: {config.vocab_size} is below the tokenizer's {tokenizer.vocab_size} pieces; "
+                f"model.vocab_size: {config.vocab_size} is below the tokenizer's {tokenizer.vocab_size} tokens; "
                 f"give at least {shards.index.vocab_size}, as {path} says"
             )
     indexes = {key: run_dir / name for key, name in FINGERPRINTED.items() if name.endswith(INDEX_FILE)}
@@ -72,7 +72,7 @@ def open_run_data(run_dir: Path, config: LlamaConfig) -> RunData:
 
 
 def verify_run_data(run_dir: Path, verify_shards: str) -> None:
-    """Read shard files against the sha256 in their index, as `train.verify_shards` says.
+    """Check shard files against the sha256 in their index, as `train.verify_shards` says.
 
     Raises InputError that names the first file that is not the one that was written.
     """
@@ -123,7 +123,7 @@ def _hash_all(todo: dict[Path, tuple[str, str, list[int]]], found: dict[str, lis
 
 
 def _check_tokenizer_files(folder: Path) -> None:
-    """Hold the tokenizer's files against its manifest, where it has one: the copies that go with a model count too."""
+    """Check the tokenizer's files against its manifest, where it has one: the copies that go with a model count too."""
     path = folder / "manifest.json"
     manifest = files.read_json(path) if path.is_file() else {}
     rows = manifest.get("files") if isinstance(manifest, dict) else None

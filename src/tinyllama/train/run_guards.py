@@ -26,7 +26,7 @@ class SkippedStepsError(Exception):
 
 
 class StepGuard:
-    """Counts skipped steps. The update itself is called off on the device, see train_step."""
+    """Counts skipped steps. The update itself is skipped on the device, see train_step."""
 
     def __init__(self, train: TrainConfig) -> None:
         self._precision = train.precision
@@ -34,15 +34,15 @@ class StepGuard:
         self.in_a_row = 0
 
     def see(self, step: int, loss: float, is_skipped: bool) -> str | None:
-        """Take note of a step; returns why it was skipped, None when it was not."""
+        """Record a step; returns why it was skipped, None when it was not."""
         if not is_skipped:
             self.in_a_row = 0
             return None
         self.in_a_row += 1
         if not math.isfinite(loss):
-            reason = "the loss is no finite number"
+            reason = "the loss is not finite"
         elif self._precision == "fp16":
-            reason = "left fp16's range, the loss scale is halved"
+            reason = "overflow in fp16, the loss scale is halved"
         else:
             reason = "the gradient is not finite"
         log.warn(f"pretrain: step {step}: {reason}; no update")
@@ -58,7 +58,7 @@ MAX_NAMED_WINDOWS = 256  # of one quarantine: in terabytes each may lie in anoth
 
 
 class LossSpikeError(Exception):
-    """The loss spiked and the recipe wants the run to go back; `limit_reached`: it has gone back there too often."""
+    """The loss spiked and the recipe asks for a roll-back; `limit_reached`: the run has rolled back there too often."""
 
     def __init__(self, spike: Spike, *, limit_reached: bool) -> None:
         super().__init__(spike.words())
@@ -68,7 +68,7 @@ class LossSpikeError(Exception):
 class RunGuards:
     """The guards of one run. Their state and the quarantine list are part of its checkpoints.
 
-    Every decision follows from the recipe and from figures that all ranks share.
+    Every decision follows from the recipe and from metrics that all ranks share.
     """
 
     def __init__(self, run_dir: Path, train: TrainConfig) -> None:
@@ -77,7 +77,7 @@ class RunGuards:
         self.load({})
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take up what `state` gave. The quarantine list is not in it: it outlives going back."""
+        """Restore what `state` returned. The quarantine list is not in it: it survives a roll-back."""
         self._steps, self._spikes = StepGuard(self._train), SpikeGuard(self._train)
         self._steps.in_a_row = int(state.get("skipped_in_a_row", 0))
         self._spikes.load(state.get("spikes", {}))
@@ -88,16 +88,16 @@ class RunGuards:
         return {"skipped_in_a_row": self._steps.in_a_row, "spikes": self._spikes.state()}
 
     def see(self, step: int, loss: float, is_skipped: bool) -> str | None:
-        """Take note of a step; returns why its update was not made, None when it was."""
+        """Record a step; returns why its update was skipped, None when it was made."""
         skipped = self._steps.see(step, loss, is_skipped)
         if not skipped and self._train.spike_guard != "off":
             self._spike = self._spikes.see(step, loss)
         return skipped
 
     def check(self, step: int) -> None:
-        """Answer what the step that was seen last brought.
+        """Act on the step recorded last.
 
-        Raises SkippedStepsError when it is one skipped step too many, LossSpikeError when the run is to go back.
+        Raises SkippedStepsError when it is one skipped step too many, LossSpikeError when the run is to roll back.
         """
         self._steps.check(step)
         spike, self._spike = self._spike, None
@@ -117,14 +117,14 @@ class RunGuards:
         if train.spike_guard == "watch":
             return "watched only (train.spike_guard)"
         if spike.after_step < train.save_every_steps:
-            return "no checkpoint is old enough yet (train.save_every_steps), training goes on"
+            return "no checkpoint is old enough yet (train.save_every_steps); training continues"
         near = roll_backs_near(spike, self.quarantine, train.spike_window)
         if near < train.max_spike_roll_backs:
             return GOES_BACK
-        return STOPS if train.on_spike_limit == "stop" else f"after going back {near} times, training goes on"
+        return STOPS if train.on_spike_limit == "stop" else f"after going back {near} times; training continues"
 
     def quarantine_windows(self, spike: Spike, batches: Batches) -> None:
-        """Put the windows of the steps that may be guilty of a spike on the list, and name their documents."""
+        """Add the windows of the steps that may have caused a spike to the list, and name their documents."""
         near = roll_backs_near(spike, self.quarantine, self._train.spike_window)
         per_step = batches.sequences_per_step
         steps = suspect_steps(spike, near, self._train.spike_window, batches.sequences_per_epoch // per_step)

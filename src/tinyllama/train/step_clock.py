@@ -13,7 +13,7 @@ Moment = float | torch.cuda.Event
 
 
 def now(device: torch.device) -> Moment:
-    """This moment in the device's work."""
+    """A point in the device's queue."""
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -53,7 +53,7 @@ class StepClock:
         self.start()
 
     def start(self) -> None:
-        """Begin to count now: what came before belongs to no step."""
+        """Start timing now: what came before belongs to no step."""
         self._last = now(self._device)
 
     def lap(self, values: list[Tensor]) -> StepTiming:
@@ -67,7 +67,7 @@ class StepClock:
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """Python collects no garbage when it likes: a collection among many tensors takes half a second."""
+    """Garbage is not collected in the middle of a step: among many tensors that takes half a second."""
     gc.collect()
     gc.freeze()
     gc.disable()

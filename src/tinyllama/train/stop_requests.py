@@ -1,4 +1,4 @@
-"""Requests to stop before the end: a signal, or the recipe's time limit. The step under way is finished and saved first."""
+"""Requests to stop before the end: a signal, or the recipe's time limit. The current step is finished and saved first."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ TIME_LIMIT_EXIT_CODE = os.EX_TEMPFAIL  # 75: "try again later"
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-REQUESTS = (128 + signal.SIGTERM, 128 + signal.SIGINT, TIME_LIMIT_EXIT_CODE)  # exit codes, the weightiest first
+REQUESTS = (128 + signal.SIGTERM, 128 + signal.SIGINT, TIME_LIMIT_EXIT_CODE)  # exit codes, highest priority first
 
 
 class StopRequest(NamedTuple):
@@ -24,7 +24,7 @@ class StopRequest(NamedTuple):
 
 
 class StopRequests:
-    """While it is entered, SIGTERM and SIGINT become requests, and the time limit counts; then all is as before.
+    """A context in which SIGTERM and SIGINT become requests and the time limit counts.
 
     The second Ctrl-C raises KeyboardInterrupt where the program stands. More of SIGTERM change nothing: who sends it
     sends SIGKILL in the end. Outside the main thread there are no signals, only the time limit.
@@ -56,7 +56,9 @@ class StopRequests:
         if not log.is_speaker():
             return
         # Not by the log: the signal may have come in the middle of one of its lines.
-        os.write(2, f"pretrain: {name}: the step under way is finished and saved; Ctrl-C stops at once\n".encode())
+        words = "finishing the current step, then saving; press Ctrl-C again to quit without saving"
+        os.write(2, f"pretrain: {name}: {words}
+".encode())
 
     def counts(self) -> list[float]:
         """`now`, as a row in which 1 stands for one of REQUESTS: rows of several ranks can be added up."""
@@ -80,7 +82,7 @@ def time_limit(minutes: float) -> str:
 
 
 def agreed(counts: list[float], time_limit_minutes: float) -> StopRequest | None:
-    """The weightiest request in the ranks' `counts`, added up: the same on every rank."""
+    """The request of highest priority in the ranks' summed `counts`: the same on every rank."""
     for exit_code, count in zip(REQUESTS, counts, strict=False):
         if count > 0:
             name = time_limit(time_limit_minutes) if exit_code == TIME_LIMIT_EXIT_CODE else ""

@@ -17,18 +17,18 @@ FP8_MULTIPLE = 16  # of every width of an fp8 matmul, its rows too: the backward
 class BatchConfig(Config):
     """How many steps, and which micro-batches make a step."""
 
-    tokens: int = setting(3_000_000_000_000, "Training tokens; the number of steps follows.", ge=1)
-    steps: int = setting(0, "Optimizer updates; when given, wins over tokens.", ge=0)
-    tokens_per_step: int = setting(2_097_152, "Tokens of one update, over all micro-batches and devices.", ge=1)
-    micro_batch_size: int = setting(16, "Sequences that one device computes at once.", ge=1)
-    seq_len: int = setting(2048, "Tokens that the model sees at once.", ge=2)
+    tokens: int = setting(3_000_000_000_000, "Training tokens; sets the number of steps.", ge=1)
+    steps: int = setting(0, "Optimizer steps; if set, overrides tokens.", ge=0)
+    tokens_per_step: int = setting(2_097_152, "Tokens of one optimizer step, over all micro-batches and devices.", ge=1)
+    micro_batch_size: int = setting(16, "Sequences per micro-batch on one device.", ge=1)
+    seq_len: int = setting(2048, "Tokens of a sequence.", ge=2)
     deterministic_reduction: bool = setting(
-        False, "Sums in one order for every number of ranks, and kernels that repeat themselves: the same bits, slower."
+        False, "Sum in one order for every number of ranks, with deterministic kernels: the same bits, slower."
     )
     reduction_lanes: int = setting(
         8,
-        "With deterministic_reduction: equal portions of a step's micro-batches, summed apart and then joined in pairs; "
-        "a power of two, of which the ranks are divisors.",
+        "With deterministic_reduction: equal groups of a step's micro-batches, each summed alone and then joined in pairs; "
+        "a power of two that the number of ranks divides.",
         ge=1,
     )
     seed: int = setting(42, "Seed of initialisation, data order and dropout.")
@@ -64,11 +64,11 @@ class PrecisionConfig(Config):
     """Device, number formats, and what is compiled or recomputed."""
 
     precision: Literal["fp32", "bf16", "fp16", "fp8"] = setting(
-        "bf16", "Number format of the products; weights, their updates, norms and loss stay fp32."
+        "bf16", "Number format of matrix products; weights, their updates, norms and loss stay fp32."
     )
     recompute: Literal["none", "selective", "full"] = setting(
         "none",
-        "What the backward pass computes again to save memory: selective, the feed-forward's inside; full, the layers.",
+        "What the backward pass recomputes to save memory: selective: inside the feed-forward; full: whole layers.",
         changes_result=False,
     )
     device: Literal["auto", "cpu", "cuda"] = setting(
@@ -84,13 +84,13 @@ class OptimizerConfig(Config):
 
     optimizer: Literal["adamw"] = setting("adamw", "Update rule.")
     optimizer_state: Literal["fp32", "bf16"] = setting(
-        "fp32", "Number format of AdamW's moments; bf16 saves 4 bytes a weight."
+        "fp32", "Number format of AdamW's moments; bf16 saves 4 bytes per weight."
     )
     beta1: float = setting(0.9, "AdamW's decay of the first moment.", ge=0, lt=1)
     beta2: float = setting(0.95, "AdamW's decay of the second moment.", ge=0, lt=1)
     adam_eps: float = setting(1e-8, "AdamW's epsilon.", gt=0)
     weight_decay: float = setting(0.1, "Decoupled decay of matrices; not of norms and embeddings.", ge=0)
-    max_grad_norm: float = setting(1.0, "Gradients are scaled down to this global norm; 0: never.", ge=0)
+    max_grad_norm: float = setting(1.0, "Clip gradients to this global norm; 0: no clipping.", ge=0)
     z_loss: float = setting(0.0, "Weight of the squared log-partition term.", ge=0)
 
 
@@ -104,8 +104,10 @@ class ScheduleConfig(Config):
     lr_schedule: Literal["cosine", "wsd"] = setting("cosine", "Cosine, or warmup-stable-decay.")
     peak_lr: float = setting(4e-4, "Learning rate at the end of warmup.", gt=0)
     min_lr: float = setting(4e-5, "Learning rate at the end of the schedule, before cooldown.", ge=0)
-    warmup_steps: int = setting(2000, "Linear rise from 0; cut to a tenth of a shorter run, with a warning.", ge=0)
-    cooldown_steps: int = setting(0, "Final linear fall to 0 over so many steps.", ge=0)
+    warmup_steps: int = setting(
+        2000, "Linear warm-up from 0; a run shorter than this uses a tenth of its steps, with a warning.", ge=0
+    )
+    cooldown_steps: int = setting(0, "Steps of the final linear decay to 0.", ge=0)
 
     @model_validator(mode="after")
     def _min_is_below_peak(self) -> Self:
@@ -118,16 +120,16 @@ class SaveConfig(Config):
     """Checkpoints."""
 
     save_every_steps: int = setting(
-        1000, "A checkpoint every so many steps, and at the end.", changes_result=False, ge=1
+        1000, "Steps between checkpoints; the last step has one too.", changes_result=False, ge=1
     )
-    keep_checkpoints: int = setting(2, "How many of the latest checkpoints stay.", changes_result=False, ge=1)
+    keep_checkpoints: int = setting(2, "Number of the most recent checkpoints to keep.", changes_result=False, ge=1)
     keep_every_steps: int = setting(
-        0, "The checkpoint of every so many steps stays for ever; 0: of none.", changes_result=False, ge=0
+        0, "Keep the checkpoint of every N-th step permanently; 0: none.", changes_result=False, ge=0
     )
-    keep_best: bool = setting(True, "The checkpoint of the lowest validation loss stays.", changes_result=False)
+    keep_best: bool = setting(True, "Keep the checkpoint of the lowest validation loss.", changes_result=False)
     on_full_disk: Literal["stop", "go_on"] = setting(
         "stop",
-        "When a checkpoint finds no room: stop, or go on and try again at the next one; the last good one stays.",
+        "When the disk is full: stop, or continue and try again at the next checkpoint; the last good one is kept.",
         changes_result=False,
     )
 
@@ -137,27 +139,32 @@ class GuardConfig(Config):
 
     max_skipped_in_a_row: int = setting(
         10,
-        "Steps in a row of non-finite loss or gradient that are left out; then back to the last checkpoint, once.",
+        "Steps in a row that may be skipped for a non-finite loss or gradient; then one roll-back to the last checkpoint.",
         changes_result=False,
         ge=1,
     )
     spike_guard: Literal["roll_back", "watch", "off"] = setting(
         "roll_back",
-        "On a loss spike: back to a checkpoint before it, its windows left out; watch: say so; off: do not look.",
+        "On a loss spike: roll back to a checkpoint before it and skip its data; watch: log only; off: no check.",
         changes_result=False,
     )
     spike_threshold: float = setting(
-        6.0, "Robust standard deviations over the median loss from which a step counts.", changes_result=False, gt=0
+        6.0, "Robust z-score above the median loss from which a step counts.", changes_result=False, gt=0
     )
     spike_window: int = setting(
-        128, "The steps before, by which a step is judged; none is judged earlier.", changes_result=False, ge=8
+        128,
+        "Number of earlier steps that a loss is compared with; no step is checked before there are as many.",
+        changes_result=False,
+        ge=8,
     )
-    spike_steps_in_a_row: int = setting(3, "So many such steps in a row are a spike.", changes_result=False, ge=1)
+    spike_steps_in_a_row: int = setting(
+        3, "Number of such steps in a row that make a spike.", changes_result=False, ge=1
+    )
     max_spike_roll_backs: int = setting(
-        3, "How often a run may go back within one spike_window.", changes_result=False, ge=0
+        3, "How often a run may roll back within one spike_window.", changes_result=False, ge=0
     )
     on_spike_limit: Literal["stop", "go_on"] = setting(
-        "stop", "After that many: stop with exit code 1, or go on and only watch there.", changes_result=False
+        "stop", "After that many: stop with exit code 1, or continue and only log spikes there.", changes_result=False
     )
 
 
@@ -165,10 +172,10 @@ class ValidationConfig(Config):
     """What is measured while training runs."""
 
     validate_every_steps: int = setting(
-        1000, "Validation every so many steps, and at the end.", changes_result=False, ge=1
+        1000, "Steps between validations; the last step has one too.", changes_result=False, ge=1
     )
     validation_tokens: int = setting(
-        2_097_152, "Validation tokens of one measurement; at the end, all.", changes_result=False, ge=1
+        2_097_152, "Tokens of one validation; all of the split after the last step.", changes_result=False, ge=1
     )
     evaluate_tasks: list[str] = setting(
         [],
@@ -176,26 +183,26 @@ class ValidationConfig(Config):
         changes_result=False,
     )
     evaluate_every_steps: int = setting(
-        0, "Those tasks every so many steps, and at the end; 0: at the end only.", changes_result=False, ge=0
+        0, "Steps between measurements of these tasks; 0: after the last step only.", changes_result=False, ge=0
     )
     evaluate_limit: int = setting(
-        200, "Examples of each of those tasks, evenly spread over its file.", changes_result=False, ge=1
+        200, "Number of examples per task, evenly spread over its file.", changes_result=False, ge=1
     )
     evaluate_data_dir: str = setting(
-        "", "Folder with those tasks' examples; empty: Hugging Face's hub.", changes_result=False
+        "", "Folder with the tasks' examples; empty: Hugging Face's hub.", changes_result=False
     )
 
 
 class TrainConfig(ValidationConfig, GuardConfig, SaveConfig, ScheduleConfig, UpdateConfig):
     """`[train]`: how long, in what portions, with which optimizer. Defaults are TinyLlama's."""
 
-    init_from: str = setting("", "A MODEL whose weights training starts from; empty: random ones.")
+    init_from: str = setting("", "MODEL whose weights training starts from; empty: random weights.")
     time_limit_minutes: float = setting(
-        0.0, "Save and stop with exit code 75 after so long; 0: no limit.", changes_result=False, ge=0
+        0.0, "Save and stop with exit code 75 after this time; 0: no limit.", changes_result=False, ge=0
     )
     verify_shards: Literal["once", "always", "never"] = setting(
         "once",
-        "Shard files read against their sha256: when they are new or changed, at every start, never (sizes only).",
+        "When shard files are checked against their sha256: if new or changed, at every start, never (sizes only).",
         changes_result=False,
     )
 

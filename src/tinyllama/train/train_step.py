@@ -16,11 +16,11 @@ from tinyllama.train.train_state import TrainState
 class StepResult:
     """What one update reports; tensors of one value, still on the device."""
 
-    loss: Tensor  # mean nats a token
+    loss: Tensor  # mean nats per token
     accuracy: Tensor  # share of targets that were the likeliest token
     grad_norm: Tensor  # before clipping
     requests: Tensor  # how often each request of some rank was counted, (n,)
-    is_skipped: Tensor  # 1 where the update was called off: fp16's range was left, or loss or gradient are not finite
+    is_skipped: Tensor  # 1 where the update was skipped: overflow in fp16, or a loss or gradient that is not finite
 
 
 def train_step(

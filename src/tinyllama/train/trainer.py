@@ -42,7 +42,7 @@ STEPS_BETWEEN_COLLECTIONS = 100  # of young garbage
 
 @dataclass(frozen=True)
 class PendingStep:
-    """A step that was begun and whose figures are still to come."""
+    """A step that was started and whose metrics are not read yet."""
 
     step: int
     lap: StepTiming
@@ -59,7 +59,7 @@ def pretrain(
 ) -> dict[str, Any]:
     """Train `config` on run_dir/shards with run_dir/tokenizer until the recipe's last step; returns the summary.
 
-    Goes on from the newest valid checkpoint in run_dir/checkpoints, which may differ from the recipe in the keys of
+    Resumes from the newest valid checkpoint in run_dir/checkpoints, which may differ from the recipe in the keys of
     `allowed_changes`. Raises InputError when the shards, the tokenizer or that checkpoint do not belong together,
     RecipeError when the recipe asks for what the data or the device cannot give, RunStoppedError when a signal, the time
     limit, a full disk or many non-finite steps in a row end the run before its end, LostRankError when another of its
@@ -102,7 +102,7 @@ class Trainer:
         self.schedule = lr_schedule(train, train.total_steps)
         if self.schedule.warmup_steps < train.warmup_steps:
             log.warn(
-                f"train.warmup_steps: {train.warmup_steps} cut to {self.schedule.warmup_steps}, "
+                f"train.warmup_steps: {train.warmup_steps} shortened to {self.schedule.warmup_steps}, "
                 f"the run has {train.total_steps} steps"
             )
         self.tasks: TrainingTasks | None = None
@@ -123,7 +123,7 @@ class Trainer:
         self.last_validation: dict[str, float] | None = None
 
     def _begin(self, threads: int) -> dict[str, Any]:
-        """Take the device, open the data; returns what must be the same on every rank."""
+        """Choose the device, open the data; returns what must be the same on every rank."""
         self.device = choose_device(self.train.device, None if self.ranks.is_alone else self.ranks.local_rank)
         self.threads = choose_threads(threads, self.device, self.train.deterministic_reduction)
         self._open_data()
@@ -142,7 +142,7 @@ class Trainer:
         }
 
     def _before_exit(self, failure: Failure) -> None:
-        """Of the watch over the ranks: this process ends now, though its main thread waits for a rank that is lost."""
+        """Called by the heartbeat: this process ends now, though its main thread waits for a rank that is lost."""
         if failure.is_first:
             write_event(
                 self.run_dir, "stop", anyway=True, step=self.step, reason=failure.reason, exit_code=failure.exit_code
@@ -150,13 +150,13 @@ class Trainer:
         self.checkpoints.let_finish()
 
     def _open_data(self) -> None:
-        """Open shards and tokenizer, and hold them against each other and the recipe."""
+        """Open shards and tokenizer, and check that they belong together and to the recipe."""
         data = open_run_data(self.run_dir, self.config)
         self.tokenizer, self.fingerprints = data.tokenizer, data.fingerprints
         self.train_shards, self.validation_shards = data.train, data.validation
 
     def _open_batches(self) -> None:
-        """The batches of all steps, as the quarantine list of now has them."""
+        """The batches of all steps, with the current quarantine list."""
         sequences_per_step = self.train.tokens_per_step // self.train.seq_len
         seed = derive_seed(self.train.seed, "window order")
         self.batches = Batches(self.train_shards, self.train.seq_len, sequences_per_step, seed, self.guard.quarantine)
@@ -166,7 +166,7 @@ class Trainer:
     def train_to_the_end(self, stops: StopRequests) -> None:
         """All updates that are left. Raises RunStoppedError when something else than the last step ends them.
 
-        When too many steps in a row were skipped, the run goes back to its last checkpoint, once; when the loss spiked,
+        When too many steps in a row were skipped, the run rolls back to its last checkpoint, once; when the loss spiked,
         to one before the spike.
         """
         while True:
@@ -176,19 +176,19 @@ class Trainer:
             except (LossSpikeError, SkippedStepsError) as trouble:
                 found = self.roll_back.answer(trouble, self.batches)
                 self._open_batches()
-                self._go_on_from(found, "roll_back", str(trouble))
+                self._resume_from(found, "roll_back", str(trouble))
         stop = stop or stops.by_signal()  # one that came during the last save
         if stop is not None:
             write_event(self.run_dir, "stop", step=self.step, reason=stop.reason, exit_code=stop.exit_code)
             raise RunStoppedError(
-                f"stopped after step {self.step} ({stop.reason}), saved; the same command goes on from there",
+                f"stopped after step {self.step} ({stop.reason}), saved; run the same command to resume",
                 stop.exit_code,
             )
 
     def _train(self, stops: StopRequests) -> StopRequest | None:
         """Update after update, with validation and checkpoints at their intervals and at the end; why it stopped early.
 
-        A step's figures are read while the next one is under way, so that the device never waits for the host.
+        A step's metrics are read while the next step runs, so that the device never waits for the host.
         """
         total, stop = self.schedule.total_steps, None
         is_first = self.ranks.is_first
@@ -271,7 +271,7 @@ class Trainer:
         return DeviceBatch(*(tensor.pin_memory() if self.device.type == "cuda" else tensor for tensor in tensors))
 
     def _record(self, done: PendingStep, line: log.ProgressLine) -> None:
-        """Wait for a step's figures and write them; validate when it is the last step so far and it is time."""
+        """Wait for a step's metrics and write them; validate when that step is the latest and a validation is due."""
         step = done.step
         self.ranks.progress.enter(Activity.RECORD, self.step)
         (loss, accuracy, grad_norm, is_skipped, *requests), seconds = done.lap.read()
@@ -308,7 +308,7 @@ class Trainer:
         self.guard.check(step)
 
     def _validate(self, max_tokens: int | None) -> dict[str, Any] | None:
-        """Figures on the validation split, by source kind too; None when the split is empty."""
+        """Validation metrics, by source kind too; None when the split is empty."""
         if self.validation_shards.n_tokens < 2:
             return None
         self.ranks.progress.enter(Activity.VALIDATION, self.step)
@@ -320,7 +320,7 @@ class Trainer:
         return found
 
     def resume(self) -> None:
-        """Take up the newest valid checkpoint, or else the weights of `init_from`.
+        """Resume from the newest valid checkpoint, or else load the weights of `init_from`.
 
         Raises InputError when the checkpoint is another run's, RecipeError when those weights do not fit.
         """
@@ -341,12 +341,12 @@ class Trainer:
         else:
             self.guard.quarantine = read_quarantine(found.quarantine, self.run_dir / "checkpoints")
             self._open_batches()
-            self._go_on_from(found, "resume", "started again")
+            self._resume_from(found, "resume", "started again")
 
     def _read_initial_weights(self) -> None:
         self.state.load_weights(load_initial_weights(self.config, self.tokenizer, self.train.init_from))
 
-    def _go_on_from(self, found: RunState, event: str, reason: str) -> None:
+    def _resume_from(self, found: RunState, event: str, reason: str) -> None:
         self.step, self.last_validation = found.step, found.validation
         self.guard.load(found.guards)
         name = checkpoint_name(self.step)
@@ -354,10 +354,10 @@ class Trainer:
             self.run_dir, event, step=self.step, reason=reason, checkpoint=name, ranks=self.ranks.size,
             threads=self.threads, layout=self.ranks.parallel.words(),
         )  # fmt: skip
-        log.info(f"pretrain: going on after step {self.step}, {self.run_dir / 'checkpoints' / name}")
+        log.info(f"pretrain: resuming after step {self.step}, {self.run_dir / 'checkpoints' / name}")
 
     def finished(self) -> FinishedRun:
-        """What the summary is made of; every rank helps to give rank 0 the weights."""
+        """What the summary needs; every rank takes part in gathering the weights."""
         return FinishedRun(
             self.config, self.train, self.run_dir, self.device, self.ranks.size, self.step, self.train_shards,
             self.validation_shards, self.tokenizer.vocab_size, self.last_validation,
