@@ -40,7 +40,7 @@ def left_in(folder: Path) -> list[str]:
 
 def test_stop(run_dir: Path, full_at_the_second: None):
     with pytest.raises(
-        RunStoppedError, match=r"no room for the checkpoint of step 6 .*last good one: step_00000003"
+        RunStoppedError, match=r"no space for the checkpoint of step 6 .*last good one: step_00000003"
     ) as e:
         api.pretrain("small-120m", run_dir, overrides())
     assert e.value.exit_code == 1
@@ -123,8 +123,8 @@ def test_a_real_small_disk(prepared_run: Path, small_disk: Path, undisturbed: tu
     words = overrides(train__on_full_disk=answer)
     exit_code, line = stopped(run_dir, words)
     assert exit_code == 1
-    assert "no room for the checkpoint of step" in line
-    assert "the last good one: step_00000003" in line
+    assert "no space for the checkpoint of step" in line
+    assert "last good one: step_00000003" in line
     assert left_in(run_dir / "checkpoints") == ["step_00000003"]
     form.check(run_dir / "checkpoints" / "step_00000003")
     assert [row["step"] for row in events(run_dir, "full_disk")] == ([6, 9] if answer == "go_on" else [])

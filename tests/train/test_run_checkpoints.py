@@ -191,12 +191,12 @@ def test_a_full_disk_is_answered_as_the_recipe_says(small_run: Callable[[str], P
     it.saver.error = FULL
     it.checkpoints.look(wait=False)
     (event,) = events(run_dir, "full_disk")
-    assert (event["step"], event["reason"]) == (5, "no room for the checkpoint (No space left on device)")
+    assert (event["step"], event["reason"]) == (5, "no space for the checkpoint (No space left on device)")
     it.save(5)  # it is tried again
     assert len(it.saver.asked) == 5
     it.saver.error = FULL
     with pytest.raises(
-        RunStoppedError, match=r"checkpoint of step 5 .*last good one: step_00000004; make room"
+        RunStoppedError, match=r"checkpoint of step 5 .*last good one: step_00000004; free some space"
     ) as error:
         it.checkpoints.finish()  # the last one must be there
     assert error.value.exit_code == 1

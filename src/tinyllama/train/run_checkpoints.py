@@ -106,7 +106,7 @@ class RunCheckpoints:
         step, self._asked_for = self._asked_for, None
         line = f"{self.folder}: no space for the checkpoint of step {step} ({error.strerror}); last good one: {last}"
         if can_go_on:
-            write_event(self.run_dir, "full_disk", step=step, reason=f"no room for the checkpoint ({error.strerror})")
+            write_event(self.run_dir, "full_disk", step=step, reason=f"no space for the checkpoint ({error.strerror})")
             log.warn(f"{line}; training continues and tries again at the next checkpoint")
             return
         write_event(self.run_dir, "stop", step=step, reason="full disk", exit_code=FULL_DISK_EXIT_CODE)

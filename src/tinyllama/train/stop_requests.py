@@ -57,8 +57,7 @@ class StopRequests:
             return
         # Not by the log: the signal may have come in the middle of one of its lines.
         words = "finishing the current step, then saving; press Ctrl-C again to quit without saving"
-        os.write(2, f"pretrain: {name}: {words}
-".encode())
+        os.write(2, f"pretrain: {name}: {words}\n".encode())
 
     def counts(self) -> list[float]:
         """`now`, as a row in which 1 stands for one of REQUESTS: rows of several ranks can be added up."""
