@@ -258,7 +258,7 @@ def test_one_that_never_came_goes_before_silent_ones():
 def test_places_in_words_and_in_order():
     assert [place.words for place in Activity] == [
         "the start", "reading its micro-batch", "the forward pass", "the backward pass", "the sum of the gradients",
-        "the update", "the figures", "validation", "saving", "writing the checkpoint", "committing the checkpoint",
+        "the update", "recording metrics", "validation", "saving", "writing the checkpoint", "committing the checkpoint",
         "the end",
     ]  # fmt: skip
     assert [int(place) for place in Activity] == list(range(12))

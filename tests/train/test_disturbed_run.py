@@ -64,8 +64,8 @@ def test_stopped_after_every_step_it_ends_as_the_undisturbed_run(small_run: Call
     assert len(skips) > wanted["skipped_steps"] >= 4, "the range must be left, before a spike and after it too"
     assert min(skips) < 4
     answers = [row["answer"] for row in events(undisturbed, "spike")]
-    assert answers[:2] == ["going back to a checkpoint before it"] * 2
-    assert "after going back 2 times" in answers[2]
+    assert answers[:2] == ["rolling back to a checkpoint before it"] * 2
+    assert "after rolling back 2 times" in answers[2]
     assert max(skips) > events(undisturbed, "spike")[2]["step"]
     assert len(left_behind(undisturbed)["state"]["quarantine"]) == 2
     assert len(events(stopped, "resume")) > 20

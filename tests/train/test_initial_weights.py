@@ -88,7 +88,7 @@ def test_another_vocabulary_is_refused(prepared_run: Path, tmp_path: Path, refer
     texts = tmp_path / "texts.jsonl"
     texts.write_text("".join(f'{{"id": "{n}", "text": "{chr(97 + n % 26) * 9} zyx wvu"}}\n' for n in range(200)))
     api.train_tokenizer([texts], tmp_path / "other", overrides=["tokenizer.vocab_size=300"])
-    with pytest.raises(RecipeError, match=r"train\.init_from: .* has 512 pieces, the run's tokenizer 300"):
+    with pytest.raises(RecipeError, match=r"train\.init_from: .* has 512 tokens, the run's tokenizer 300"):
         load_initial_weights(tiny_config(), Tokenizer.load(tmp_path / "other"), str(run))
     model = Path(shutil.copytree(run / "checkpoints" / "step_00000003", tmp_path / "model"))
     export_hugging_face(open_model(model, "cpu"), tmp_path / "hf")
@@ -146,7 +146,7 @@ def test_angles_and_epsilon_may_change_and_it_is_told(
 
 
 def test_every_piece_must_be_the_models(monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(RecipeError, match="m has 3 pieces, the run's tokenizer 2; make tokenizer/"):
+    with pytest.raises(RecipeError, match="m has 3 tokens, the run's tokenizer 2; make tokenizer/"):
         loaded(monkeypatch, theirs=("a", "b", "c"))
     for theirs, number in ((("x", "b", "c"), 0), (("a", "b", "x"), 2)):
         with pytest.raises(RecipeError, match=f"id {number} is 'x' in m, '{'abc'[number]}' in the run's tokenizer"):

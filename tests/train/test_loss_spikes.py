@@ -293,7 +293,7 @@ def test_the_run_does_not_go_back_for_ever(prepared_run: Path, tmp_path: Path, a
         for _ in range(2):  # and started again it comes to the same end
             with pytest.raises(
                 RunStoppedError,
-                match=r"after going back 1 times near it \(train\.on_spike_limit=go_on goes on\); lower",
+                match=r"after rolling back 1 times near it \(train\.on_spike_limit=go_on would continue\); lower",
             ) as stop:
                 api.pretrain("small-120m", run_dir, words)
             assert stop.value.exit_code == 1

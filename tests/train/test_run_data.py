@@ -159,7 +159,7 @@ def test_another_tokenizer_than_the_shards(run_dir: Path):
 
 def test_a_network_with_too_few_rows_for_the_tokenizer(run_dir: Path):
     with pytest.raises(
-        RecipeError, match=r"model\.vocab_size: 300 is below the tokenizer's 512 pieces; give at least 512"
+        RecipeError, match=r"model\.vocab_size: 300 is below the tokenizer's 512 tokens; give at least 512"
     ):
         api.pretrain("small-120m", run_dir, overrides(model__vocab_size=300))
 

@@ -109,14 +109,14 @@ def spiked(run_dir: Path, start: int = 1, quarantine: tuple[Quarantined, ...] = 
             "no checkpoint is old enough yet (train.save_every_steps); training continues",
             None,
         ),
-        (1, 0, {"save_every_steps": 6}, "going back to a checkpoint before it", False),
+        (1, 0, {"save_every_steps": 6}, "rolling back to a checkpoint before it", False),
         (11, 1, {"max_spike_roll_backs": 1}, "stopping, the run has gone back here too often", True),
-        (11, 1, {"max_spike_roll_backs": 2}, "going back to a checkpoint before it", False),
+        (11, 1, {"max_spike_roll_backs": 2}, "rolling back to a checkpoint before it", False),
         (
             11,
             2,
             {"max_spike_roll_backs": 1, "on_spike_limit": "go_on"},
-            "after going back 2 times; training continues",
+            "after rolling back 2 times; training continues",
             None,
         ),
         (1, 0, {"spike_guard": "watch"}, "watched only (train.spike_guard)", None),
@@ -258,7 +258,7 @@ def test_after_skipped_steps_the_run_goes_back_once(tmp_path: Path):
 
 def test_without_a_checkpoint_skipped_steps_end_the_run(tmp_path: Path):
     roll_back, _ = roll_back_to(None, tmp_path)
-    with pytest.raises(RunStoppedError, match="there is no checkpoint to go back to"):
+    with pytest.raises(RunStoppedError, match="there is no checkpoint to roll back to"):
         roll_back.answer(SkippedStepsError(9, 3), BATCHES)
     assert stop_of(tmp_path)[0] == 9
     assert roll_back.has_skipped_back
@@ -283,7 +283,7 @@ def test_where_it_cannot_go_back_it_ends_and_quarantines_nothing(
     with pytest.raises(RunStoppedError) as error:
         roll_back.answer(LossSpikeError(SPIKE, limit_reached=limit_reached), BATCHES)
     why = (
-        ", after going back 2 times near it (train.on_spike_limit=go_on would continue)"
+        ", after rolling back 2 times near it (train.on_spike_limit=go_on would continue)"
         if limit_reached
         else ", and no checkpoint of step 95 or before it is whole"
     )

@@ -85,7 +85,7 @@ def test_the_second_time_ends_the_run(run_dir: Path, poison: Callable[..., list[
 
 def test_without_a_checkpoint_there_is_nothing_to_go_back_to(run_dir: Path, poison: Callable[..., list[int]]):
     poison(range(1, 13))
-    with pytest.raises(RunStoppedError, match="there is no checkpoint to go back to"):
+    with pytest.raises(RunStoppedError, match="there is no checkpoint to roll back to"):
         api.pretrain("small-120m", run_dir, overrides(train__max_skipped_in_a_row=2))
 
 

@@ -47,7 +47,7 @@ class RollBack:
         """Resume from a checkpoint before the spike, without the data that may have caused it."""
         spike, times = trouble.spike, self.train.max_spike_roll_backs
         if trouble.limit_reached:
-            reason = f"{trouble}, after going back {times} times near it (train.on_spike_limit=go_on would continue)"
+            reason = f"{trouble}, after rolling back {times} times near it (train.on_spike_limit=go_on would continue)"
             raise self._given_up(spike.step, reason) from None
         found = self.checkpoints.go_back(spike.after_step)
         if found is None:

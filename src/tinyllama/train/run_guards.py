@@ -121,7 +121,7 @@ class RunGuards:
         near = roll_backs_near(spike, self.quarantine, train.spike_window)
         if near < train.max_spike_roll_backs:
             return GOES_BACK
-        return STOPS if train.on_spike_limit == "stop" else f"after going back {near} times; training continues"
+        return STOPS if train.on_spike_limit == "stop" else f"after rolling back {near} times; training continues"
 
     def quarantine_windows(self, spike: Spike, batches: Batches) -> None:
         """Add the windows of the steps that may have caused a spike to the list, and name their documents."""
@@ -143,5 +143,5 @@ class RunGuards:
         )  # fmt: skip
 
 
-GOES_BACK = "going back to a checkpoint before it"
+GOES_BACK = "rolling back to a checkpoint before it"
 STOPS = "stopping, the run has gone back here too often"
