@@ -11,8 +11,7 @@ import torch
 
 from tests.tiny_model import random_tokens, tiny_llama
 from tinyllama.errors import InputError
-from tinyllama.evaluation import text_score, validation
-from tinyllama.evaluation.text_score import token_logprobs
+from tinyllama.evaluation import validation
 from tinyllama.evaluation.validation import (
     BatchLosses,
     SourceKinds,
@@ -25,6 +24,8 @@ from tinyllama.evaluation.validation import (
     unigram_perplexity,
     validate,
 )
+from tinyllama.generate import text_score
+from tinyllama.generate.text_score import token_logprobs
 from tinyllama.harness.token_rows import ScoredTokens, as_tensors, batches_by_length, make_row
 from tinyllama.model.loss import IGNORED, token_losses
 from tinyllama.shards.batches import TokenShards

@@ -263,8 +263,8 @@ def score(
 
     Example: tinyllama score runs/quickstart --text "Return the sum of the array."
     """
-    from tinyllama.evaluation.text_score import score as score_text
     from tinyllama.exchange.open_model import open_model
+    from tinyllama.generate.text_score import score as score_text
 
     show(score_text(open_model(model), sys.stdin.read() if text == "-" else text), as_json)
 
