@@ -45,7 +45,7 @@ def test_results_are_those_of_the_command(model: LanguageModel, run_dir: Path):
     found = model.generate(["The", "x"], num_samples=2, max_new_tokens=12, stop="e", **SAMPLED)
     keys = ("prompt", "text", "token_ids", "finish_reason")
     assert [{key: getattr(one, key) for key in keys} for one in found] == wanted
-    assert {one.token_logprobs for one in found} == {None}
+    assert all(one.token_logprobs is None for one in found)
     assert model.generate("The", max_new_tokens=12, stop=["e"], **SAMPLED)[0] == found[0]
 
 
@@ -93,6 +93,7 @@ def test_scores_of_texts(model: LanguageModel, run_dir: Path):
         assert {key: getattr(one, key) for key in wanted} == wanted
     one = found[1]
     assert one.mean_logprob is not None
+    assert one.total_logprob is not None
     assert one.total_logprob == pytest.approx(one.mean_logprob * (len(one.token_ids) - 1))
     assert one.perplexity == pytest.approx(math.exp(-one.mean_logprob))
     assert one.bits_per_byte == pytest.approx(-one.total_logprob / math.log(2) / 9)  # ï and é have two bytes

@@ -1,6 +1,6 @@
-"""One decoding step of the network in few kernels, for a GPU and 16-bit weights: fused q k v, gate and up, norms.
+"""One decoding step with fused Triton kernels (q k v; gate and up; norms), for GPUs and 16-bit weights.
 
-It computes what `Llama.logits(Llama.hidden(...))` does, with the residual stream in fp32.
+It computes `Llama.logits(Llama.hidden(...))` with the residual stream in fp32.
 """
 
 import math
@@ -18,7 +18,7 @@ from tinyllama.model.rotary import rotary_table
 
 
 class Tile(NamedTuple):
-    """How a product is cut: rows of weights and columns of a program, its warps, loads under way."""
+    """Tile of a matmul program: rows and columns of the weights, warps, pipeline stages of loads."""
 
     block_n: int
     block_w: int
@@ -26,18 +26,18 @@ class Tile(NamedTuple):
     stages: int
 
 
-# Fastest of those tried on an H100 with tinyllama-1.1b's shapes; see docs/generation.md.
-MATVEC_VALUES = 16384  # weights that one program asks for at once
+# The fastest values tried on an H100 with tinyllama-1.1b's shapes; see docs/generation.md.
+MATVEC_VALUES = 16384  # weights that one program loads at once
 MATMUL = Tile(64, 128, 4, 4)
 GATED_MATMUL = Tile(64, 128, 4, 3)
-MAX_SPLITS = 16  # portions of one sequence's slots
-MAX_BATCH = 256  # beyond, products are no longer bound by reading weights
+MAX_SPLITS = 16  # of one sequence's slots, in attention
+MAX_BATCH = 256  # larger batches are no longer limited by reading the weights
 LOG2_E = math.log2(math.e)
 kernels: Any = decode_kernels  # Triton's `kernel[grid](...)` has no types
 
 
 def can_fuse(model: Llama, batch: int) -> bool:
-    """Whether the kernels know this network: 16-bit on a GPU of 2020 or later, head_dim a power of two from 32 on."""
+    """Whether the kernels support this network: 16-bit, compute capability 8.0 or later, head_dim a power of 2 >= 32."""
     weight, K = model.embedding.weight, model.config.head_dim
     return (
         weight.is_cuda
@@ -50,8 +50,10 @@ def can_fuse(model: Llama, batch: int) -> bool:
 
 
 class FusedStep:
-    """The network for `batch` sequences that add one token each to `cache`. Raises nothing on the device: slots are
-    the caller's to keep inside the cache."""
+    """The network for `batch` sequences that each add one token to `cache`.
+
+    Positions are not checked on the device; the caller keeps them below `cache.max_tokens`.
+    """
 
     def __init__(self, model: Llama, cache: KVCache, batch: int) -> None:
         config = model.config
@@ -59,8 +61,9 @@ class FusedStep:
         device, dtype = model.embedding.weight.device, model.embedding.weight.dtype
         D, H, G, K = config.dim, config.n_heads, config.n_kv_heads, config.head_dim
         multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
-        # Several sequences: the next kernel's programs, waiting, would take shared memory from those at work.
-        self._pdl = batch == 1 and torch.cuda.get_device_capability(device) >= (9, 0)
+        # With several sequences, waiting programs of the next kernel would take shared memory from running ones.
+        pdl = batch == 1 and torch.cuda.get_device_capability(device) >= (9, 0)
+        self._pdl_options: dict[str, bool] = {"PDL": pdl, **({"launch_pdl": True} if pdl else {})}
         self._layers: list[Any] = list(model.layers)
         self._qkv_weights = [pack([layer.attention.q, layer.attention.k, layer.attention.v]) for layer in self._layers]
         self._gate_up_weights = [pack([layer.feed_forward.gate, layer.feed_forward.up]) for layer in self._layers]
@@ -72,34 +75,31 @@ class FusedStep:
 
         self._block_b = max(16, min(64, 1 << (batch - 1).bit_length()))
         self._tiles_b = -(-batch // self._block_b)
-        self._parts_qkv = self._parts((H + 2 * G) * K, D, multiprocessors)
-        self._parts_o = self._parts(D, H * K, multiprocessors)
-        self._parts_down = self._parts(D, config.ffn_dim, multiprocessors)
-        between = torch.float32 if batch == 1 else dtype  # what products read; with one sequence fp32 costs nothing
+        between = torch.float32 if batch == 1 else dtype  # inputs of matmuls; with one sequence fp32 costs nothing
         self._x = buffer(batch, D)
         self._normed = buffer(batch, D, dtype=dtype)
-        self._qkv = buffer(self._parts_qkv, batch, (H + 2 * G) * K)
+        self._qkv = buffer(self._split_k((H + 2 * G) * K, D, multiprocessors), batch, (H + 2 * G) * K)
         self._attended = buffer(batch, H * K, dtype=between)
-        self._o = buffer(self._parts_o, batch, D)
+        self._o = buffer(self._split_k(D, H * K, multiprocessors), batch, D)
         self._gated = buffer(batch, config.ffn_dim, dtype=between)
-        self._down = buffer(self._parts_down, batch, D)
+        self._down = buffer(self._split_k(D, config.ffn_dim, multiprocessors), batch, D)
         self._projected = buffer(batch, config.embedding_dim, dtype=between)
         self._logits = buffer(batch, config.vocab_size)
         self._block_r = max(16, 1 << (H // G - 1).bit_length())
         self._splits = min(MAX_SPLITS, 1 << max(1, multiprocessors // (batch * G)).bit_length() - 1)
         self._acc = buffer(batch * G * self._splits, self._block_r, K)
         self._stats = buffer(batch * G * self._splits, 2, self._block_r)
-        self._arrived = buffer(batch * G, dtype=torch.int32)
+        self._finished = buffer(batch * G, dtype=torch.int32)
 
-    def _parts(self, n: int, width: int, multiprocessors: int) -> int:
-        """In how many parts a product's sums are made, so that there are about as many tiles as multiprocessors."""
+    def _split_k(self, n: int, width: int, multiprocessors: int) -> int:
+        """Number of splits along the summed dimension, so that there are about as many tiles as multiprocessors."""
         if self._batch == 1:
             return 1
         tiles = -(-n // MATMUL.block_n) * self._tiles_b
         return max(1, min(8, round(multiprocessors / tiles), width // 256))
 
     def __call__(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Token ids and their positions, both (B,) int64, to logits (B, V) in fp32; overwritten by the next call."""
+        """Logits (B, V) fp32 of token ids at positions, both (B,) int64; the next call overwrites them."""
         model = self._model
         x = F.embedding(tokens, model.embedding.weight)
         if model.embedding_projection is not None:
@@ -110,20 +110,14 @@ class FusedStep:
             step(layer, positions)
         return self._head_single() if self._batch == 1 else self._head_batched()
 
-    # -- one sequence: matrix times vector -------------------------------------------------------------------------
+    # -- one sequence: matrix-vector products ----------------------------------------------------------------------
 
     def _layer_single(self, layer: int, positions: Tensor) -> None:
         block = self._layers[layer]
         self._matvec(self._x, self._qkv_weights[layer], self._qkv, norm=block.attention_norm)
         self._attend(layer, positions)
         self._matvec(self._attended, block.attention.o.weight, self._x, add=True)
-        norm, weights = block.feed_forward_norm, self._gate_up_weights[layer]
-        n, width = len(weights) // 2, weights.shape[1]
-        block_n, block_w, warps = self._matvec_shape(width)
-        kernels.gated_matvec[(-(-n // block_n),)](
-            self._x, norm.weight, weights, self._gated, norm.eps, n, width, block_n, block_w,
-            num_warps=warps, **self._pdl_options(),
-        )  # fmt: skip
+        self._matvec(self._x, self._gate_up_weights[layer], self._gated, norm=block.feed_forward_norm, gated=True)
         self._matvec(self._gated, block.feed_forward.down.weight, self._x, add=True)
 
     def _head_single(self) -> Tensor:
@@ -135,23 +129,19 @@ class FusedStep:
             self._matvec(self._projected, model.output_weight, self._logits)
         return self._logits
 
-    def _matvec(self, x: Tensor, w: Tensor, out: Tensor, norm: Any = None, add: bool = False) -> None:
-        n, width = w.shape
-        block_n, block_w, warps = self._matvec_shape(width)
-        scale, eps = (w, 0.0) if norm is None else (norm.weight, norm.eps)
-        kernels.matvec[(-(-n // block_n),)](
-            x, scale, w, out, eps, n, width, block_n, block_w, norm is not None, add,
-            num_warps=warps, **self._pdl_options(),
-        )  # fmt: skip
-
-    @staticmethod
-    def _matvec_shape(width: int) -> tuple[int, int, int]:
-        """Rows of a program, its columns and its warps: some 16 kB of weights asked for at once."""
+    def _matvec(
+        self, x: Tensor, w: Tensor, out: Tensor, norm: Any = None, *, add: bool = False, gated: bool = False
+    ) -> None:
+        n, width = len(w) // (2 if gated else 1), w.shape[1]
         block_w = 1 << (width - 1).bit_length()
         block_n = max(1, MATVEC_VALUES // block_w)
-        return block_n, block_w, 8 if block_w > 4096 else 4
+        scale, eps = (w, 0.0) if norm is None else (norm.weight, norm.eps)
+        kernels.matvec[(-(-n // block_n),)](
+            x, scale, w, out, eps, n, width, block_n, block_w, norm is not None, add, gated,
+            num_warps=8 if block_w > 4096 else 4, **self._pdl_options,
+        )  # fmt: skip
 
-    # -- several sequences: thin matrix products -----------------------------------------------------------------
+    # -- several sequences: thin matmuls ---------------------------------------------------------------------------
 
     def _layer_batched(self, layer: int, positions: Tensor) -> None:
         block = self._layers[layer]
@@ -165,7 +155,7 @@ class FusedStep:
         block_n, block_w, warps, stages = GATED_MATMUL
         kernels.gated_matmul[(-(-n // block_n), self._tiles_b)](
             self._normed, weights, self._gated, self._batch, n, width, self._block_b, block_n, block_w,
-            num_warps=warps, num_stages=stages, **self._pdl_options(),
+            num_warps=warps, num_stages=stages, **self._pdl_options,
         )  # fmt: skip
         self._matmul(self._gated, block.feed_forward.down.weight, self._down)
 
@@ -178,20 +168,20 @@ class FusedStep:
         self._matmul(hidden, model.output_weight, self._logits[None])
         return self._logits
 
-    def _add_norm(self, parts: Tensor | None, norm: Any) -> None:
+    def _add_norm(self, partial: Tensor | None, norm: Any) -> None:
         D = self._model.config.dim
         kernels.add_norm[(self._batch,)](
-            self._x, self._x if parts is None else parts, norm.weight, self._normed, norm.eps, self._batch, D,
-            1 << (D - 1).bit_length(), 0 if parts is None else len(parts), num_warps=8, **self._pdl_options(),
+            self._x, self._x if partial is None else partial, norm.weight, self._normed, norm.eps, self._batch, D,
+            1 << (D - 1).bit_length(), 0 if partial is None else len(partial), num_warps=8, **self._pdl_options,
         )  # fmt: skip
 
     def _matmul(self, x: Tensor, w: Tensor, out: Tensor) -> None:
-        (n, width), parts = w.shape, len(out)
+        (n, width), splits = w.shape, len(out)
         block_n, block_w, warps, stages = MATMUL
-        part = -(-width // (parts * block_w)) * block_w
-        kernels.split_matmul[(-(-n // block_n), parts, self._tiles_b)](
-            x, w, out, self._batch, n, width, part, self._block_b, block_n, block_w,
-            num_warps=warps, num_stages=stages, **self._pdl_options(),
+        split_width = -(-width // (splits * block_w)) * block_w
+        kernels.split_matmul[(-(-n // block_n), splits, self._tiles_b)](
+            x, w, out, self._batch, n, width, split_width, self._block_b, block_n, block_w,
+            num_warps=warps, num_stages=stages, **self._pdl_options,
         )  # fmt: skip
 
     # -- both ------------------------------------------------------------------------------------------------------
@@ -201,10 +191,7 @@ class FusedStep:
         G, K = config.n_kv_heads, config.head_dim
         k, v = self._cache.layer(layer)
         kernels.attend_step[(self._batch * G, self._splits)](
-            self._qkv, self._cos, self._sin, k, v, positions, self._attended, self._acc, self._stats, self._arrived,
+            self._qkv, self._cos, self._sin, k, v, positions, self._attended, self._acc, self._stats, self._finished,
             LOG2_E / math.sqrt(K), self._batch, self._cache.max_tokens, G, config.n_heads // G, K // 2, len(self._qkv),
-            self._block_r, 32 if self._splits > 1 else 64, self._splits, num_warps=4, **self._pdl_options(),
+            self._block_r, 32 if self._splits > 1 else 64, self._splits, num_warps=4, **self._pdl_options,
         )  # fmt: skip
-
-    def _pdl_options(self) -> dict[str, bool]:
-        return {"PDL": self._pdl, **({"launch_pdl": True} if self._pdl else {})}
