@@ -27,7 +27,7 @@ def evaluate_run(run_dir: Path, config: EvaluateConfig) -> dict[str, Any]:
     for shards in (train, validation):
         if shards.index.tokenizer_fingerprint != opened.tokenizer.fingerprint:
             raise InputError(
-                f"{shards.split}: made with another tokenizer than that of {opened.origin}; make the shards again"
+                f"{shards.split}: made with another tokenizer than {opened.origin}; write the shards again"
             )
     metrics: dict[str, Any] = {
         "step": opened.state.step if opened.state else None,

@@ -112,11 +112,11 @@ class DecodeBatch:
         """Yield the tokens that `start` chose, then those of further steps."""
         ahead = STEPS_AHEAD if self._graph is not None else 0
         in_flight: deque[Callable[[], list[int]]] = deque()
-        ring = [_HostCopy(self._chosen) for _ in range(ahead + 1)]
+        copies = [_HostCopy(self._chosen) for _ in range(ahead + 1)]
         for step in range(n_steps):
             if step > 0:
                 self._advance()
-            in_flight.append(ring[step % len(ring)].send(self._chosen))
+            in_flight.append(copies[step % len(copies)].send(self._chosen))
             if len(in_flight) > ahead:
                 yield in_flight.popleft()()
         while in_flight:
@@ -145,9 +145,8 @@ class DecodeBatch:
     def _plain_step(self, tokens: Tensor, positions: Tensor) -> Tensor:
         mask = None
         if self._is_ragged:
-            mask = (torch.arange(self._n_visible, device=tokens.device) <= positions[:, None])[
-                :, None, None
-            ]  # (B, 1, 1, S)
+            slots = torch.arange(self._n_visible, device=tokens.device)
+            mask = (slots <= positions[:, None])[:, None, None]  # (B, 1, 1, S)
         cache = OneTokenEach(self._cache, positions, self._n_visible)
         return self._model.logits(self._model.hidden(tokens[:, None], positions[:, None], mask, cache)[:, 0])
 
