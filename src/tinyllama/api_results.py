@@ -1,6 +1,6 @@
 """What the functions of the Python API return: the result of a command, with typed fields.
 
-`to_dict()` is the object that the command prints with `--json`. Fields that a later version adds are attributes too.
+`to_dict()` is the summary that the command prints with `--json`. Keys that a later version adds are attributes too.
 """
 
 from typing import Any, Literal

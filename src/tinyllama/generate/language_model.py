@@ -28,7 +28,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class TextScore:
-    """How likely a text is. The figures are None if there is no token with a context."""
+    """How likely a text is. The measures are None if no token has a context."""
 
     token_ids: list[int]  # BOS first, if the model uses one
     token_logprobs: list[float | None]  # natural log; None for the first token, which has no context
