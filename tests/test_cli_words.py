@@ -38,7 +38,7 @@ def parts(stand_in: StandIn, here: Path) -> dict[str, list[Call]]:
     drilled = {"kills": 1, "agree": 1, "runs": 1, "fell_in": {}, "weights_sha256": "a", "seconds": 1}
     for target, answer in {
         "sources.crawl.dry_run": SUMMARY, "phases.run_recipe": {"crawl": SUMMARY}, "phases.pretrain": SUMMARY,
-        "exchange.open_model.open_model": None, "evaluation.text_score.score": SUMMARY,
+        "exchange.open_model.open_model": None, "generate.text_score.score": SUMMARY,
         "evaluation.run_evaluation.evaluate_run": SUMMARY, "harness.task_list.need_lm_eval": None,
         "harness.task_list.choose_tasks": None, "harness.scorecard.card": {}, "harness.scorecard.render": "the card",
         "harness.run_tasks.evaluate_tasks": {"tasks": {}, "averages": {}, "left_out": {}, "results": "r"},

@@ -172,7 +172,7 @@ def test_pretrain_passes_recipe_overrides_folder_and_allowed_changes(stand_in: S
 
 def test_score_takes_the_text_or_stdin(stand_in: StandIn):
     opened = stand_in("tinyllama.exchange.open_model.open_model", "the model")
-    scored = stand_in("tinyllama.evaluation.text_score.score", SUMMARY)
+    scored = stand_in("tinyllama.generate.text_score.score", SUMMARY)
     assert result("score", "m", "--text", "A text", stdin="other") == SUMMARY
     result("score", "m", "--text", "-", stdin="From\nstdin")
     assert [call[0] for call in opened] == [(Path("m"),)] * 2

@@ -11,20 +11,21 @@ import torch
 
 from tests.tiny_model import random_tokens, tiny_llama
 from tinyllama.errors import InputError
-from tinyllama.evaluation import text_score, validation
-from tinyllama.evaluation.text_score import token_logprobs
+from tinyllama.evaluation import validation
 from tinyllama.evaluation.validation import (
     BatchLosses,
     SourceKinds,
     _batch,
     _counts,
-    _figures,
+    _metrics,
     _own_batches,
     count_targets,
     target_text_bytes,
     unigram_perplexity,
     validate,
 )
+from tinyllama.generate import text_score
+from tinyllama.generate.text_score import token_logprobs
 from tinyllama.harness.token_rows import ScoredTokens, as_tensors, batches_by_length, make_row
 from tinyllama.model.loss import IGNORED, token_losses
 from tinyllama.shards.batches import TokenShards
@@ -42,16 +43,16 @@ def shards(prepared_run: Path) -> TokenShards:
 
 
 def test_figures_by_hand():
-    assert _figures(8 * math.log(2), 3.0, 4, 2) == {
+    assert _metrics(8 * math.log(2), 3.0, 4, 2) == {
         "loss": pytest.approx(2 * math.log(2)),
         "perplexity": pytest.approx(4.0),
         "accuracy": 0.75,
         "bits_per_byte": pytest.approx(4.0),
         "tokens": 4,
     }
-    assert _figures(math.log(2), 0.0, 1, 0)["bits_per_byte"] == pytest.approx(1.0)  # no byte: as of one
-    assert _figures(708.0, 0.0, 1, 1)["perplexity"] == math.exp(708)
-    assert _figures(7e5, 0.0, 1, 1)["perplexity"] == math.exp(709)
+    assert _metrics(math.log(2), 0.0, 1, 0)["bits_per_byte"] == pytest.approx(1.0)  # no byte: as of one
+    assert _metrics(708.0, 0.0, 1, 1)["perplexity"] == math.exp(708)
+    assert _metrics(7e5, 0.0, 1, 1)["perplexity"] == math.exp(709)
 
 
 def ranks_of(rank: int, size: int, told: Any = None) -> Any:
@@ -119,7 +120,7 @@ def test_targets_are_all_tokens_but_the_first(n_tokens: int, most: int | None, w
     split: Any = SimpleNamespace(n_tokens=n_tokens, split="s")
     assert count_targets(split, most) == wanted
     for few in (0, 1):
-        with pytest.raises(InputError, match=f"s: {few} tokens, nothing to validate on"):
+        with pytest.raises(InputError, match=f"s: {few} tokens, too few to validate on"):
             count_targets(SimpleNamespace(n_tokens=few, split="s"), most)  # pyright: ignore[reportArgumentType]
 
 
@@ -166,7 +167,7 @@ def test_the_unigram_model_by_hand(monkeypatch: pytest.MonkeyPatch):
     assert unigram_perplexity(train, held, 5) == pytest.approx((13**4 / (5 * 5 * 1 * 3)) ** 0.25)
     assert _counts(held, 7).tolist() == [0, 1, 1, 2, 1, 0, 0]
     assert _counts(held, 5).tolist() == [0, 1, 1, 2, 1]
-    with pytest.raises(InputError, match="held: its vocabulary has 5 pieces, more than 4"):
+    with pytest.raises(InputError, match="held: its vocabulary of 5 is larger than 4"):
         _counts(held, 4)
 
 

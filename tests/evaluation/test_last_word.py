@@ -202,7 +202,7 @@ def test_a_passage_is_drawn_by_the_hash_of_context_and_word():
     [passage] = passages_of(sentence(20, "tiger."))
     context = sentence(20, "").rstrip()
     assert (passage.context, passage.word) == (context, "tiger")
-    assert passage.draw == hashlib.sha256(f"{context}\0tiger".encode()).hexdigest()
+    assert passage.digest == hashlib.sha256(f"{context}\0tiger".encode()).hexdigest()
 
 
 def test_the_choice_is_the_first_of_all_in_drawn_order(reference_texts: list[str], tmp_path: Path):
@@ -251,13 +251,13 @@ def test_an_answer_is_right_when_every_token_is(opened: OpenedModel, monkeypatch
     items = [_Item(Passage(str(n), f"c{n}", f"w{n}"), [1, 9, 300 + n, 400 + n], 2) for n in range(4)]
     told = {0: [300, 400], 1: [301, 5], 2: [5, 402], 3: [303, 403]}
     monkeypatch.setattr(
-        last_word, "_tokens", lambda opened, passage: items[int(passage.draw)] if passage.draw != "9" else None
+        last_word, "_tokens", lambda opened, passage: items[int(passage.digest)] if passage.digest != "9" else None
     )
     batches: list[int] = []
 
     def guesses(opened: OpenedModel, chosen: list[Any]) -> list[list[int]]:
         batches.append(len(chosen))
-        return [told[int(one.passage.draw)] for one in chosen]
+        return [told[int(one.passage.digest)] for one in chosen]
 
     monkeypatch.setattr(last_word, "_guesses", guesses)
     given = [Passage("9", "left out", ""), *(item.passage for item in items)]

@@ -174,7 +174,7 @@ def test_nothing_to_validate_on(tokenizer: Tokenizer, prepared_run: Path, tmp_pa
     (tmp_path / "train" / "a.jsonl").write_text('{"text": "x"}')
     write_shards(ShardsConfig(), [tmp_path], tokenizer, tmp_path / "shards")
     empty = TokenShards(tmp_path / "shards" / "validation")
-    with pytest.raises(InputError, match="0 tokens, nothing to validate on"):
+    with pytest.raises(InputError, match="0 tokens, too few to validate on"):
         count_targets(empty)
-    with pytest.raises(InputError, match="nothing to validate on"):
+    with pytest.raises(InputError, match="too few to validate on"):
         unigram_perplexity(TokenShards(prepared_run / "shards" / "train"), empty, 512)

@@ -11,12 +11,12 @@ import torch
 from transformers import LlamaConfig as TheirConfig
 from transformers import LlamaForCausalLM
 
-from tinyllama.evaluation.text_score import score
 from tinyllama.exchange.gguf import export_gguf
 from tinyllama.exchange.hugging_face import export_hugging_face
 from tinyllama.exchange.open_model import OpenedModel, open_model
 from tinyllama.generate.decode import generate
 from tinyllama.generate.generate_config import GenerateConfig
+from tinyllama.generate.text_score import score
 from tinyllama.tokenizer.encoders import hard_texts
 
 pytestmark = pytest.mark.full

@@ -11,7 +11,7 @@ import torch
 from tests.generate.test_decoder import LENGTHS, decoded, prompts
 from tests.tiny_model import tiny_llama
 from tinyllama.generate import decoder as decoder_module
-from tinyllama.generate.decoder import DecodeBatch, Decoder, _no_collection
+from tinyllama.generate.decoder import DecodeBatch, Decoder, _gc_paused
 from tinyllama.generate.generate_config import GenerateConfig
 from tinyllama.generate.kv_cache import KVCache
 from tinyllama.generate.sampling import choose
@@ -155,12 +155,12 @@ def test_no_garbage_is_collected_within_and_as_before_after(monkeypatch: pytest.
     collected: list[bool] = []
     monkeypatch.setattr(gc, "collect", lambda: collected.append(gc.isenabled()))
     assert gc.isenabled()
-    with _no_collection():
+    with _gc_paused():
         assert not gc.isenabled()
     assert gc.isenabled()
     gc.disable()
     try:
-        with _no_collection():
+        with _gc_paused():
             assert not gc.isenabled()
         assert not gc.isenabled()
     finally:

@@ -14,10 +14,10 @@ from lm_eval.api.instance import Instance
 
 from tests.tiny_model import tiny_llama
 from tinyllama.errors import InputError
-from tinyllama.evaluation.text_score import score, token_logprobs
 from tinyllama.exchange.open_model import OpenedModel
 from tinyllama.generate.decode import generate, generate_ids
 from tinyllama.generate.generate_config import GenerateConfig
+from tinyllama.generate.text_score import score, token_logprobs
 from tinyllama.harness import lm_model
 from tinyllama.harness.lm_model import HarnessModel
 from tinyllama.model.llama import Llama

@@ -12,7 +12,7 @@ SOURCE = ROOT / "src" / "tinyllama"
 FILES = sorted(SOURCE.rglob("*.py"))
 
 BOTTOM = {"errors", "files", "log", "seeds", "config", "devices", "hashing", "document_files"}
-TOP = {"recipe", "phase_runner", "phases", "api", "commands", "__main__"}
+TOP = {"recipe", "phase_runner", "phases", "api", "api_results", "step_batches", "commands", "__main__"}
 # Each part and the parts that it may import, beside the bottom; `model` imports nothing of the project.
 MAY_IMPORT = {
     "demo_site": set(),

@@ -73,17 +73,17 @@ def test_a_finished_run_can_be_lengthened(run_dir: Path):
     with pytest.raises(InputError, match=r"train\.steps: 12 -> 18"):
         api.pretrain("small-120m", run_dir, overrides(train__steps=18))
     assert (run_dir / "checkpoints" / "manifest.json").exists()
-    summary = api.pretrain("small-120m", run_dir, overrides(train__steps=18), allow_changes=["train.steps"])
+    summary = api.pretrain("small-120m", run_dir, overrides(train__steps=18), allow_changes=["train.steps"]).to_dict()
     assert summary["step"] == 18
     assert events(run_dir, "resume")[0]["step"] == 12
     assert [row["step"] for row in files.read_jsonl(run_dir / "metrics.jsonl")] == list(range(1, 19))
 
 
 def test_a_change_that_cannot_be_leaves_the_finished_run_to_its_recipe(run_dir: Path):
-    first = api.pretrain("small-120m", run_dir, overrides())
+    first = api.pretrain("small-120m", run_dir, overrides()).to_dict()
     with pytest.raises(InputError, match="shape"):
         api.pretrain("small-120m", run_dir, overrides(model__ffn_dim=96), allow_changes=["model.ffn_dim"])
-    again = api.pretrain("small-120m", run_dir, overrides())
+    again = api.pretrain("small-120m", run_dir, overrides()).to_dict()
     assert again["weights_sha256"] == first["weights_sha256"]
 
 

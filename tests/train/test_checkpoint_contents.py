@@ -67,7 +67,7 @@ def test_no_generator_has_a_state_that_could_be_lost(run_dir: Path):
         np.random.seed(seed)
         torch.manual_seed(seed)
         copy = Path(shutil.copytree(run_dir, run_dir.with_name(str(seed))))
-        hashes.add(api.pretrain("small-120m", copy, WORDS)["weights_sha256"])
+        hashes.add(api.pretrain("small-120m", copy, WORDS).weights_sha256)
     assert len(hashes) == 1
 
 
@@ -90,12 +90,12 @@ def as_version(folder: Path, version: int, without: set[str]) -> None:
 
 def test_a_checkpoint_of_version_2_is_taken_up(run_dir: Path, tmp_path: Path, prepared_run: Path):
     other = Path(shutil.copytree(prepared_run, tmp_path / "other"))
-    wanted = outcome(other, api.pretrain("small-120m", other, overrides()))
+    wanted = outcome(other, api.pretrain("small-120m", other, overrides()).to_dict())
     with pytest.raises(RunStoppedError, match="time limit"):
         api.pretrain("small-120m", run_dir, [*overrides(), "train.time_limit_minutes=1e-6"])
     for path in form.checkpoints(run_dir / "checkpoints"):
         as_version(path, 2, {*form.NEW_IN_3, "deterministic_reduction", "reduction_lanes"})
-    assert outcome(run_dir, api.pretrain("small-120m", run_dir, overrides())) == wanted
+    assert outcome(run_dir, api.pretrain("small-120m", run_dir, overrides()).to_dict()) == wanted
     assert events(run_dir, "resume")
 
 

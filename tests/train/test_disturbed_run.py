@@ -49,11 +49,11 @@ def scale_that_leaves_its_range(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_stopped_after_every_step_it_ends_as_the_undisturbed_run(small_run: Callable[[str], Path]):
     words = [f"{key}={json.dumps(value)}" for key, value in VALUES.items()]
     undisturbed, stopped = small_run("undisturbed"), small_run("stopped")
-    wanted = api.pretrain("small-120m", undisturbed, words)
+    wanted = api.pretrain("small-120m", undisturbed, words).to_dict()
     found: dict[str, Any] = {}
     for _ in range(60):
         try:
-            found = api.pretrain("small-120m", stopped, [*words, "train.time_limit_minutes=1e-9"])
+            found = api.pretrain("small-120m", stopped, [*words, "train.time_limit_minutes=1e-9"]).to_dict()
             break
         except RunStoppedError:
             continue

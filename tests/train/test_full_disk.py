@@ -46,7 +46,7 @@ def test_stop(run_dir: Path, full_at_the_second: None):
     assert e.value.exit_code == 1
     assert left_in(run_dir / "checkpoints") == ["step_00000003"]
     assert [row["reason"] for row in events(run_dir, "stop")] == ["full disk"]
-    assert api.pretrain("small-120m", run_dir, overrides())["step"] == 12
+    assert api.pretrain("small-120m", run_dir, overrides()).step == 12
     assert events(run_dir, "resume")[0]["step"] == 3
 
 

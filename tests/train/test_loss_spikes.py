@@ -131,7 +131,7 @@ def test_suspects_grow_where_the_run_went_back_before():
 def spiking(prepared_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], list[int]]:
     """A poisoned run that went to its end, guarded; its summary and the poisoned windows. Read only."""
     run_dir, words, windows = poisoned_run(prepared_run, tmp_path_factory.mktemp("spiking") / "run")
-    return run_dir, api.pretrain("small-120m", run_dir, words), windows
+    return run_dir, api.pretrain("small-120m", run_dir, words).to_dict(), windows
 
 
 def test_the_poison_is_seen_at_once_and_taken_out(spiking: tuple[Path, dict[str, Any], list[int]]):
@@ -176,7 +176,8 @@ def test_the_loss_ends_within_noise_of_the_clean_run(
     ends = []
     for seed in (42, 43, 44):
         run_dir = Path(shutil.copytree(prepared_run, tmp_path / str(seed)))
-        ends.append(api.pretrain("small-120m", run_dir, overrides(**SPIKING, train__seed=seed))["validation"]["loss"])
+        summary = api.pretrain("small-120m", run_dir, overrides(**SPIKING, train__seed=seed)).to_dict()
+        ends.append(summary["validation"]["loss"])
     noise = max(ends) - min(ends)
     assert spiking[1]["validation"]["loss"] == pytest.approx(ends[0], abs=noise)
 
@@ -248,7 +249,7 @@ def test_cut_off_at_any_moment_it_ends_the_same(
         if thread.name == "save":
             thread.join()
     done, summary, _ = spiking
-    assert outcome(run_dir, api.pretrain("small-120m", run_dir, words)) == outcome(done, summary)
+    assert outcome(run_dir, api.pretrain("small-120m", run_dir, words).to_dict()) == outcome(done, summary)
     assert events(run_dir, "resume")
 
 
@@ -272,7 +273,7 @@ def test_watching_changes_nothing(prepared_run: Path, tmp_path: Path):
     results = []
     for mode in ("watch", "off"):
         run_dir, words, _ = poisoned_run(prepared_run, tmp_path / mode, train__spike_guard=mode)
-        results.append(outcome(run_dir, api.pretrain("small-120m", run_dir, words)))
+        results.append(outcome(run_dir, api.pretrain("small-120m", run_dir, words).to_dict()))
         assert [row["step"] for row in events(run_dir, "spike")] == ([POISONED[1]] if mode == "watch" else [])
         assert not events(run_dir, "roll_back")
     assert results[0] == results[1]
@@ -280,7 +281,7 @@ def test_watching_changes_nothing(prepared_run: Path, tmp_path: Path):
 
 def test_before_the_first_checkpoint_it_says_so_and_goes_on(prepared_run: Path, tmp_path: Path):
     run_dir, words, _ = poisoned_run(prepared_run, tmp_path / "run", train__save_every_steps=60)
-    assert api.pretrain("small-120m", run_dir, words)["step"] == 70
+    assert api.pretrain("small-120m", run_dir, words).step == 70
     assert "no checkpoint is old enough" in events(run_dir, "spike")[0]["answer"]
     assert not events(run_dir, "roll_back")
 
@@ -299,7 +300,7 @@ def test_the_run_does_not_go_back_for_ever(prepared_run: Path, tmp_path: Path, a
             assert stop.value.exit_code == 1
         assert "robust z" in events(run_dir, "stop")[0]["reason"]
     else:
-        assert api.pretrain("small-120m", run_dir, words)["step"] == 70
+        assert api.pretrain("small-120m", run_dir, words).step == 70
         assert "training goes on" in events(run_dir, "spike")[-1]["answer"]
     assert len(events(run_dir, "roll_back")) == 1
 

@@ -150,7 +150,7 @@ def distance(found: Tensor, wanted: Tensor) -> float:
 def test_a_run_follows_the_plain_loop_step_by_step(small_run: Callable[[str], Path], case: str):
     values = COMMON | CASES[case]
     words, run_dir = [f"{key}={json.dumps(value)}" for key, value in values.items()], small_run("run")
-    summary = api.pretrain("small-120m", run_dir, words)
+    summary = api.pretrain("small-120m", run_dir, words).to_dict()
     loop = PlainLoop(run_dir, values, load_recipe("small-120m", words))
     begin = {name: value.detach().clone() for name, value in loop.weights.items()}
     norms = []

@@ -175,7 +175,7 @@ def outcome_of(run_dir: Path, values: dict[str, Any]) -> dict[str, Any]:
     words, end = [f"{key}={json.dumps(value)}" for key, value in values.items()], ""
     summary: dict[str, Any] = {}
     try:
-        summary = api.pretrain("small-120m", run_dir, words)
+        summary = api.pretrain("small-120m", run_dir, words).to_dict()
     except (RunStoppedError, RecipeError) as error:
         if not (run_dir / "events.jsonl").exists():
             return {"refused": str(error)}

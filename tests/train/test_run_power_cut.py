@@ -63,7 +63,7 @@ def test_a_run_goes_on_from_whatever_is_left(prepared_run: Path, tmp_path: Path,
             write_event(folder, name, **details)
 
         monkeypatch.setattr(run_checkpoints, "write_event", event)
-        summary = api.pretrain("small-120m", run_dir, WORDS)
+        summary = api.pretrain("small-120m", run_dir, WORDS).to_dict()
         recorder.mark(("done", 6))
     wanted = outcome(run_dir, summary)
     monkeypatch.setattr(os, "fsync", lambda _: None)  # from here on only states are looked at
@@ -76,7 +76,7 @@ def test_a_run_goes_on_from_whatever_is_left(prepared_run: Path, tmp_path: Path,
     chosen = [len(cuts) * (2 * number + 1) // (2 * RESUMES) for number in range(RESUMES)]
     for number in chosen:
         again = give_data(cuts[number].write(tmp_path / "cut") / "run", prepared_run)
-        assert outcome(again, api.pretrain("small-120m", again, WORDS)) == wanted, (number, cuts[number].how)
+        assert outcome(again, api.pretrain("small-120m", again, WORDS).to_dict()) == wanted, (number, cuts[number].how)
         resumes = [row["step"] for row in events(again, "resume")]
         done = (again / "checkpoints" / "manifest.json").exists() and not resumes
         assert resumes == ([steps[number]] if steps[number] else []) or done, (number, cuts[number].how)

@@ -51,7 +51,7 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[int]]:
 
 def test_a_poisoned_step_is_left_out(run_dir: Path, poison: Callable[..., list[int]]):
     poison(range(5, 7))
-    summary = api.pretrain("small-120m", run_dir, overrides())
+    summary = api.pretrain("small-120m", run_dir, overrides()).to_dict()
     rows = files.read_jsonl(run_dir / "metrics.jsonl")
     assert [row["step"] for row in rows if row.get("skipped")] == [5, 6]
     assert [row["loss"] is None for row in rows] == [row["step"] in (5, 6) for row in rows]
@@ -66,7 +66,7 @@ def test_a_poisoned_step_is_left_out(run_dir: Path, poison: Callable[..., list[i
 def test_many_in_a_row_go_back_once(run_dir: Path, poison: Callable[..., list[int]], capfd: pytest.CaptureFixture[str]):
     words = overrides(train__max_skipped_in_a_row=3)
     met = poison(range(7, 10), times=1)
-    summary = api.pretrain("small-120m", run_dir, words)
+    summary = api.pretrain("small-120m", run_dir, words).to_dict()
     assert met == [7, 8, 9]
     assert [row["step"] for row in events(run_dir, "roll_back")] == [6]
     assert "3 steps in a row up to step 9" in " ".join(capfd.readouterr().err.split())

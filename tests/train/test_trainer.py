@@ -67,9 +67,9 @@ def test_micro_batch_size_does_not_change_the_run(prepared_run: Path, tmp_path: 
 
 
 def test_finished_run_is_not_trained_again(run_dir: Path):
-    first = api.pretrain("small-120m", run_dir, overrides())
+    first = api.pretrain("small-120m", run_dir, overrides()).to_dict()
     events = (run_dir / "events.jsonl").read_bytes()
-    assert api.pretrain("small-120m", run_dir, overrides(train__save_every_steps=5)) == first
+    assert api.pretrain("small-120m", run_dir, overrides(train__save_every_steps=5)).to_dict() == first
     assert (run_dir / "events.jsonl").read_bytes() == events
 
 
@@ -80,7 +80,7 @@ def test_changed_recipe_is_refused_with_what_changed(run_dir: Path):
 
 
 def test_damaged_newest_checkpoint_is_passed_over(run_dir: Path, capfd: pytest.CaptureFixture):
-    first = api.pretrain("small-120m", run_dir, overrides())
+    first = api.pretrain("small-120m", run_dir, overrides()).to_dict()
     weights = run_dir / "checkpoints" / "step_00000012" / "weights.safetensors"
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
@@ -89,14 +89,15 @@ def test_damaged_newest_checkpoint_is_passed_over(run_dir: Path, capfd: pytest.C
     stamp = files.read_json(manifest)
     manifest.unlink()
     files.write_json(run_dir / "checkpoints" / "unfinished.json", {key: stamp[key] for key in ("phase", "fingerprint")})
-    again = api.pretrain("small-120m", run_dir, overrides())
+    again = api.pretrain("small-120m", run_dir, overrides()).to_dict()
     assert again["weights_sha256"] == first["weights_sha256"]
     assert "step_00000012/weights.safetensors: damaged" in capfd.readouterr().err.replace("\n", "")
     assert (run_dir / "checkpoints" / "damaged_step_00000012").is_dir()
 
 
 def test_loss_falls_and_figures_agree(run_dir: Path):
-    summary = api.pretrain("small-120m", run_dir, overrides(train__steps=60, train__peak_lr=0.01, train__min_lr=0.001))
+    words = overrides(train__steps=60, train__peak_lr=0.01, train__min_lr=0.001)
+    summary = api.pretrain("small-120m", run_dir, words).to_dict()
     rows = files.read_jsonl(run_dir / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, 61))
     assert rows[-1]["tokens"] == 60 * 256 == summary["tokens"]

@@ -57,7 +57,7 @@ def test_rows_have_the_step_s_own_time_and_all_its_waits(
     monkeypatch.setattr(trainer, "time", Ticks())
     monkeypatch.setattr(step_clock, "time", Ticks())
     run_dir = small_run("run")
-    summary = api.pretrain("small-120m", run_dir, words())
+    summary = api.pretrain("small-120m", run_dir, words()).to_dict()
     rows = files.read_jsonl(run_dir / "metrics.jsonl")
     keys = ["step", "tokens", "loss", "accuracy", "grad_norm", "lr", "tokens_per_second", "data_wait_seconds"]
     assert [list(row) for row in rows] == [keys, [*keys, "validation"], [*keys, "validation"]]
@@ -221,6 +221,6 @@ def test_weights_of_another_run_are_where_it_starts(small_run: Callable[[str], P
     before = it.state.weights_sha256()
     it.resume()
     assert before != it.state.weights_sha256()
-    theirs = api.open_model(model, "cpu").model.state_dict()
+    theirs = api.open_model(model, "cpu").network.state_dict()
     assert all((value == theirs[name]).all() for name, value in it.state.weights())
     assert all((p.copy == p.master.to(p.copy.dtype)).all() for p in it.state.network.packed if p.copy is not None)

@@ -12,7 +12,9 @@ LARGEST = 2**20  # of any count: the product of all is a number of bytes that ca
 
 def bench(
     preset: Annotated[str | None, typer.Option(help="Network; default tinyllama-1.1b on a GPU, else tiny-2m.")] = None,
-    precision: Annotated[Precision | None, typer.Option(help="Of products; default bf16 on a GPU, else fp32.")] = None,
+    precision: Annotated[
+        Precision | None, typer.Option(help="Number format of matrix products; default bf16 on a GPU, else fp32.")
+    ] = None,
     micro_batch_size: Annotated[
         int | None,
         typer.Option(

@@ -263,8 +263,8 @@ def score(
 
     Example: tinyllama score runs/quickstart --text "Return the sum of the array."
     """
-    from tinyllama.evaluation.text_score import score as score_text
     from tinyllama.exchange.open_model import open_model
+    from tinyllama.generate.text_score import score as score_text
 
     show(score_text(open_model(model), sys.stdin.read() if text == "-" else text), as_json)
 
@@ -272,25 +272,29 @@ def score(
 @app.command()
 def generate(
     model: Model,
-    prompt: Annotated[
-        list[str] | None, typer.Option(help="The text to go on from; several are decoded together.")
-    ] = None,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(help="Most new tokens of each text; 0: none.")] = 128,
+    prompt: Annotated[list[str] | None, typer.Option(help="Text to continue; repeatable, decoded together.")] = None,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always take the most likely token.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="Maximum number of new tokens per text; 0: none.")] = 128,
     temperature: Annotated[float, typer.Option(help="Divides the logits; 0: greedy.")] = 0.8,
-    top_k: Annotated[int, typer.Option(help="Only the k likeliest tokens; 0: all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Only tokens that together reach this probability.")] = 0.95,
-    min_p: Annotated[float, typer.Option(help="Only tokens so likely, measured by the likeliest; 0: all.")] = 0.0,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1: tokens of the text come less often.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Keep the k most likely tokens; 0: all.")] = 0,
+    top_p: Annotated[
+        float, typer.Option(help="Keep the most likely tokens whose probabilities add up to this.")
+    ] = 0.95,
+    min_p: Annotated[
+        float, typer.Option(help="Keep tokens with at least this times the top token's probability; 0: all.")
+    ] = 0.0,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="Values above 1 penalise tokens that are already in the text.")
+    ] = 1.0,
     stop: Annotated[
-        list[str] | None, typer.Option(help="A text that ends the output, not part of it; repeatable.")
+        list[str] | None, typer.Option(help="A string that ends the text, not part of it; repeatable.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of sampling; text number n has seed + n.")] = 1,
-    num_samples: Annotated[int, typer.Option(help="Texts for each prompt.", min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of sampling; text n uses seed + n.")] = 1,
+    num_samples: Annotated[int, typer.Option(help="Texts per prompt.", min=1)] = 1,
     dtype: Annotated[NumberFormat, typer.Option(help="Number format; auto: bf16 on a GPU, else fp32.")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Text out of a model, as it is made. An empty prompt starts from BOS.
+    """Generate text (streamed). An empty prompt starts from BOS.
 
     Example: tinyllama generate runs/quickstart --prompt "Return the" --max-new-tokens 50 --stop "."
     """

@@ -15,7 +15,7 @@ Out = Annotated[Path, typer.Option("--out", help="Folder for the result; run aga
 RunDir = Annotated[Path | None, typer.Option("--run-dir", help="The run's folder; default runs/RECIPE.")]
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's path, or a packaged name.")]
 OtherRecipe = Annotated[
-    str | None, typer.Option("--recipe", help="A recipe's path or packaged name; default: defaults.")
+    str | None, typer.Option("--recipe", help="A recipe's path or packaged name; default: built-in defaults.")
 ]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Such as train.peak_lr=3e-4.")]
 AllowChange = Annotated[

@@ -1,9 +1,9 @@
-"""Last-word accuracy on held-out documents: does the network know how a sentence ends?
+"""Last-word accuracy on held-out documents: can the network predict the last word of a sentence?
 
-After LAMBADA (Paperno et al. 2016), on our own text. A passage ends before the last word of a sentence; the word has
-three letters or more and occurs earlier in the passage in any case, so it can be known from the context (and copying is
-rewarded: compare these figures only with each other). The answer counts when each token of the word is the likeliest
-after those before it.
+After LAMBADA (Paperno et al. 2016), on the run's own text. A passage ends before the last word of a sentence. The word has
+at least three letters and occurs earlier in the passage (ignoring case), so it can be known from the context. This rewards
+copying: compare these accuracies only with each other. A prediction is correct if each token of the word is the most
+likely one after those before it.
 """
 
 import hashlib
@@ -26,25 +26,25 @@ MIN_CONTEXT_WORDS, MAX_CONTEXT_WORDS = 20, 100
 MAX_DOCUMENT_CHARACTERS = 100_000  # of a longer document, its beginning
 SHOWN_EXAMPLES = 8
 
-# One blank, a word of letters, the end of a sentence.
+# A blank, a word of letters, the end of a sentence.
 _LAST_WORD = re.compile(r"(?<=\S) ([^\W\d_]{3,})[.!?](?=\s|$)")
 _WORD = re.compile(r"\S+")
 
 
 @dataclass(frozen=True, order=True)
 class Passage:
-    """A text without its last word, and the word. Ordered by `draw`, a hash of both: a fixed random order."""
+    """A text without its last word, and the word. Ordered by `digest`, a hash of both: a fixed random order."""
 
-    draw: str
+    digest: str
     context: str
     word: str
 
 
 def choose_passages(split: Path, count: int) -> list[Passage]:
-    """The `count` first passages, in drawn order, of all that the documents of `split` have; fewer if they have fewer.
+    """The first `count` passages, in random order, of the documents of `split`; fewer if there are fewer.
 
-    The choice depends on the texts alone, not on their files or order; what two documents have in common counts once.
-    Memory: 2 x `count` passages and a few documents.
+    The choice depends only on the texts, not on their files or order; a passage of two documents counts once. Memory:
+    2 x `count` passages and a few documents.
     """
     documents = (document.text for path in input_files([split], SUFFIXES) for document in read_documents(path))
     found = (passage for text in documents for passage in passages_of(text))
@@ -68,11 +68,11 @@ def passages_of(text: str) -> Iterator[Passage]:
 
 
 def last_word_accuracy(opened: OpenedModel, passages: list[Passage], batch_size: int) -> dict[str, Any]:
-    """Share of passages whose word the network gives, greedily, with the standard error sqrt(p (1 - p) / n).
+    """Share of passages whose last word the network predicts greedily, with the standard error sqrt(p (1 - p) / n).
 
-    Passages whose context and word do not tokenize apart, or whose word alone is longer than the network's context, are
-    left out; a context that is too long is cut at its beginning. Returns `accuracy`, `accuracy_stderr` (None without
-    passages), `n` and some `examples`: context, answer, guess.
+    Passages whose context and word share a token, or whose word is longer than the network's context, are skipped; a
+    context that is too long loses its beginning. Returns `accuracy`, `accuracy_stderr` (None without passages), `n` and
+    some `examples`: context, answer, guess.
     """
     items = [item for passage in passages if (item := _tokens(opened, passage))]
     guesses: dict[int, list[int]] = {}
@@ -80,12 +80,12 @@ def last_word_accuracy(opened: OpenedModel, passages: list[Passage], batch_size:
     for start in range(0, len(items), batch_size):
         chosen = by_length[start : start + batch_size]
         guesses |= zip(chosen, _guesses(opened, [items[index] for index in chosen]), strict=True)
-    right = sum(guesses[index] == item.answer for index, item in enumerate(items))
+    n_correct = sum(guesses[index] == item.answer for index, item in enumerate(items))
     n = len(items)
-    share = right / n if n else None
+    accuracy = n_correct / n if n else None
     return {
-        "accuracy": share,
-        "accuracy_stderr": math.sqrt(share * (1 - share) / n) if share is not None else None,
+        "accuracy": accuracy,
+        "accuracy_stderr": math.sqrt(accuracy * (1 - accuracy) / n) if accuracy is not None else None,
         "n": n,
         "examples": [
             {
@@ -117,29 +117,29 @@ def _tokens(opened: OpenedModel, passage: Passage) -> _Item | None:
     if n_answer < 1 or whole[: len(context)] != context:
         return None
     n_bos = len(opened.with_bos([]))
-    room = opened.config.seq_len + 1 - n_bos  # the last token is never an input
-    if n_answer >= room:
+    max_tokens = opened.config.seq_len + 1 - n_bos  # the last token is never an input
+    if n_answer >= max_tokens:
         return None
-    return _Item(passage, opened.with_bos(whole[-room:]), n_answer)
+    return _Item(passage, opened.with_bos(whole[-max_tokens:]), n_answer)
 
 
 @torch.inference_mode()
 def _guesses(opened: OpenedModel, items: list[_Item]) -> list[list[int]]:
-    """The likeliest token at each place of each answer, all answers in one forward pass.
+    """The most likely token at each position of each answer, in one forward pass.
 
-    Rows are filled up at their ends, which no earlier token sees. Logits are made for the answers' places alone.
+    Rows are padded at their ends, which no earlier token sees. Logits are computed at the answers' positions only.
     """
     length = max(len(item.ids) for item in items) - 1
     tokens = torch.zeros(len(items), length, dtype=torch.int64)
-    places: list[tuple[int, int]] = []
+    positions: list[tuple[int, int]] = []
     for row, item in enumerate(items):
         tokens[row, : len(item.ids) - 1] = torch.tensor(item.ids[:-1])
         last = len(item.ids) - 1
-        places += [(row, place) for place in range(last - item.n_answer, last)]
+        positions += [(row, column) for column in range(last - item.n_answer, last)]
     hidden = opened.model.hidden(tokens.to(opened.device))  # (B, T, E)
-    rows, columns = torch.tensor(places).T.to(opened.device)
-    likeliest: Tensor = opened.model.logits(hidden[rows, columns]).argmax(dim=-1)
-    found = likeliest.tolist()
+    rows, columns = torch.tensor(positions).T.to(opened.device)
+    most_likely: Tensor = opened.model.logits(hidden[rows, columns]).argmax(dim=-1)
+    found = most_likely.tolist()
     guesses = []
     for item in items:
         guesses.append(found[: item.n_answer])

@@ -1,7 +1,7 @@
-"""Validation figures on held-out tokens, and the unigram model that they are compared with.
+"""Validation loss on held-out tokens, and the unigram model that it is compared with.
 
-Every token of the split but its first is a target exactly once: windows of seq_len + 1 tokens begin seq_len tokens
-apart, and the last one is shorter. Within a window a token sees the window's tokens before it and no others.
+Every token of the split except the first is a target exactly once: windows of seq_len + 1 tokens start every seq_len
+tokens, and the last one is shorter. A token sees only the earlier tokens of its window.
 """
 
 import math
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tinyllama.errors import InputError
+from tinyllama.generate.text_score import perplexity
 from tinyllama.model.llama import Llama
 from tinyllama.model.loss import IGNORED, token_losses
 from tinyllama.parallel.ranks import Ranks
@@ -20,7 +21,6 @@ from tinyllama.shards.batches import TokenShards
 from tinyllama.shards.shard_format import count_tokens
 from tinyllama.tokenizer.bpe import Tokenizer
 
-LARGEST_EXPONENT = 709.0  # e^709 is the last whole power that a float holds
 TEXT_CHUNK_TOKENS = 2**20
 
 
@@ -51,11 +51,11 @@ def validate(
     max_tokens: int | None = None,
     ranks: Ranks | None = None,
 ) -> dict[str, Any]:
-    """Figures over the split's targets, or its first `max_tokens`, in order, on the model's device.
+    """Metrics over the targets of a split, or the first `max_tokens` of them, on the model's device.
 
-    Returns `loss` (mean nats per token), `perplexity` (e^loss, capped at e^709), `accuracy` (share of targets that were
-    the likeliest token), `bits_per_byte` and `tokens` (targets); and where the documents are of several source kinds,
-    `by_kind`: the same of each. The number format is the network's, or by autocast.
+    Returns `loss` (mean nats per token), `perplexity` (e^loss, at most e^709), `accuracy` (share of targets that were
+    the most likely token), `bits_per_byte` and `tokens` (targets); if the documents are of several source kinds, also
+    `by_kind` with the same for each. The number format is that of the network, or by autocast.
     Raises InputError when the split has no target.
     """
     n_targets = count_targets(shards, max_tokens)
@@ -63,10 +63,10 @@ def validate(
     device, ranks = batch_losses.device, ranks or Ranks()
     kinds = SourceKinds(shards, n_targets)
     starts = range(0, n_targets, seq_len)
-    if not batch_losses.is_joint:  # else the ranks share a whole batch's rows evenly
+    if not batch_losses.is_joint:  # else the ranks divide the rows of a full batch evenly
         batch_size = min(batch_size, len(starts))
     firsts = starts[::batch_size]
-    # A batch's loss and hits by source kind, of one rank each.
+    # Summed loss and correct predictions of each batch by source kind; each batch is computed by one rank.
     rows = torch.zeros(len(firsts), 2, kinds.n, dtype=torch.float64, device=device)
     for number in _own_batches(len(firsts), ranks, all_work=batch_losses.is_joint):
         ranks.progress.stay()
@@ -84,24 +84,24 @@ def validate(
     columns = ranks.sum(rows.flatten(1)).T.tolist()
     nats, correct = ([math.fsum(column) for column in half] for half in (columns[: kinds.n], columns[kinds.n :]))
     text_bytes, counts = target_text_bytes(shards, tokenizer, n_targets, kinds)
-    figures: dict[str, Any] = _figures(math.fsum(nats), sum(correct), n_targets, int(text_bytes.sum()))
+    metrics: dict[str, Any] = _metrics(math.fsum(nats), sum(correct), n_targets, int(text_bytes.sum()))
     if kinds.n > 1:
         each = zip(kinds.names, nats, correct, counts.tolist(), text_bytes.tolist(), strict=True)
-        figures["by_kind"] = {name: _figures(n, c, count, size) for name, n, c, count, size in sorted(each) if count}
-    return figures
+        metrics["by_kind"] = {name: _metrics(n, c, count, size) for name, n, c, count, size in sorted(each) if count}
+    return metrics
 
 
 def _own_batches(n: int, ranks: Ranks, *, all_work: bool) -> range:
-    """Numbers of the batches of a rank; `all_work`: as many on each, those from n on for company only."""
+    """Batch numbers of a rank. `all_work`: every rank gets equally many; those >= n only keep it in step."""
     end = -(-n // ranks.data_size) * ranks.data_size if all_work else n
     return range(ranks.data_rank, end, ranks.data_size)
 
 
-def _figures(nats: float, correct: float, n_targets: int, text_bytes: int) -> dict[str, float]:
+def _metrics(nats: float, correct: float, n_targets: int, text_bytes: int) -> dict[str, float]:
     loss = nats / n_targets
     return {
         "loss": loss,
-        "perplexity": math.exp(min(loss, LARGEST_EXPONENT)),
+        "perplexity": perplexity(loss),
         "accuracy": correct / n_targets,
         "bits_per_byte": nats / math.log(2) / max(text_bytes, 1),
         "tokens": n_targets,
@@ -109,7 +109,7 @@ def _figures(nats: float, correct: float, n_targets: int, text_bytes: int) -> di
 
 
 class SourceKinds:
-    """The source kind of each of a split's first targets: a token is of its document's kind."""
+    """The source kind of the documents that a split's tokens belong to."""
 
     def __init__(self, shards: TokenShards, n_targets: int) -> None:
         self._starts, self._numbers, names = shards.documents(n_targets + 1)
@@ -117,27 +117,27 @@ class SourceKinds:
 
     @property
     def n(self) -> int:
-        """How many there are."""
+        """Number of kinds."""
         return len(self.names)
 
-    def of(self, places: np.ndarray) -> np.ndarray:
-        """Number of the kind, in `names`, of the tokens at these places of the whole split; int64."""
+    def of(self, positions: np.ndarray) -> np.ndarray:
+        """Index in `names` of the kind of the tokens at these positions of the split; int64."""
         if self.n == 1:
-            return np.zeros(len(places), np.int64)
-        return self._numbers[np.searchsorted(self._starts, places, side="right") - 1]
+            return np.zeros(len(positions), np.int64)
+        return self._numbers[np.searchsorted(self._starts, positions, side="right") - 1]
 
 
 def count_targets(shards: TokenShards, max_tokens: int | None = None) -> int:
-    """Targets of a split: all tokens but the first, or `max_tokens`. Raises InputError when there is none."""
+    """Number of targets of a split: all tokens except the first, at most `max_tokens`. Raises InputError for none."""
     if shards.n_tokens < 2:
-        raise InputError(f"{shards.split}: {shards.n_tokens} tokens, nothing to validate on; give more text")
+        raise InputError(f"{shards.split}: {shards.n_tokens} tokens, too few to validate on; give more text")
     return min(shards.n_tokens - 1, max_tokens or shards.n_tokens)
 
 
 def _batch(shards: TokenShards, n_targets: int, seq_len: int, first: int, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Inputs and targets (B, T) from target `first` on, B the same for all: what is compiled for one serves them all.
+    """Inputs and targets (B, T) from target `first` on. B is always the same, so that the network is compiled once.
 
-    The shorter last window, and the rows that the last batch lacks, are filled up with targets that count nowhere.
+    A shorter last window and missing rows of the last batch are padded with ignored targets.
     """
     inputs = torch.zeros(batch_size, seq_len, dtype=torch.int64)
     targets = torch.full((batch_size, seq_len), IGNORED)
@@ -151,10 +151,10 @@ def _batch(shards: TokenShards, n_targets: int, seq_len: int, first: int, batch_
 def target_text_bytes(
     shards: TokenShards, tokenizer: Tokenizer, n_targets: int, kinds: SourceKinds
 ) -> tuple[np.ndarray, np.ndarray]:
-    """UTF-8 bytes of the text that the first `n_targets` targets stand for, and the targets, each by source kind (int64).
+    """UTF-8 bytes of the text of the first `n_targets` targets, and the number of targets, by source kind (int64).
 
-    The bytes are the denominator of bits per byte. BOS and EOS stand for none, though their nats count. The blank that
-    encoding writes before each document is in its first piece and no byte of the text, so it is taken off.
+    The bytes are the denominator of bits per byte. BOS and EOS have none, but their nats count. The blank that encoding
+    puts before each document is part of its first token but not of the text, so it is subtracted.
     """
     bytes_of = np.array([tokenizer.token_bytes(token_id) for token_id in range(tokenizer.vocab_size)], dtype=np.int64)
     blank = sum(tokenizer.token_bytes(token_id) for token_id in tokenizer.encode("a")) - 1
@@ -162,22 +162,22 @@ def target_text_bytes(
     text_bytes, counts = np.zeros(kinds.n, np.int64), np.zeros(kinds.n, np.int64)
     for start in range(0, n_targets, TEXT_CHUNK_TOKENS):
         ids = shards.tokens(start, min(start + TEXT_CHUNK_TOKENS, n_targets) + 1)
-        begun = (ids[:-1] == bos_id) & (ids[1:] != eos_id)
+        is_first = (ids[:-1] == bos_id) & (ids[1:] != eos_id)
         kind_of = kinds.of(start + 1 + np.arange(len(ids) - 1))
-        np.add.at(text_bytes, kind_of, bytes_of[ids[1:]] - blank * begun)
+        np.add.at(text_bytes, kind_of, bytes_of[ids[1:]] - blank * is_first)
         counts += np.bincount(kind_of, minlength=kinds.n)
     return text_bytes, counts
 
 
 def unigram_perplexity(train: TokenShards, validation: TokenShards, vocab_size: int) -> float:
-    """Perplexity of the add-one unigram model of the training tokens on the same targets that `validate` counts.
+    """Perplexity of the add-one unigram model of the training tokens, on the same targets as `validate`.
 
     p(token) = (its count in train + 1) / (training tokens + vocab_size).
     """
     n_targets = count_targets(validation)
     seen = _counts(train, vocab_size).astype(np.float64)
     wanted = _counts(validation, vocab_size)
-    wanted[validation.tokens(0, 1)[0]] -= 1  # the first token is nobody's target
+    wanted[validation.tokens(0, 1)[0]] -= 1  # the first token is no target
     log_probability = np.log((seen + 1) / (train.n_tokens + vocab_size))
     return math.exp(-float(wanted @ log_probability) / n_targets)
 
@@ -185,5 +185,5 @@ def unigram_perplexity(train: TokenShards, validation: TokenShards, vocab_size: 
 def _counts(shards: TokenShards, vocab_size: int) -> np.ndarray:
     counts = count_tokens(shards.split)
     if len(counts) > vocab_size:
-        raise InputError(f"{shards.split}: its vocabulary has {len(counts)} pieces, more than {vocab_size}")
+        raise InputError(f"{shards.split}: its vocabulary of {len(counts)} is larger than {vocab_size}")
     return np.pad(counts, (0, vocab_size - len(counts)))

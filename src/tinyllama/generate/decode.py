@@ -1,4 +1,4 @@
-"""Text out of the network: prompts in, what follows them out, streamed where one wants it."""
+"""Generates text after prompts; the text can be streamed."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -12,11 +12,12 @@ from tinyllama.generate.decoder import Decoder
 from tinyllama.generate.generate_config import GenerateConfig
 from tinyllama.generate.text_stream import StopText, TextStream
 
-MAX_TOGETHER = 64  # sequences decoded at once; more wait their turn
+MAX_TOGETHER = 64  # sequences decoded at once; the others wait
+OnText = Callable[[int, str], None]  # gets the index of a text and its next chunk
 
 
 def number_format(name: str) -> torch.dtype:
-    """The dtype that a model is opened in: fp32, bf16, fp16; `auto`: bf16 where there is a GPU, else fp32."""
+    """The dtype of fp32, bf16 or fp16; `auto`: bf16 if there is a GPU, else fp32."""
     if name == "auto":
         name = "bf16" if torch.cuda.is_available() else "fp32"
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
@@ -30,22 +31,17 @@ def generate(
     on_text: Callable[[str], None] | None = None,
     decoder: Decoder | None = None,
 ) -> dict[str, Any]:
-    """Go on from `prompt` until EOS, a stop string, `config.max_new_tokens`, or the end of the network's context.
+    """Continue `prompt` until EOS, a stop string, `config.max_new_tokens` or the end of the network's context.
 
-    Returns `text` and `token_ids` (new ones only, without EOS; those of a stop string are among them, its text is not),
-    `tokens_per_second` of the new tokens, the prompt's reading included, and `finish_reason`: `stop` at EOS or a stop
-    string, `length` at a limit. `on_text` gets the text in pieces as it is made, never a part of a character or of a
-    stop string. Raises InputError for a prompt that fills the context, or an empty one where the vocabulary has no BOS.
+    Returns `text` and `token_ids` (of new tokens only, without EOS; the ids include those of a stop string, the text does
+    not), `tokens_per_second` of the new tokens, prefill included, and `finish_reason`: `stop` at EOS or a stop string,
+    `length` at a limit. `on_text` gets each chunk of text as it is generated, in whole characters, without stop strings.
+    Raises InputError for a prompt that fills the context, and for an empty one if the vocabulary has no BOS.
     """
-    pieces = None if on_text is None else lambda _, piece: on_text(piece)
-    found = generate_many(opened, [prompt], config, on_text=pieces, decoder=decoder)
-    sequence = found["sequences"][0]
-    return {
-        "text": sequence["text"],
-        "token_ids": sequence["token_ids"],
-        "tokens_per_second": found["tokens_per_second"],
-        "finish_reason": sequence["finish_reason"],
-    }
+    on_chunk = None if on_text is None else lambda _, chunk: on_text(chunk)
+    found = generate_many(opened, [prompt], config, on_text=on_chunk, decoder=decoder)
+    values = found | found["sequences"][0]
+    return {key: values[key] for key in ("text", "token_ids", "tokens_per_second", "finish_reason")}
 
 
 def generate_many(
@@ -53,14 +49,14 @@ def generate_many(
     prompts: Sequence[str],
     config: GenerateConfig,
     *,
-    on_text: Callable[[int, str], None] | None = None,
+    on_text: OnText | None = None,
     decoder: Decoder | None = None,
 ) -> dict[str, Any]:
     """The same for several prompts of any lengths, decoded together; sequence n has the seed `config.seed` + n.
 
     Returns `sequences` (`prompt`, `text`, `token_ids`, `finish_reason`, in the order of `prompts`) and
-    `tokens_per_second` of all new tokens together. `on_text` gets a sequence's number and a piece of its text. With a
-    `decoder` kept from call to call, buffers and GPU graphs are made once.
+    `tokens_per_second` of all new tokens together. If `decoder` is kept from call to call, its buffers and CUDA graphs
+    are created once.
     """
     ids = [prompt_tokens(opened, prompt) for prompt in prompts]
     started = time.perf_counter()
@@ -78,22 +74,22 @@ def generate_ids(
     prompts: Sequence[list[int]],
     config: GenerateConfig,
     *,
-    on_text: Callable[[int, str], None] | None = None,
+    on_text: OnText | None = None,
     decoder: Decoder | None = None,
 ) -> list[dict[str, Any]]:
-    """The same for prompts that are token ids already, BOS included: `text`, `token_ids`, `finish_reason` of each."""
+    """The same for prompts that are token ids, BOS included: `text`, `token_ids`, `finish_reason` of each."""
     decoder = decoder or Decoder(opened.model, opened.tokenizer.vocab_size)
-    made: list[_Sequence] = []
+    done: list[_Sequence] = []
     for first in range(0, len(prompts), MAX_TOGETHER):
         numbers = range(first, min(first + MAX_TOGETHER, len(prompts)))
         group = [_Sequence(opened, n, prompts[n], config, on_text) for n in numbers]
         _decode_group(opened, decoder, group, config)
-        made += group
-    return [{"text": s.text, "token_ids": s.token_ids, "finish_reason": s.finish_reason} for s in made]
+        done += group
+    return [{"text": s.text, "token_ids": s.token_ids, "finish_reason": s.finish_reason} for s in done]
 
 
 def prompt_tokens(opened: OpenedModel, prompt: str) -> list[int]:
-    """The prompt's token ids, BOS first where the model wants it. Raises InputError when no token could follow."""
+    """The prompt's token ids, BOS first if the model uses one. Raises InputError if no token can follow."""
     ids = opened.with_bos(opened.tokenizer.encode(prompt))
     if not ids:
         raise InputError("prompt: empty, and this vocabulary has no BOS to start from; give some text")
@@ -122,41 +118,36 @@ def _decode_group(opened: OpenedModel, decoder: Decoder, group: "list[_Sequence]
 
 
 class _Sequence:
-    """One prompt's new tokens and text. Text is made token by token only where someone waits for it."""
+    """The new tokens and the text of one prompt. Unless the text is streamed or may stop, it is decoded at the end."""
 
     def __init__(
-        self,
-        opened: OpenedModel,
-        number: int,
-        prompt_ids: list[int],
-        config: GenerateConfig,
-        on_text: Callable[[int, str], None] | None,
+        self, opened: OpenedModel, number: int, prompt_ids: list[int], config: GenerateConfig, on_text: OnText | None
     ) -> None:
         self.number, self.prompt_ids = number, prompt_ids
         self.token_ids: list[int] = []
         self.text, self.finish_reason, self.is_done = "", "length", False
         self._eos_id, self._on_text = opened.tokenizer.eos_id, on_text
-        self._most = min(config.max_new_tokens, opened.config.seq_len - len(prompt_ids))
+        self._max_tokens = min(config.max_new_tokens, opened.config.seq_len - len(prompt_ids))
         self._stream = TextStream(opened.tokenizer, prompt_ids)
         self._stop = StopText(config.stop)
-        self._is_watched = on_text is not None or bool(config.stop)
+        self._decodes_each_token = on_text is not None or bool(config.stop)
 
     def add(self, token_id: int) -> None:
-        """Take the next token, or end with it."""
+        """Take the next token; the sequence may end with it."""
         if token_id == self._eos_id:
             self.finish_reason, self.is_done = "stop", True
             return
         self.token_ids.append(token_id)
-        if self._is_watched:
+        if self._decodes_each_token:
             self._write(self._stop.add(self._stream.add(token_id)))
         if self._stop.found:
             self.finish_reason, self.is_done = "stop", True
-        elif len(self.token_ids) == self._most:
+        elif len(self.token_ids) == self._max_tokens:
             self.is_done = True
 
     def finish(self) -> None:
-        """Write what was held back."""
-        if not self._is_watched:
+        """Write the rest of the text."""
+        if not self._decodes_each_token:
             for token_id in self.token_ids:
                 self._write(self._stream.add(token_id))
         self._write(self._stop.add(self._stream.finish()))
@@ -164,7 +155,7 @@ class _Sequence:
             self.finish_reason = "stop"
         self._write(self._stop.finish())
 
-    def _write(self, piece: str) -> None:
-        self.text += piece
-        if piece and self._on_text is not None:
-            self._on_text(self.number, piece)
+    def _write(self, chunk: str) -> None:
+        self.text += chunk
+        if chunk and self._on_text is not None:
+            self._on_text(self.number, chunk)

@@ -1,5 +1,6 @@
-"""How likely a network finds a text, token by token."""
+"""Log-probabilities of the tokens of a text."""
 
+import math
 from typing import Any
 
 import torch
@@ -10,14 +11,15 @@ from tinyllama.exchange.open_model import OpenedModel
 from tinyllama.model.llama import Llama
 
 LOGITS_CHUNK_TOKENS = 512
+LARGEST_EXPONENT = 709.0  # e^709 is the largest whole power that fits a float
 
 
 def score(opened: OpenedModel, text: str) -> dict[str, Any]:
-    """Log-probability of each token of `text`, BOS first where the model wants it, no EOS.
+    """Log-probability of each token of `text`, after BOS if the model uses one; no EOS.
 
-    Returns `token_ids`, `token_logprobs` (natural log; the first is None, nothing comes before it) and `mean_logprob` of
-    the others (None when there is no other). A text longer than the context is read in windows that overlap by half:
-    each token is then judged with at least half a context before it.
+    Returns `token_ids`, `token_logprobs` (natural log; None for the first token, which has no context) and `mean_logprob`
+    of the others (None if there are none). A text longer than the context is read in windows that overlap by half, so
+    that each token has at least half a context before it.
     """
     token_ids = opened.with_bos(opened.tokenizer.encode(text))
     found = token_logprobs(opened.model, token_ids)
@@ -28,16 +30,21 @@ def score(opened: OpenedModel, text: str) -> dict[str, Any]:
     }
 
 
+def perplexity(mean_nats: float) -> float:
+    """e^mean_nats, at most e^709."""
+    return math.exp(min(mean_nats, LARGEST_EXPONENT))
+
+
 @torch.inference_mode()
 def token_logprobs(model: Llama, token_ids: list[int]) -> list[float]:
-    """Natural-log probability of token_ids[1:], each given those before it: len(token_ids) - 1 values."""
+    """Natural log of the probability of each of token_ids[1:] given those before it: len(token_ids) - 1 values."""
     device, seq_len = model.embedding.weight.device, model.config.seq_len
     stride = max(seq_len // 2, 1)
     found: list[float] = []
     start = 0
     while len(found) < len(token_ids) - 1:
         window = torch.tensor([token_ids[start : start + seq_len + 1]], device=device)  # (1, T + 1)
-        new = start + window.shape[1] - 1 - len(found)  # targets that no earlier window has judged
+        new = start + window.shape[1] - 1 - len(found)  # targets that no earlier window has scored
         hidden = model.hidden(window[:, :-1])[0, -new:]  # (new, E)
         found += _logprobs(hidden, model.output_weight, window[0, -new:])
         start += stride
@@ -45,7 +52,7 @@ def token_logprobs(model: Llama, token_ids: list[int]) -> list[float]:
 
 
 def _logprobs(hidden: Tensor, output_weight: Tensor, targets: Tensor) -> list[float]:
-    """Log-probability of targets (N,) after hidden (N, E), in fp32, the logits made and freed in chunks."""
+    """Log-probability of targets (N,) after hidden (N, E), in fp32; logits are computed and freed in chunks."""
     values: list[float] = []
     for chunk, wanted in zip(hidden.split(LOGITS_CHUNK_TOKENS), targets.split(LOGITS_CHUNK_TOKENS), strict=True):
         logits = F.linear(chunk, output_weight).float()  # (n, V)

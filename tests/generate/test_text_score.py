@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.tiny_model import make_run
-from tinyllama.evaluation.text_score import score
 from tinyllama.exchange.open_model import OpenedModel, open_model
+from tinyllama.generate.text_score import score
 
 
 @pytest.fixture(scope="module")
