@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyllama import log
-from tinyllama.cleaning.safety_features import MAX_WORD_BYTES
+from tinyllama.cleaning.safety_features import MAX_WORD_BYTES, numbers_between
 from tinyllama.document_files import paragraphs_in
 from tinyllama.errors import InputError
 from tinyllama.files import read_json, write_json
@@ -60,8 +60,8 @@ class ContaminationIndex:
         counts = np.zeros(len(self.tasks), np.int64)
         for sums in _prefix_sums(plain_words(text)):
             _, runs = _known(runs_at(sums, RUN_WORDS), self.run_hashes, self.run_filter, RUN_FILTER_BITS)
-            for task_numbers in self._run_tasks(self.run_starts[runs], self.run_starts[runs + 1]):
-                counts += np.bincount(task_numbers, minlength=counts.size)
+            shared = numbers_between(self.run_starts[runs], self.run_starts[runs + 1])
+            counts += np.bincount(self.run_tasks[shared], minlength=counts.size)
             beginnings = runs_at(sums, SHORT_WORDS)
             positions, found = _known(beginnings, self.short_hashes, self.short_filter, SHORT_FILTER_BITS)
             for position, number in zip(positions.tolist(), found.tolist(), strict=True):
@@ -69,13 +69,6 @@ class ContaminationIndex:
                     if position + words < sums.size and runs_at(sums, int(words))[position] == whole:
                         counts[task] += 1
         return {name: int(count) for name, count in zip(self.tasks, counts, strict=True) if count}
-
-    def _run_tasks(self, first: Numbers, last: Numbers) -> Iterator[NDArray[np.uint16]]:
-        """Tasks in `run_tasks[first:last]` for all pairs: the first task of each, then the second of those with two ..."""
-        while first.size:
-            yield self.run_tasks[first]
-            more = last - first > 1
-            first, last = first[more] + 1, last[more]
 
     def save(self, folder: Path) -> None:
         """Write the index as files that many processes can map."""

@@ -12,7 +12,7 @@ unintended bias in text classification", measure this bias.)
 Features are computed with NumPy for many passages; `tests/cleaning/test_safety_features.py` has the same one by one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 
@@ -95,7 +95,7 @@ class Family:
     void: Numbers  # positions without a feature, unsorted, some twice
 
 
-def features_of(passages: list[bytes]) -> tuple[NDArray[np.float64], Iterator[Family]]:
+def features_of(passages: Sequence[bytes]) -> tuple[NDArray[np.float64], Iterator[Family]]:
     """Weight of each passage's features, shape (passages,), and the features, one family at a time.
 
     `passages` are those of `passages_of`, at least one, with at most `hashing.MAX_BYTES` bytes together.
@@ -148,7 +148,7 @@ def _char_families(
             continue
         void = [np.maximum(ends - back, starts) for back in range(1, size)]
         if named_starts.size:
-            void.append(_ranges(np.maximum(named_starts - size + 1, 0), named_ends))
+            void.append(numbers_between(np.maximum(named_starts - size + 1, 0), named_ends))
         slots = (hashes * np.uint32(_CHAR_MIX) >> np.uint32(32 - CHAR_BITS)).astype(np.int64) + CHAR_START
         yield Family(slots, starts, np.concatenate(void))
 
@@ -162,7 +162,7 @@ def _shifted(values: Hashes, positions: int) -> Hashes:
     return np.roll(values, -positions)
 
 
-def _ranges(starts: Numbers, ends: Numbers) -> Numbers:
+def numbers_between(starts: Numbers, ends: Numbers) -> Numbers:
     """The numbers start, start + 1, ... end - 1 of all pairs."""
     lengths = ends - starts
     return np.arange(lengths.sum()) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)

@@ -10,6 +10,7 @@ that of its worst passage.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from itertools import chain
@@ -23,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from tinyllama.cleaning.clean_config import SafetyConfig
 from tinyllama.cleaning.safety_features import FEATURES_VERSION, SLOTS, features_of, passages_of
 from tinyllama.cleaning.safety_labels import HEADS
+from tinyllama.cleaning.text_batch import batches_of
 from tinyllama.document_files import paragraphs_in
 from tinyllama.errors import InputError
 from tinyllama.hashing import MAX_BYTES
@@ -43,17 +45,10 @@ class SafetyModel:
 
     def passage_probabilities(self, passages: list[bytes]) -> Probabilities:
         """Probabilities of passages from `safety_features.passages_of`: shape (passages, 2)."""
-        logits, start, size = [np.zeros((0, 2))], 0, 0
-        for number, passage in enumerate(passages):
-            if size + len(passage) > MAX_BYTES:
-                logits.append(self._logits(passages[start:number]))
-                start, size = number, 0
-            size += len(passage)
-        if passages:
-            logits.append(self._logits(passages[start:]))
+        logits = [np.zeros((0, 2)), *map(self._logits, batches_of(passages, MAX_BYTES))]
         return 1 / (1 + np.exp(-np.clip(np.concatenate(logits), -60, 60)))
 
-    def _logits(self, passages: list[bytes]) -> NDArray[np.float64]:
+    def _logits(self, passages: Sequence[bytes]) -> NDArray[np.float64]:
         sums = np.zeros(len(passages), np.complex64)
         scale, families = features_of(passages)
         for family in families:

@@ -128,15 +128,12 @@ def feature_matrix(texts: Sequence[str]) -> tuple[sparse.csr_matrix, NDArray[np.
 
 def _block(passages: list[bytes]) -> sparse.csr_matrix:
     """Features of passages, one at a time because `features_of` limits their total length."""
-    slots, lengths, scales = [], [], []
+    slots, scales = [], []
     for passage in passages:
-        found = []
         scale, families = features_of([passage])
         scales.append(scale[0])
-        for family in families:
-            found.append(np.delete(family.slots, family.void))
-        slots.append(np.concatenate(found))
-        lengths.append(slots[-1].size)
+        slots.append(np.concatenate([np.delete(family.slots, family.void) for family in families]))
+    lengths = list(map(len, slots))
     values = np.repeat(scales, lengths).astype(np.float32)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     block = sparse.csr_matrix((values, np.concatenate(slots), starts), shape=(len(passages), SLOTS))

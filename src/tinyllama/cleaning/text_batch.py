@@ -8,6 +8,7 @@ words. Segments are compared by 64-bit hashes: the polynomial of their code poin
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ BATCH_CHARS = 1 << 18  # the arrays of so many characters fit into the CPU's cac
 _SPACE, _LETTER, _NEWLINE = np.uint8(1), np.uint8(2), 10
 _MIX = np.uint64(0xC2B2AE3D27D4EB4F)
 
+Text = TypeVar("Text", str, bytes)
 Numbers = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 
@@ -131,8 +133,8 @@ def without_lines(text: str, removed: set[int]) -> str:
     return "\n".join(kept)
 
 
-def batches_of(texts: Sequence[str], max_chars: int = BATCH_CHARS) -> list[Sequence[str]]:
-    """`texts` in runs of at most `max_chars` characters, or of one longer text, for `TextBatch`."""
+def batches_of(texts: Sequence[Text], max_chars: int = BATCH_CHARS) -> list[Sequence[Text]]:
+    """`texts` in runs of at most `max_chars` characters (or bytes), or of one longer text."""
     runs, start, chars = [], 0, 0
     for number, text in enumerate(texts):
         if chars and chars + len(text) > max_chars:

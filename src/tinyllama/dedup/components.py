@@ -107,8 +107,7 @@ def components_in_rounds(edges: list[Path], work: Path, ranges: int, workers: in
 
     `work`: an empty folder. Each half round writes a folder; a killed run starts again with the first round.
     """
-    before: list[int] = []
-    before_out = work
+    before, before_out = [-1, -1], work
     step, folder = "spread", [[path] for path in edges]
     for number in range(2 * _MAX_ROUNDS):
         out = work / f"{number:03d}-{step}"

@@ -91,8 +91,8 @@ def _find_clusters(config: DedupConfig, work: Path, drop_codes: str) -> None:
     if done.exists():
         return
     shutil.rmtree(work / CLUSTERS, ignore_errors=True)
-    index = CorpusIndex.load(work)
-    tasks = _range_tasks(config, work, drop_codes, "edges", index.documents, bands=config.minhash_bands)
+    documents = CorpusIndex.load(work).documents
+    tasks = _range_tasks(config, work, drop_codes, "edges", documents, bands=config.minhash_bands)
     run_missing("dedup.duplicate_tasks:edges_task", tasks, config.workers, "find near-duplicates")
     paths = sorted((work / "edges").glob("*.npy"))
     edges = sum(len(hash_records.read_array(path)) for path in paths)

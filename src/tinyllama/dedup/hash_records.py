@@ -60,8 +60,8 @@ def write_array(path: Path, array: NDArray) -> None:
 def read_array(path: Path) -> NDArray:
     """Read a `.npy` file; a larger one is memory-mapped."""
     try:
-        size = path.stat().st_size
-        return np.load(path, mmap_mode="r" if size > 1 << 16 else None, allow_pickle=False)
+        is_large = path.stat().st_size > 1 << 16
+        return np.load(path, mmap_mode="r" if is_large else None, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: not readable ({error}); remove its folder and clean again") from None
 
