@@ -105,7 +105,7 @@ def test_ranks_put_the_longest_first_and_ties_by_hash() -> None:
 
 
 def filtered(rows: list[dict[str, Any]]) -> pa.Table:
-    """A judged part; what a row does not say is empty."""
+    """A filtered file; missing values are empty."""
     blank = {field.name: "" if field.type == pa.string() else 0 for field in FILTERED_SCHEMA}
     filled = [
         blank | {"text_chars": len(row["text"]), "bytes": len(row["text"].encode()), "raw_bytes": 1000} | row

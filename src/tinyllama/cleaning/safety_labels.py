@@ -76,11 +76,11 @@ def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row, fault = json.loads(line), "not a JSON object"
         except (ValueError, RecursionError):
-            row = None
+            row, fault = None, "not JSON"
         if not isinstance(row, dict):
-            raise InputError(f'{where}: not JSON, or not an object; write {{"text": "...", "label": "hate"}}')
+            raise InputError(f'{where}: {fault}; write {{"text": "...", "label": "hate"}}')
         yield where, row
 
 
