@@ -17,13 +17,25 @@ from typing import Any
 
 import numpy as np
 from safety_default import english_terms, ordinary_passages, rows_of, tidy_tweet
+from sklearn.metrics import average_precision_score
 
 from tinyllama.cleaning import safety_features
 from tinyllama.cleaning.safety_labels import _part
 from tinyllama.cleaning.safety_model import SafetyModel, open_safety_model
-from tinyllama.cleaning.safety_train import average_precision, false_positive_spread, recall_at, threshold_at
+from tinyllama.cleaning.safety_train import recall_at, threshold_at
 
 OURS, ALT, LIST = "tinyllama", "alt-profanity-check", "C4 word list"
+
+
+def false_positive_spread(rates: dict[str, float]) -> dict[str, float]:
+    """Smallest, largest, range and standard deviation of false-positive rates by term."""
+    values = np.array(list(rates.values()))
+    return {
+        "least": round(float(values.min()), 4),
+        "largest": round(float(values.max()), 4),
+        "range": round(float(np.ptp(values)), 4),
+        "standard_deviation": round(float(values.std()), 4),
+    }
 
 
 def in_test(key: str, seed: int) -> bool:
@@ -67,7 +79,7 @@ def comparison(truth: np.ndarray, scores: dict[str, np.ndarray]) -> dict[str, An
     """Average precision, recall at 1% false positives; for a filter that says only yes or no: ours at its own rate."""
     row: dict[str, Any] = {"rows": int(truth.size), "positives": int(truth.sum())}
     for name, values in scores.items():
-        row[name] = {"average_precision": round(average_precision(truth, values), 4)}
+        row[name] = {"average_precision": round(float(average_precision_score(truth, values)), 4)}
         if set(np.unique(values)) <= {0.0, 1.0}:
             rate = float(values[~truth].mean())
             row[name] |= {"false_positives": round(rate, 4), "recall": round(float(values[truth].mean()), 4)}

@@ -9,9 +9,8 @@ import pytest
 from tests.cleaning.clean_inputs import prose, write_json_lines
 from tests.cleaning.test_clean_run import check_counts, rows_of, run
 from tinyllama.cleaning.clean_config import CleanConfig
-from tinyllama.cleaning.clean_documents import key_of_reason
-from tinyllama.cleaning.document_filters import Document, FilterModels, filter_documents
-from tinyllama.cleaning.explain import explain_document
+from tinyllama.cleaning.document_filters import FilterModels, filter_documents
+from tinyllama.cleaning.explain import explain_document, key_of_reason
 from tinyllama.errors import InputError
 
 RUDE = (
@@ -101,12 +100,13 @@ def test_explain(tmp_path: Path, eval_folder: Path) -> None:
         explain_document(tmp_path / "eval", "leak")
 
 
-def test_documents_judged_together_as_one_by_one() -> None:
+def test_a_batch_gives_the_same_rows_as_its_documents_one_by_one() -> None:
     config = CleanConfig()
-    models = FilterModels.open(config, None)
-    rows = [Document(row["id"], row["text"]) for row in ROWS]
-    assert filter_documents(rows, config, models) == [filter_documents([r], config, models)[0] for r in rows]
-    assert filter_documents([], config, models) == []
+    models = FilterModels.open(config)
+    texts = [row["text"] for row in ROWS]
+    together = filter_documents(texts, [""] * len(texts), config, models)
+    assert together == [filter_documents([text], [""], config, models)[0] for text in texts]
+    assert filter_documents([], [], config, models) == []
 
 
 def test_bad_models_and_folders_are_one_line(tmp_path: Path) -> None:

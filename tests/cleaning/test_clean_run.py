@@ -14,8 +14,9 @@ from tests.cleaning.clean_inputs import folder_bytes, page, prose, write_json_li
 from tinyllama import document_files
 from tinyllama.cleaning import extract_documents
 from tinyllama.cleaning.clean_config import CleanConfig
-from tinyllama.cleaning.clean_documents import clean_documents, key_of_reason
+from tinyllama.cleaning.clean_documents import clean_documents
 from tinyllama.cleaning.clean_run import clean
+from tinyllama.cleaning.explain import key_of_reason
 from tinyllama.errors import InputError
 from tinyllama.sources.document import document_id
 
@@ -146,7 +147,7 @@ def test_counts_add_up_for_any_texts(tmp_path_factory: pytest.TempPathFactory, d
 def test_one_document_goes_to_train_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary = run(tmp_path, [write_json_lines(tmp_path / "x.jsonl", [{"id": "a", "text": prose(1)}])])
     assert (summary["train_documents"], summary["validation_documents"]) == (1, 0)
-    assert "the validation split is empty" in capsys.readouterr().err
+    assert "is in the validation split" in capsys.readouterr().err
 
 
 def test_empty_corpora_are_one_line(tmp_path: Path) -> None:

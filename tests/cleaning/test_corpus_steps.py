@@ -10,7 +10,7 @@ import pytest
 from tests.cleaning.cleaning_here import NoLimits, in_this_process, rows_in
 from tinyllama import document_files
 from tinyllama.cleaning.clean_config import CleanConfig
-from tinyllama.cleaning.document_filters import JUDGED_SCHEMA
+from tinyllama.cleaning.document_filters import FILTERED_SCHEMA
 from tinyllama.cleaning.write_documents import write_task
 from tinyllama.dedup import duplicate_tasks, find_duplicates, hash_records
 from tinyllama.dedup.duplicate_tasks import keep_order, rows_of, with_keys
@@ -43,7 +43,7 @@ def test_a_records_key_is_its_kind_and_the_first_52_bits() -> None:
     records = records_of(3, numbers((7 << 12) + 5, 2**64 - 1), numbers(1, 2), np.array([4, 5]), np.array([6, 7]))
     assert records["key"].tolist() == [(3 << 52) + 7, (4 << 52) - 1]
     assert records["check"].tolist() == [1, 2]
-    assert (records["row"].tolist(), records["place"].tolist()) == ([4, 5], [6, 7])
+    assert (records["row"].tolist(), records["paragraph"].tolist()) == ([4, 5], [6, 7])
     assert records.itemsize == hash_records.RECORD_BYTES == 24
 
 
@@ -104,14 +104,14 @@ def test_ranks_put_the_longest_first_and_ties_by_hash() -> None:
     assert other[0] >> np.uint64(40) == positions[0] >> 40
 
 
-def judged(rows: list[dict[str, Any]]) -> pa.Table:
-    """A judged part; what a row does not say is empty."""
-    blank = {field.name: "" if field.type == pa.string() else 0 for field in JUDGED_SCHEMA}
+def filtered(rows: list[dict[str, Any]]) -> pa.Table:
+    """A filtered file; missing values are empty."""
+    blank = {field.name: "" if field.type == pa.string() else 0 for field in FILTERED_SCHEMA}
     filled = [
         blank | {"text_chars": len(row["text"]), "bytes": len(row["text"].encode()), "raw_bytes": 1000} | row
         for row in rows
     ]
-    return pa.Table.from_pylist(filled, JUDGED_SCHEMA)
+    return pa.Table.from_pylist(filled, FILTERED_SCHEMA)
 
 
 def test_only_documents_without_a_reason_have_records() -> None:
@@ -120,12 +120,12 @@ def test_only_documents_without_a_reason_have_records() -> None:
         {"id": "a", "text": "X" * 12 + "\n\n" + "y" * 11 + "\n\n" + "z" * 13},
     ]  # fmt: skip
     config = CleanConfig(min_paragraph_chars=12, minhash_bands=3, minhash_rows=2)
-    table, records = with_keys(judged(rows), config)
+    table, records = with_keys(filtered(rows), config)
     joined = np.concatenate(records)
     kinds = (joined["key"] >> np.uint64(52)).tolist()
     assert kinds == [ID, ID, TEXT, TEXT] + [band for band in (16, 17, 18) for _ in range(2)] + [PARAGRAPH] * 3
     assert joined["row"].tolist() == [0, 2, 0, 2] + [0, 2] * 3 + [0, 2, 2]
-    assert joined["place"].tolist() == [0] * 10 + [0, 0, 2]
+    assert joined["paragraph"].tolist() == [0] * 10 + [0, 0, 2]
     assert joined["check"][:2].tolist() == [hash_pair("a")[1]] * 2
     assert joined["check"][10] == joined["check"][11] == hash_pair("x" * 12)[1]
     assert table.column("id_hash").to_pylist() == [hash_pair(name)[0] for name in "aba"]
@@ -133,7 +133,7 @@ def test_only_documents_without_a_reason_have_records() -> None:
     assert positions[1] == 0
     assert positions[2] < positions[0]
     off = CleanConfig(near_duplicates=False, duplicate_paragraphs=False)
-    assert len(np.concatenate(with_keys(judged(rows), off)[1])) == 4
+    assert len(np.concatenate(with_keys(filtered(rows), off)[1])) == 4
 
 
 # -- tasks
@@ -144,13 +144,13 @@ def corpus(work: Path, positions: list[int], drop_codes: list[int], records: lis
     half = len(positions) // 2
     CorpusIndex(["a", "b"], [0, half, len(positions)]).save(work)
     hash_records.write_array(work / "keep_order.npy", np.array(positions, np.uint64))
-    hash_records.write_array(work / "drop_codes-judged.npy", np.array(drop_codes, np.uint8))
+    hash_records.write_array(work / "drop_codes-filtered.npy", np.array(drop_codes, np.uint8))
     joined = np.concatenate(records)
     for name, first in (("a", 0), ("b", half)):
         chosen = joined[(joined["row"] >= first) & (joined["row"] < first + half)].copy()
         chosen["row"] -= first
         hash_records.write_records(work / "keys" / f"{name}.npy", [chosen])
-    return {"work": str(work), "drop_codes": "judged", "range": [0, 1], "out": str(work / "out.npy")}
+    return {"work": str(work), "drop_codes": "filtered", "range": [0, 1], "out": str(work / "out.npy")}
 
 
 def out_of(task: dict[str, Any]) -> list[Any]:
@@ -218,8 +218,8 @@ def find(work: Path, monkeypatch: pytest.MonkeyPatch, rows: list[dict[str, Any]]
     in_this_process(monkeypatch)
     half = len(rows) // 2
     for name, some in (("a", rows[:half]), ("b", rows[half:])):
-        table, records = with_keys(judged(some), config)
-        document_files.write_document_file(work / "judged" / f"{name}.parquet", table)
+        table, records = with_keys(filtered(some), config)
+        document_files.write_document_file(work / "filtered" / f"{name}.parquet", table)
         hash_records.write_records(work / "keys" / f"{name}.npy", records)
     return find_duplicates.find_duplicates(config, work)
 
@@ -237,7 +237,7 @@ def test_fates_of_all_documents_and_how_they_are_told(tmp_path: Path, monkeypatc
     assert find(tmp_path, monkeypatch, rows, config) == "exact_duplicate"
     drop_codes = hash_records.read_array(tmp_path / "drop_codes-exact_duplicate.npy").tolist()
     assert [duplicate_tasks.DROP_REASONS[fate] for fate in drop_codes] == [
-        "duplicate_id", "judged", "exact_duplicate", "", "exact_duplicate", "",
+        "duplicate_id", "filtered", "exact_duplicate", "", "exact_duplicate", "",
     ]  # fmt: skip
     marks = hash_records.read_array(tmp_path / "id_hashes.npy").tolist()
     assert marks == [hash_pair(row["id"])[0] for row in rows]
@@ -255,8 +255,8 @@ def test_the_last_files_of_a_part(tmp_path: Path) -> None:
     ]  # fmt: skip
     work, out = tmp_path / "work", tmp_path / "out"
     CorpusIndex(["z", "p", "q"], [0, 10, 16, 20]).save(work)
-    table = judged(rows).append_column("keep_order", pa.array(np.zeros(6, np.uint64)))
-    document_files.write_document_file(work / "judged" / "p.parquet", table)
+    table = filtered(rows).append_column("keep_order", pa.array(np.zeros(6, np.uint64)))
+    document_files.write_document_file(work / "filtered" / "p.parquet", table)
     drop_codes = np.zeros(20, np.uint8)
     drop_codes[[0, 12, 14, 17]] = [4, 1, 3, 2]
     hash_records.write_array(work / "drop_codes-near.npy", drop_codes)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.cleaning.clean_inputs import prose
 from tests.conftest import SHARED
-from tinyllama.cleaning.decontaminate import RUN_WORDS, ContaminationIndex, _texts, build_index, clean_of_evaluation
+from tinyllama.cleaning.decontaminate import RUN_WORDS, ContaminationIndex, _texts, build_index, remove_evaluation_data
 from tinyllama.errors import InputError
 from tinyllama.hashing import plain_words
 
@@ -72,11 +72,11 @@ def test_saved_and_mapped_is_the_same(index: ContaminationIndex, tmp_path: Path)
 def test_what_goes(index: ContaminationIndex) -> None:
     text = f"{prose(1)}\n\n{QUESTION}\n\n{prose(2)}"
     shared = index.tasks_of(text)
-    assert clean_of_evaluation(text, index, "document") == ("", shared, 0)
-    assert clean_of_evaluation(text, index, "paragraph") == (f"{prose(1)}\n\n{prose(2)}", shared, 1)
+    assert remove_evaluation_data(text, index, "document") == ("", shared, 0)
+    assert remove_evaluation_data(text, index, "paragraph") == (f"{prose(1)}\n\n{prose(2)}", shared, 1)
     across = text.replace("bridge at dawn", "bridge at\n\ndawn")
-    assert clean_of_evaluation(across, index, "paragraph")[0] == ""
-    assert clean_of_evaluation(prose(1), index, "paragraph") == (prose(1), {}, 0)
+    assert remove_evaluation_data(across, index, "paragraph")[0] == ""
+    assert remove_evaluation_data(prose(1), index, "paragraph") == (prose(1), {}, 0)
 
 
 def reference_tasks(text: str, examples: dict[str, list[str]]) -> set[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tinyllama.cleaning import decontaminate
-from tinyllama.cleaning.decontaminate import ContaminationIndex, _texts, build_index, clean_of_evaluation
+from tinyllama.cleaning.decontaminate import ContaminationIndex, _texts, build_index, remove_evaluation_data
 
 GREEK = (
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi chi"
@@ -104,14 +104,14 @@ def test_what_stays_of_a_document(tmp_path: Path) -> None:
     index = index_of(tmp_path, task=[{"q": words(0, 14)}])
     for between in ("\n\n", "\n"):
         text = between.join(["first part", words(0, 14), "second part", f"x {words(0, 13)}", "third"])
-        assert clean_of_evaluation(text, index, "paragraph") == (
+        assert remove_evaluation_data(text, index, "paragraph") == (
             between.join(["first part", "second part", "third"]), {"task": 3}, 2,
         )  # fmt: skip
-        assert clean_of_evaluation(text, index, "document") == ("", {"task": 3}, 0)
-    assert clean_of_evaluation(words(0, 13), index, "paragraph") == ("", {"task": 1}, 0)
+        assert remove_evaluation_data(text, index, "document") == ("", {"task": 3}, 0)
+    assert remove_evaluation_data(words(0, 13), index, "paragraph") == ("", {"task": 1}, 0)
     joined = f"{words(0, 6)}\n\n{words(0, 14)}\n\n{words(6, 14)}"  # what would be left makes a copy again
-    assert clean_of_evaluation(joined, index, "paragraph")[0] == ""
-    assert clean_of_evaluation(f"{words(0, 14)}\n\n \n\n", index, "paragraph")[0] == ""
+    assert remove_evaluation_data(joined, index, "paragraph")[0] == ""
+    assert remove_evaluation_data(f"{words(0, 14)}\n\n \n\n", index, "paragraph")[0] == ""
 
 
 def test_pieces_overlap_so_that_no_run_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

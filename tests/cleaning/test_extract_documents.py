@@ -187,10 +187,10 @@ def test_nothing_that_comes_out_is_one_line_and_leaves_nothing(tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
-# -- what cleaning does with the parts
+# -- progress of cleaning
 
 
-def test_the_progress_of_judging_begins_with_the_parts_that_are_there(
+def test_the_progress_of_filtering_starts_with_the_finished_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_this_process(monkeypatch)
@@ -206,10 +206,10 @@ def test_the_progress_of_judging_begins_with_the_parts_that_are_there(
     monkeypatch.setattr(clean_documents.log, "progress", progress)
     found = document_files.document_paths(tmp_path / "out")
     config = CleanConfig(workers=1, languages=[], safety="off", near_duplicates=False)
-    clean_documents._judge(config, found, tmp_path / "work", None)
-    assert (lines[0][0], lines[0][1].seen) == (("judge documents", 8), [2, 4, 5, 5, 6, 7, 8])
-    (tmp_path / "work" / "judged" / found[1].name).unlink()
-    clean_documents._judge(config, found, tmp_path / "work", None)
+    clean_documents._filter(config, found, tmp_path / "work", None)
+    assert (lines[0][0], lines[0][1].seen) == (("filter documents", 8), [2, 4, 5, 5, 6, 7, 8])
+    (tmp_path / "work" / "filtered" / found[1].name).unlink()
+    clean_documents._filter(config, found, tmp_path / "work", None)
     assert lines[1][1].seen == [8]
 
 

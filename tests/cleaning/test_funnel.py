@@ -50,7 +50,7 @@ def written(tmp_path: Path, tally: Tally) -> tuple[dict[str, Any], dict[str, Any
     return summary, json.loads((tmp_path / "out" / "funnel.json").read_text())
 
 
-def test_the_summary_adds_up_extraction_and_judging(tmp_path: Path) -> None:
+def test_the_summary_adds_up_extraction_and_filters(tmp_path: Path) -> None:
     summary, funnel = written(tmp_path, tally_of(ROWS))
     assert summary == {
         "documents_in": 26, "documents_out": 3, "train_documents": 2, "validation_documents": 1,

@@ -9,7 +9,7 @@ from tinyllama.cleaning.language import LanguageDetector
 SAMPLE = Path(__file__).parents[3] / "shared" / "langid" / "lingua_sentences_test.jsonl.gz"
 
 
-def test_the_whole_beginning_is_judged_not_eighty_characters() -> None:
+def test_language_identification_uses_more_than_eighty_characters() -> None:
     heading = "Geschichte der Stadt und ihrer Umgebung, nach alten Handschriften erzählt von ihr.\n"
     english = "This town is old, and its story has been told many times by those who lived in it. " * 10
     assert len(heading) > 80

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from tinyllama.cleaning import pii
-from tinyllama.cleaning.pii import KINDS, Masked, _Lines, mask_personal_information, personal_spans
+from tinyllama.cleaning.pii import KINDS, Masked, _CharacterIndex, mask_personal_information, personal_spans
 
 
 def lines_of(text: str, places: str) -> list[str]:
-    found = _Lines(text)
-    return [text[start:end] for start, end in found.around(getattr(found, places)())]
+    found = _CharacterIndex(text)
+    return [text[start:end] for start, end in found.lines_at(getattr(found, places)())]
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def lines_of(text: str, places: str) -> list[str]:
 )  # fmt: skip
 def test_six_digits_close_together_make_a_number(line: str, searched: bool) -> None:
     text = f"before\n{line}\nafter"
-    assert lines_of(text, "number_places") == ([line] if searched else [])
+    assert lines_of(text, "number_positions") == ([line] if searched else [])
 
 
 @pytest.mark.parametrize(
@@ -37,16 +37,16 @@ def test_six_digits_close_together_make_a_number(line: str, searched: bool) -> N
 )  # fmt: skip
 def test_dots_between_digits_and_colons_close_together_make_an_address(line: str, searched: bool) -> None:
     for text in (f"before\n{line}\nafter", line):
-        assert lines_of(text, "address_places") == ([line] if searched else [])
+        assert lines_of(text, "ip_positions") == ([line] if searched else [])
 
 
 def test_lines_are_found_once_in_order() -> None:
     text = "123456 123456\n\nnone\n123456\nnone\n1234567"
-    assert lines_of(text, "number_places") == ["123456 123456", "123456", "1234567"]
-    lines = _Lines("ab\ncd")
-    assert [lines.around(np.array([place])) for place in range(5)] == [[(0, 2)]] * 3 + [[(3, 5)]] * 2
-    assert lines.around(np.array([], np.int64)) == []
-    assert lines.around(np.array([4, 0])) == [(0, 2), (3, 5)]
+    assert lines_of(text, "number_positions") == ["123456 123456", "123456", "1234567"]
+    lines = _CharacterIndex("ab\ncd")
+    assert [lines.lines_at(np.array([place])) for place in range(5)] == [[(0, 2)]] * 3 + [[(3, 5)]] * 2
+    assert lines.lines_at(np.array([], np.int64)) == []
+    assert lines.lines_at(np.array([4, 0])) == [(0, 2), (3, 5)]
 
 
 def test_near_places() -> None:

@@ -13,13 +13,14 @@ from safetensors.numpy import save
 
 from tests.cleaning.clean_inputs import write_json_lines
 from tinyllama.cleaning import safety_labels, safety_model, safety_train
+from tinyllama.cleaning.clean_config import SafetyConfig
 from tinyllama.cleaning.safety_features import FEATURES_VERSION, SLOTS, features_of, passages_of
 from tinyllama.cleaning.safety_labels import LabelledText, read_labels
-from tinyllama.cleaning.safety_model import MODEL_FILE, Safe, SafetyModel, open_safety_model, safe_text
+from tinyllama.cleaning.safety_model import MODEL_FILE, SafetyModel, SafetyResult, open_safety_model, remove_unsafe
 from tinyllama.cleaning.safety_train import (
     card,
     feature_matrix,
-    figures,
+    metrics,
     recall_at,
     reliability,
     row_weights,
@@ -36,35 +37,38 @@ from tinyllama.errors import InputError
     ("rows", "max_hate", "max_sexual", "drops", "share", "expected"),
     [
         # at the threshold stays, above it goes; each head has its own
-        ([(0.5, 0.5)], 0.5, 0.5, "document", 0.0, Safe("aaaa", "", 0.5, 0.5)),
+        ([(0.5, 0.5)], 0.5, 0.5, "document", 0.0, SafetyResult("aaaa", "", 0.5, 0.5)),
         ([(0.51, 0.2)], 0.5, 0.1, "document", 0.0,
-         Safe("aaaa", "safety_sexual", 0.51, 0.2, detail="sexual 0.200, 1 of 1 paragraphs")),
+         SafetyResult("aaaa", "safety_sexual", 0.51, 0.2, detail="sexual 0.200, 1 of 1 paragraphs")),
         ([(0.7, 0.2)], 0.5, 0.1, "document", 0.0,
-         Safe("aaaa", "safety_hate", 0.7, 0.2, detail="hate 0.700, 1 of 1 paragraphs")),
-        ([(0.6, 0.9)], 0.5, 1.0, "score", 0.0, Safe("aaaa", "", 0.6, 0.9)),
+         SafetyResult("aaaa", "safety_hate", 0.7, 0.2, detail="hate 0.700, 1 of 1 paragraphs")),
+        ([(0.6, 0.9)], 0.5, 1.0, "score", 0.0, SafetyResult("aaaa", "", 0.6, 0.9)),
         # 4 of 10 characters are bad
-        ([(0.9, 0.1), (0.1, 0.2), (0.3, 0.05)], 0.5, 0.5, "paragraph", 0.4, Safe("bbb\n\nccc", "", 0.3, 0.2, 1)),
+        ([(0.9, 0.1), (0.1, 0.2), (0.3, 0.05)], 0.5, 0.5, "paragraph", 0.4, SafetyResult("bbb\n\nccc", "", 0.3, 0.2, 1)),
         ([(0.9, 0.1), (0.1, 0.2), (0.3, 0.05)], 0.5, 0.5, "paragraph", 0.39,
-         Safe("aaaa\n\nbbb\n\nccc", "safety_hate", 0.9, 0.2, detail="hate 0.900, 1 of 3 paragraphs")),
-        ([(0.1, 0.1), (0.1, 0.8), (0.7, 0.05)], 0.5, 0.5, "paragraph", 0.6, Safe("aaaa", "", 0.1, 0.1, 2)),
+         SafetyResult("aaaa\n\nbbb\n\nccc", "safety_hate", 0.9, 0.2, detail="hate 0.900, 1 of 3 paragraphs")),
+        ([(0.1, 0.1), (0.1, 0.8), (0.7, 0.05)], 0.5, 0.5, "paragraph", 0.6, SafetyResult("aaaa", "", 0.1, 0.1, 2)),
         ([(0.1, 0.1), (0.1, 0.8), (0.7, 0.05)], 0.5, 0.5, "document", 1.0,
-         Safe("aaaa\n\nbbb\n\nccc", "safety_sexual", 0.7, 0.8, detail="sexual 0.800, 2 of 3 paragraphs")),
+         SafetyResult("aaaa\n\nbbb\n\nccc", "safety_sexual", 0.7, 0.8, detail="sexual 0.800, 2 of 3 paragraphs")),
     ],
 )  # fmt: skip
 def test_what_goes_of_a_text(
-    rows: list[tuple[float, float]], max_hate: float, max_sexual: float, drops: str, share: float, expected: Safe
+    rows: list[tuple[float, float]],
+    max_hate: float,
+    max_sexual: float,
+    drops: str,
+    share: float,
+    expected: SafetyResult,
 ) -> None:
     text = "\n\n".join(["aaaa", "bbb", "ccc"][: len(rows)])
-    found = safe_text(
-        text, np.array(rows), max_hate=max_hate, max_sexual=max_sexual, drops=drops, max_unsafe_chars=share
-    )
-    assert found == expected
+    values = {"max_hate": max_hate, "max_sexual": max_sexual, "safety": drops, "max_unsafe_chars": share}
+    assert remove_unsafe(text, np.array(rows), SafetyConfig.model_validate(values)) == expected
 
 
 def test_lines_go_where_a_text_has_no_blank_line() -> None:
     rows = np.array([(0.9, 0.1), (0.1, 0.2), (0.3, 0.05)])
-    found = safe_text("a\nbb\ncc", rows, max_hate=0.5, max_sexual=0.5, drops="paragraph", max_unsafe_chars=0.3)
-    assert (found.text, found.dropped_paragraphs) == ("bb\ncc", 1)
+    found = remove_unsafe("a\nbb\ncc", rows, SafetyConfig(max_hate=0.5, max_sexual=0.5))
+    assert (found.text, found.unsafe_paragraphs) == ("bb\ncc", 1)
 
 
 # -- scores
@@ -182,7 +186,7 @@ def test_a_model_file_at_its_edges(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         {"biases": {"hate": 0.0, "sexual": math.nan}},
     ):
         path.write_bytes(save(weights, metadata={"tinyllama_safety": json.dumps(described | change)}))
-        with pytest.raises(InputError, match="no sound weights or bias"):
+        with pytest.raises(InputError, match="no valid weights or bias"):
             open_safety_model(path)
     for tensors in (weights | {"sexual": np.zeros(SLOTS, np.float32)}, {"hate": weights["hate"]}):
         path.write_bytes(save(tensors, metadata={"tinyllama_safety": json.dumps(described)}))
@@ -195,7 +199,7 @@ def test_a_model_file_at_its_edges(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         open_safety_model(path)
 
 
-# -- figures
+# -- metrics
 
 
 def test_thresholds_and_recall_at_their_edges() -> None:
@@ -206,7 +210,7 @@ def test_thresholds_and_recall_at_their_edges() -> None:
     both = np.concatenate([[0.99, 0.98, 0.985, 0.5], scores])
     assert recall_at(truth, both) == 0.5  # above 0.98
     assert recall_at(truth, both, 0.02) == 0.75
-    found = figures(truth, both)
+    found = metrics(truth, both)
     assert (found["rows"], found["positives"], found["recall_at_1pct_false_positives"]) == (104, 4, 0.5)
 
 

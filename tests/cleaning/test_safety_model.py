@@ -5,7 +5,6 @@ The texts here are mild on purpose; docs/safety.md has the figures on labelled s
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +14,12 @@ from safetensors.numpy import save
 
 from tests.cleaning.clean_inputs import prose
 from tests.cleaning.test_safety_features import reference_slots
+from tinyllama.cleaning.clean_config import SafetyConfig
 from tinyllama.cleaning.safety_features import FEATURES_VERSION, SLOTS, features_of, passages_of
-from tinyllama.cleaning.safety_model import MODEL_FILE, Safe, SafetyModel, open_safety_model, safe_text
+from tinyllama.cleaning.safety_model import MODEL_FILE, SafetyModel, SafetyResult, open_safety_model, remove_unsafe
 from tinyllama.errors import InputError
 
 RUDE = "Shut up, you stupid fucking idiot, you are a worthless piece of shit."
-LIMITS: dict[str, Any] = {"max_hate": 0.65, "max_sexual": 0.97, "max_unsafe_chars": 0.3}
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +31,8 @@ def score(model: SafetyModel, text: str) -> tuple[float, float]:
     return model.text_probabilities([text])[0]
 
 
-def safe(model: SafetyModel, text: str, drops: str) -> Safe:
-    return safe_text(text, model.probabilities_of([text])[0], drops=drops, **LIMITS)
+def safe(model: SafetyModel, text: str, drops: str) -> SafetyResult:
+    return remove_unsafe(text, model.probabilities_of([text])[0], SafetyConfig.model_validate({"safety": drops}))
 
 
 def test_offence_is_told_from_ordinary_text(model: SafetyModel) -> None:
@@ -76,7 +75,7 @@ def test_long_texts_are_scored_in_pieces(model: SafetyModel) -> None:
 def test_one_bad_paragraph_drops_the_paragraph(model: SafetyModel) -> None:
     book = f"{prose(1)}\n\n{RUDE}\n\n{prose(2)}"
     found = safe(model, book, "paragraph")
-    assert (found.text, found.reason, found.dropped_paragraphs) == (f"{prose(1)}\n\n{prose(2)}", "", 1)
+    assert (found.text, found.reason, found.unsafe_paragraphs) == (f"{prose(1)}\n\n{prose(2)}", "", 1)
     assert found.hate < 0.65
     whole = safe(model, book, "document")
     assert (whole.reason, whole.detail.split(",")[1]) == ("safety_hate", " 1 of 3 paragraphs")
@@ -100,7 +99,7 @@ def test_any_text_has_probabilities_and_nothing_is_added(text: str) -> None:
     model = open_safety_model()
     assert all(0 <= value <= 1 for value in score(model, text))
     found = safe(model, text, "paragraph")
-    assert found.text == text or found.dropped_paragraphs
+    assert found.text == text or found.unsafe_paragraphs
 
 
 def test_damaged_and_foreign_files_are_one_line(tmp_path: Path) -> None:
@@ -116,7 +115,7 @@ def test_damaged_and_foreign_files_are_one_line(tmp_path: Path) -> None:
     for tensors, described, message in (
         (weights, None, "features_version is None"),
         (weights, good | {"features_version": 99}, "features_version is 99"),
-        (weights, good | {"biases": {"hate": 0.0}}, "no sound weights or bias of 'sexual'"),
+        (weights, good | {"biases": {"hate": 0.0}}, "no valid weights or bias of 'sexual'"),
         (weights, good | {"biases": biases | {"hate": float("inf")}}, "bias of 'hate'"),
         (weights | {"hate": np.zeros(3, np.float16)}, good, "bias of 'hate'"),
         (weights | {"hate": np.full(SLOTS, np.nan, np.float16)}, good, "bias of 'hate'"),

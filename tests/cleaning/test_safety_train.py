@@ -110,7 +110,7 @@ def test_groups_stay_on_one_side(tmp_path: Path) -> None:
         ([{"text": "a", "label": "hate", "weight": -1}], "weight = -1 is not a number above 0"),
         ([{"text": "a", "label": "hate", "weight": float("nan")}], "weight = NaN"),
         ([{"text": "a", "label": "hate", "part": "dev"}], 'part = "dev" is unknown'),
-        ([{"text": "a", "label": "hate"}, {"text": "b", "label": "none"}], "part has rows of one class of hate only"),
+        ([{"text": "a", "label": "hate"}, {"text": "b", "label": "none"}], "part has only one class of hate"),
         ([["a"]], "line 1: not a JSON object"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Rules on one document, and a reason for every document that is dropped.
+"""From raw files to training documents; every dropped document has a reason.
 
 boilerplate_lines: detects lines repeated across many documents of one site
 clean_config: configuration of cleaning: enabled rules, thresholds, train/validation split

@@ -1,8 +1,8 @@
-"""Cleaning, from raw files to training documents: what the command `clean` and the recipes run."""
+"""The whole cleaning phase, from raw files to training documents."""
 
 import os
 
-os.environ.setdefault("DO_NOT_TRACK", "1")  # Daft reads these when it is imported
+os.environ.setdefault("DO_NOT_TRACK", "1")  # Daft reads these at import
 os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
@@ -20,10 +20,10 @@ __all__ = ["clean", "clean_documents", "close_workers", "extract_documents"]
 
 
 def clean(config: CleanConfig, inputs: list[Path], documents_out: Path, out: Path) -> dict[str, Any]:
-    """`inputs` into `documents_out` (see `extract_documents`) and those into `out` (see `clean_documents`).
+    """Extract `inputs` into `documents_out` (`extract_documents`), then clean those into `out` (`clean_documents`).
 
-    Returns the summary of `clean_documents`, which counts the drops of extraction too, and `seconds`. A killed run goes
-    on with the parts that are whole; its result has the same bytes.
+    Returns the summary of `clean_documents`, which counts the drops of extraction too, and `seconds`. A killed run resumes
+    with the files that are not yet written; its result has the same bytes.
     """
     started = time.monotonic()
     extract_documents(config, inputs, documents_out)

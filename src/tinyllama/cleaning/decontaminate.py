@@ -1,12 +1,12 @@
-"""Evaluation data kept out of training text: documents that share a run of 13 words with a test example go.
+"""Removes training documents that share a 13-gram of words with evaluation data (Brown et al. 2020, appendix C).
 
-The index is built from evaluation sets as `evaluate --data-dir` has them: one folder a task, JSON Lines inside. Of each
-example it holds the hash of every run of 13 normalised words (13 as in Brown et al. 2020, appendix C) of every text
-field. A field of 8 to 12 words is held whole. An example whose fields are all shorter than 13 words is held as one text
-too, its fields in their order. What is shorter still cannot be told from everyday speech and is not looked for.
+The index is built from evaluation sets in the layout of `evaluate --data-dir`: one folder per task, with JSON Lines. It
+holds the hash of every 13-gram of normalised words of every text field. A field of 8 to 12 words is indexed as a whole.
+An example whose fields are all shorter than 13 words is also indexed as one text, its fields in order. Shorter texts
+cannot be told from everyday language and are not indexed.
 
-Words are as in `word_hashes.plain_words`: case, punctuation and layout do not hide a copy. Languages written without
-blanks are not covered.
+Words are those of `hashing.plain_words`: case, punctuation and layout do not hide a copy. Languages written without spaces
+are not covered.
 """
 
 import json
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tinyllama import log
-from tinyllama.cleaning.safety_features import MAX_WORD_BYTES
+from tinyllama.cleaning.safety_features import MAX_WORD_BYTES, numbers_between
 from tinyllama.document_files import paragraphs_in
 from tinyllama.errors import InputError
 from tinyllama.files import read_json, write_json
@@ -28,73 +28,67 @@ from tinyllama.sources.read_inputs import JSON_SUFFIXES, read_lines
 
 TASKS_FILE = "tasks.json"
 RUN_WORDS, SHORT_WORDS = 13, 8
-RUN_FILTER_BITS, SHORT_FILTER_BITS = 27, 22  # 16 MB, 7% full with five million hashes; 0.5 MB
+RUN_FILTER_BITS, SHORT_FILTER_BITS = 27, 22  # 16 MB, 7% of the bits set with five million hashes; 0.5 MB
 _SECOND_MIX = np.uint64(0xC2B2AE3D27D4EB4F)
 _CHUNK_WORDS = MAX_BYTES // (MAX_WORD_BYTES + 2)
 _RUN_BASE = 0xD6E8FEB86659FD93
 
 Hashes = NDArray[np.uint64]
+Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class ContaminationIndex:
-    """Which runs of words belong to which task.
+    """Which runs of words (13-grams, short fields) belong to which task.
 
     `run_tasks[run_starts[k]:run_starts[k + 1]]` are the tasks of run k; `short_fields`, alike, the fields that begin with
-    eight words k: (hash of the whole field, words of the field, task number).
+    the eight words k: (hash of the whole field, words of the field, task number).
     """
 
     tasks: tuple[str, ...]
-    run_hashes: Hashes  # shape (runs,), sorted, each once
-    run_starts: NDArray[np.int64]  # shape (runs + 1,)
+    run_hashes: Hashes  # shape (runs,), sorted, distinct
+    run_starts: Numbers  # shape (runs + 1,)
     run_tasks: NDArray[np.uint16]
-    short_hashes: Hashes  # of first 8 words: shape (beginnings,), sorted, each once
-    short_starts: NDArray[np.int64]  # shape (beginnings + 1,)
+    short_hashes: Hashes  # of the first 8 words: shape (beginnings,), sorted, distinct
+    short_starts: Numbers  # shape (beginnings + 1,)
     short_fields: NDArray[np.uint64]  # shape (short fields, 3)
     run_filter: NDArray[np.uint8]  # Bloom filters with two hashes: shapes (2**RUN_FILTER_BITS / 8,) and alike
     short_filter: NDArray[np.uint8]
 
     def tasks_of(self, text: str) -> dict[str, int]:
-        """Tasks of which the text has something, with the number of runs and short fields shared."""
+        """Tasks that share something with the text, and the number of shared runs and short fields."""
         counts = np.zeros(len(self.tasks), np.int64)
         for sums in _prefix_sums(plain_words(text)):
             _, runs = _known(runs_at(sums, RUN_WORDS), self.run_hashes, self.run_filter, RUN_FILTER_BITS)
-            for task_numbers in self._run_tasks(self.run_starts[runs], self.run_starts[runs + 1]):
-                counts += np.bincount(task_numbers, minlength=counts.size)
+            shared = numbers_between(self.run_starts[runs], self.run_starts[runs + 1])
+            counts += np.bincount(self.run_tasks[shared], minlength=counts.size)
             beginnings = runs_at(sums, SHORT_WORDS)
-            places, found = _known(beginnings, self.short_hashes, self.short_filter, SHORT_FILTER_BITS)
-            for place, number in zip(places.tolist(), found.tolist(), strict=True):
+            positions, found = _known(beginnings, self.short_hashes, self.short_filter, SHORT_FILTER_BITS)
+            for position, number in zip(positions.tolist(), found.tolist(), strict=True):
                 for whole, words, task in self.short_fields[self.short_starts[number] : self.short_starts[number + 1]]:
-                    if place + words < sums.size and runs_at(sums, int(words))[place] == whole:
+                    if position + words < sums.size and runs_at(sums, int(words))[position] == whole:
                         counts[task] += 1
         return {name: int(count) for name, count in zip(self.tasks, counts, strict=True) if count}
 
-    def _run_tasks(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> Iterator[NDArray[np.uint16]]:
-        """Tasks of `run_tasks[first:last]` of every pair: the first of each, then the second of those that have two ..."""
-        while first.size:
-            yield self.run_tasks[first]
-            more = last - first > 1
-            first, last = first[more] + 1, last[more]
-
     def save(self, folder: Path) -> None:
-        """Write the index so that many processes can share one copy in memory."""
+        """Write the index as files that many processes can map."""
         folder.mkdir(parents=True, exist_ok=True)
         for name in _ARRAYS:
             np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
-        write_json(folder / TASKS_FILE, self.tasks)  # last: the sign that all is there
+        write_json(folder / TASKS_FILE, self.tasks)  # last: its presence means that the index is complete
 
     @classmethod
     def load(cls, folder: Path) -> "ContaminationIndex":
-        """Read what `save` wrote, mapped into memory."""
+        """Memory-map what `save` wrote."""
         arrays = {name: np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in _ARRAYS}
         return cls(tuple(read_json(folder / TASKS_FILE)), **arrays)
 
 
-def clean_of_evaluation(text: str, index: ContaminationIndex, drops: str) -> tuple[str, dict[str, int], int]:
-    """(text that stays, tasks with what is shared, paragraphs taken out).
+def remove_evaluation_data(text: str, index: ContaminationIndex, drops: str) -> tuple[str, dict[str, int], int]:
+    """(text that is kept, tasks with the number of shared items, paragraphs removed).
 
-    `drops`: `document` (nothing stays of a text that shares something) or `paragraph`. A copy that runs over several
-    paragraphs is not found in any of them alone: then the whole text goes.
+    `drops`: `document` (nothing is kept of a text that shares something) or `paragraph`. When a copy runs over several
+    paragraphs, it is in none of them alone: then nothing is kept either.
     """
     shared = index.tasks_of(text)
     if not shared:
@@ -114,15 +108,13 @@ _ARRAYS = (
 
 
 def build_index(data_dir: Path) -> ContaminationIndex:
-    """The index of every task under `data_dir`. Raises InputError when there is none, or a file is damaged."""
+    """Index all tasks under `data_dir`. Raises InputError when there is none, or a file is damaged."""
     if not data_dir.is_dir():
-        raise InputError(
-            f"{data_dir}: no such folder; clean.decontaminate takes a folder with one folder for each task"
-        )
+        raise InputError(f"{data_dir}: no such folder; clean.decontaminate takes a folder with one folder per task")
     folders = sorted(path for path in data_dir.iterdir() if path.is_dir() and not path.name.startswith("."))
     tasks = [folder for folder in folders if _files(folder)]
     if not tasks:
-        raise InputError(f"{data_dir}: no task; give a folder with one folder for each task and *.jsonl.gz inside")
+        raise InputError(f"{data_dir}: no task; give a folder with one folder per task and *.jsonl.gz inside")
     runs, run_tasks, shorts = [], [], []
     with log.progress("index evaluation data", len(tasks)) as line:
         for number, folder in enumerate(tasks):
@@ -147,8 +139,8 @@ def build_index(data_dir: Path) -> ContaminationIndex:
     )
 
 
-def _grouped(hashes: Hashes) -> tuple[Hashes, NDArray[np.int64], NDArray[np.int64]]:
-    """(distinct hashes sorted, where each one's rows start, and the order of rows that makes it so)."""
+def _grouped(hashes: Hashes) -> tuple[Hashes, Numbers, Numbers]:
+    """(sorted distinct hashes, where each one's rows start, the order that sorts the rows)."""
     order = np.argsort(hashes, kind="stable")
     distinct, starts = np.unique(hashes[order], return_index=True)
     return distinct, np.append(starts, hashes.size), order
@@ -156,10 +148,10 @@ def _grouped(hashes: Hashes) -> tuple[Hashes, NDArray[np.int64], NDArray[np.int6
 
 def _filter_of(hashes: Hashes, bits: int) -> NDArray[np.uint8]:
     """A Bloom filter: two bits of 2**bits for each hash."""
-    there = np.zeros(1 << bits, bool)
+    is_set = np.zeros(1 << bits, bool)
     for mixed in (hashes, hashes * _SECOND_MIX):
-        there[mixed >> np.uint64(64 - bits)] = True
-    return np.packbits(there, bitorder="little")
+        is_set[mixed >> np.uint64(64 - bits)] = True
+    return np.packbits(is_set, bitorder="little")
 
 
 def _may_be(hashes: Hashes, filter_bytes: NDArray[np.uint8], bits: int) -> NDArray[np.bool_]:
@@ -168,17 +160,15 @@ def _may_be(hashes: Hashes, filter_bytes: NDArray[np.uint8], bits: int) -> NDArr
     return filter_bytes.take((heads >> np.uint64(3)).view(np.int64)) & masks != 0
 
 
-def _known(
-    hashes: Hashes, index: Hashes, filter_bytes: NDArray[np.uint8], bits: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(places, numbers): hashes[places] are index[numbers]; the filter spares most the search."""
-    places = np.flatnonzero(_may_be(hashes, filter_bytes, bits))
-    places = places[_may_be(hashes[places] * _SECOND_MIX, filter_bytes, bits)]
-    if not places.size or not index.size:
-        return places[:0], places[:0]
-    numbers = np.minimum(np.searchsorted(index, hashes[places]), index.size - 1)
-    real = index[numbers] == hashes[places]
-    return places[real], numbers[real]
+def _known(hashes: Hashes, index: Hashes, filter_bytes: NDArray[np.uint8], bits: int) -> tuple[Numbers, Numbers]:
+    """(positions, numbers): hashes[positions] are index[numbers]. Most hashes are not searched, thanks to the filter."""
+    positions = np.flatnonzero(_may_be(hashes, filter_bytes, bits))
+    positions = positions[_may_be(hashes[positions] * _SECOND_MIX, filter_bytes, bits)]
+    if not positions.size or not index.size:
+        return positions[:0], positions[:0]
+    numbers = np.minimum(np.searchsorted(index, hashes[positions]), index.size - 1)
+    equal = index[numbers] == hashes[positions]
+    return positions[equal], numbers[equal]
 
 
 def _files(folder: Path) -> list[Path]:
@@ -186,7 +176,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _hashes_of_task(folder: Path) -> tuple[Hashes, NDArray[np.uint64]]:
-    """Distinct hashes of runs, and (first eight, whole, words) of short fields."""
+    """Distinct hashes of runs, and (hash of the first eight words, of all words, words) of short fields."""
     lengths: dict[str, int] = {}
     runs, shorts = [np.zeros(0, np.uint64)], []
 
@@ -200,7 +190,7 @@ def _hashes_of_task(folder: Path) -> tuple[Hashes, NDArray[np.uint64]]:
     for path in _files(folder):
         for fields in _examples(path):
             for text in fields:
-                if text not in lengths:  # passages come again, with another question
+                if text not in lengths:  # several questions share a passage
                     words = plain_words(text)
                     lengths[text] = len(words)
                     add(words)
@@ -210,18 +200,18 @@ def _hashes_of_task(folder: Path) -> tuple[Hashes, NDArray[np.uint64]]:
 
 
 def _examples(path: Path) -> Iterator[list[str]]:
-    """The texts of each example of a file."""
+    """The texts of each example in a file."""
     for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
         try:
             yield list(_texts(json.loads(line)))
         except (ValueError, RecursionError):
-            raise InputError(f"{path}, line {number}: not JSON; evaluation data is one JSON object a line") from None
+            raise InputError(f"{path}, line {number}: not JSON; evaluation data is one JSON object per line") from None
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every text inside a JSON value, in its order."""
+    """All strings inside a JSON value, in order."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list | dict):
@@ -234,12 +224,12 @@ _MIX = np.uint64(BASE)
 
 
 def _prefix_sums(words: list[bytes]) -> Iterator[Hashes]:
-    """Running sums of word hash * base**place, of shape (words + 1,), for the words in pieces that overlap by a run."""
+    """Prefix sums of word hash * base**position, of shape (words + 1,), for chunks of words that overlap by a run."""
     for start in range(0, max(1, len(words) - RUN_WORDS + 1), _CHUNK_WORDS - RUN_WORDS + 1):
-        piece = words[start : start + _CHUNK_WORDS]
-        joined = b" ".join(piece)
+        chunk = words[start : start + _CHUNK_WORDS]
+        joined = b" ".join(chunk)
         if len(joined) > MAX_BYTES - 2:
-            joined = b" ".join([word[:MAX_WORD_BYTES] for word in piece])
+            joined = b" ".join([word[:MAX_WORD_BYTES] for word in chunk])
         data = np.frombuffer(b" %b " % joined, np.uint8)
         hashes = hash_words(data, *word_bounds(data)) * _MIX
         sums = np.zeros(hashes.size + 1, np.uint64)
@@ -248,7 +238,7 @@ def _prefix_sums(words: list[bytes]) -> Iterator[Hashes]:
 
 
 def runs_at(sums: Hashes, words: int) -> Hashes:
-    """The hash of the run of so many words from each place: shape (places,), empty for a shorter text."""
+    """Hash of the run of `words` words from each position: shape (positions,), empty for a shorter text."""
     if sums.size <= words:
         return sums[:0]
     raw = (sums[words:] - sums[:-words]) * _INVERSE_POWERS[: sums.size - words]

@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 
 from tinyllama import document_files, log
-from tinyllama.cleaning.clean_config import CleanConfig
+from tinyllama.cleaning.clean_config import CleanConfig, ExtractConfig
 from tinyllama.cleaning.extract import ExtractPool
 from tinyllama.errors import InputError
 from tinyllama.files import sweep_temporary, write_json
@@ -51,7 +51,7 @@ class _Part:
         return records >= -(-PART_RECORDS // small) or self.raw_chars >= PART_CHARS // small
 
 
-def extract_documents(config: CleanConfig, inputs: list[Path], out: Path) -> dict[str, Any]:
+def extract_documents(config: ExtractConfig, inputs: list[Path], out: Path) -> dict[str, Any]:
     """Read `inputs` (WARC, parquet, JSON Lines; folders recursively) into `out/*.parquet`; parts already there are kept.
 
     Returns documents_in, documents_out, dropped (reason: count), input_files. Raises InputError when an input is

@@ -1,4 +1,4 @@
-"""How many documents and bytes went through each step of cleaning, and where the others went."""
+"""Counts documents and bytes after each cleaning step, and drops by reason."""
 
 from collections import Counter
 from dataclasses import dataclass, field, fields
@@ -10,9 +10,9 @@ from tinyllama.cleaning.pii import KINDS
 from tinyllama.files import write_json
 
 FUNNEL = "funnel.json"
-_LARGEST = 20  # domains and languages that are listed by name
+_LARGEST = 20  # domains, languages and licences that are listed by name
 
-# Steps in their order, and the reasons that each gives (by their beginnings).
+# Steps in order, and the prefixes of their drop reasons.
 STEPS = {
     "time_limit": ("step_",),
     "language": ("too_long", "language_"),
@@ -27,8 +27,8 @@ STEPS = {
     "near_duplicates": ("near_duplicate",),
     "duplicate_paragraphs": ("duplicate_paragraphs",),
 }
-# What was taken out of documents that stay.
-TAKEN_OUT = ("site_lines", "unsafe_paragraphs", "contaminated_paragraphs", "copied_paragraphs")
+# What was removed from kept documents.
+REMOVED = ("site_lines", "unsafe_paragraphs", "contaminated_paragraphs", "copied_paragraphs")
 GROUPS = ("domain", "language", "licence")
 
 
@@ -36,15 +36,15 @@ GROUPS = ("domain", "language", "licence")
 class Tally:
     """Counts over the documents of a corpus; bytes are UTF-8."""
 
-    documents: Counter[str] = field(default_factory=Counter)  # by reason, "" for those that stay
-    raw_bytes: Counter[str] = field(default_factory=Counter)  # before rules that edit and before masking
+    documents: Counter[str] = field(default_factory=Counter)  # by reason, "" for kept ones
+    raw_bytes: Counter[str] = field(default_factory=Counter)  # by reason, before any edit
     split_documents: Counter[str] = field(default_factory=Counter)
     split_bytes: Counter[str] = field(default_factory=Counter)
-    masked: Counter[str] = field(default_factory=Counter)
-    taken_out: Counter[str] = field(default_factory=Counter)  # of documents that stay, by why
+    masked: Counter[str] = field(default_factory=Counter)  # in kept documents, by kind
+    taken_out: Counter[str] = field(default_factory=Counter)  # lines and paragraphs removed from kept documents, by why
     tasks: Counter[str] = field(default_factory=Counter)  # documents that share text with each evaluation task
     clusters: Counter[str] = field(default_factory=Counter)  # documents in clusters of near-duplicates: "in", "out"
-    # for each of `GROUPS`, documents in and out and bytes out of each value; one name is "VALUE\tCOUNT"
+    # for each of `GROUPS`, documents in, documents out and bytes out by value; the keys are "VALUE\tCOUNT"
     domain: Counter[str] = field(default_factory=Counter)
     language: Counter[str] = field(default_factory=Counter)
     licence: Counter[str] = field(default_factory=Counter)
@@ -65,13 +65,13 @@ class Tally:
             self.clusters["out"] += not reason
         if reason:
             return
-        self.taken_out.update({name: row[name] for name in TAKEN_OUT})
+        self.taken_out.update({name: row[name] for name in REMOVED})
         self.split_documents[row["split"]] += 1
         self.split_bytes[row["split"]] += row["bytes"]
         self.masked.update({kind: row[f"masked_{kind}"] for kind in KINDS})
 
     def as_json(self) -> dict[str, dict[str, int]]:
-        """The counts; `merge` reads them again."""
+        """The counts, as `merge` reads them."""
         return {field.name: dict(getattr(self, field.name)) for field in fields(self)}
 
     def merge(self, counts: dict[str, dict[str, int]]) -> None:
@@ -81,10 +81,7 @@ class Tally:
 
 
 def write_funnel(out: Path, documents: Path, tally: Tally) -> dict[str, Any]:
-    """Write `funnel.json` into `out` and return the phase's summary.
-
-    The first step is extraction when `documents` holds its drops.
-    """
+    """Write `funnel.json` into `out` and return the phase's summary. `documents`: the folder of extraction."""
     extraction: Counter[str] = Counter()
     for path in document_files.document_paths(documents / document_files.DROPPED):
         extraction.update(document_files.read_document_file(path, ["reason"]).column("reason").to_pylist())
@@ -98,7 +95,7 @@ def write_funnel(out: Path, documents: Path, tally: Tally) -> dict[str, Any]:
         "text_bytes_out": tally.split_bytes.total(),
         "dropped": dict(sorted(dropped.items())),
         "masked": {kind: tally.masked[kind] for kind in KINDS},
-        **{name: tally.taken_out[name] for name in TAKEN_OUT},
+        **{name: tally.taken_out[name] for name in REMOVED},
         "contaminated": dict(sorted(tally.tasks.items())),
         "clustered": {name: tally.clusters[name] for name in ("in", "out")},
     }
@@ -108,59 +105,44 @@ def write_funnel(out: Path, documents: Path, tally: Tally) -> dict[str, Any]:
 
 
 def _steps(extraction: Counter[str], tally: Tally) -> list[dict[str, Any]]:
-    """Each step's documents and bytes in and out, and its drops by reason. Bytes are those of the texts as extracted."""
+    """Each step's documents and bytes in and out, and its drops by reason. Bytes are those of the extracted texts."""
     documents, size = tally.documents.total(), tally.raw_bytes.total()
     steps = [
-        {
-            "step": "extract",
-            "documents_in": documents + extraction.total(),
-            "documents_out": documents,
-            "bytes_in": size,
-            "bytes_out": size,
-            "dropped": dict(sorted(extraction.items())),
-        }
+        _step("extract", (documents + extraction.total(), documents), (size, size), dict(sorted(extraction.items())))
     ]
-    for step, beginnings in STEPS.items():
-        reasons = sorted(reason for reason in tally.documents if reason.startswith(beginnings))
+    for step, prefixes in STEPS.items():
+        reasons = sorted(reason for reason in tally.documents if reason.startswith(prefixes))
         before = documents, size
         documents -= sum(tally.documents[reason] for reason in reasons)
         size -= sum(tally.raw_bytes[reason] for reason in reasons)
-        steps.append(
-            {
-                "step": step,
-                "documents_in": before[0],
-                "documents_out": documents,
-                "bytes_in": before[1],
-                "bytes_out": size,
-                "dropped": {reason: tally.documents[reason] for reason in reasons},
-            }
-        )
+        drops = {reason: tally.documents[reason] for reason in reasons}
+        steps.append(_step(step, (before[0], documents), (before[1], size), drops))
     edited = tally.split_bytes.total()
-    for step, result in (("edit_and_mask", edited), ("split", edited)):
-        steps.append(
-            {
-                "step": step,
-                "documents_in": documents,
-                "documents_out": documents,
-                "bytes_in": size,
-                "bytes_out": result,
-                "dropped": {},
-            }
-        )
-        size = result
-    steps[-1]["splits"] = {
+    steps.append(_step("edit_and_mask", (documents, documents), (size, edited), {}))
+    splits = {
         split: {"documents": tally.split_documents[split], "bytes": tally.split_bytes[split]}
         for split in ("train", "validation")
     }
-    return steps
+    return [*steps, _step("split", (documents, documents), (edited, edited), {}) | {"splits": splits}]
+
+
+def _step(name: str, documents: tuple[int, int], size: tuple[int, int], dropped: dict[str, int]) -> dict[str, Any]:
+    (documents_in, documents_out), (bytes_in, bytes_out) = documents, size
+    counts = {
+        "documents_in": documents_in,
+        "documents_out": documents_out,
+        "bytes_in": bytes_in,
+        "bytes_out": bytes_out,
+    }
+    return {"step": name, **counts, "dropped": dropped}
 
 
 def _largest(group: Counter[str]) -> dict[str, dict[str, int]]:
-    """The values with most documents, all others together as `(others)`."""
+    """Counts of the values with most documents, and of all others together as `(others)`."""
     sizes = {name.rpartition("\t")[0]: count for name, count in group.items() if name.endswith("\tin")}
     table: dict[str, dict[str, int]] = {}
-    for place, value in enumerate(sorted(sizes, key=lambda value: (-sizes[value], value))):
-        row = table.setdefault(value or "(none)" if place < _LARGEST else "(others)", {})
+    for number, value in enumerate(sorted(sizes, key=lambda value: (-sizes[value], value))):
+        row = table.setdefault(value or "(none)" if number < _LARGEST else "(others)", {})
         for name in ("in", "out", "bytes_out"):
             row[name] = row.get(name, 0) + group[f"{value}\t{name}"]
     return table

@@ -1,8 +1,8 @@
-"""What personal information looks like: one finder for each kind, with checksums where the kind has one.
+"""Patterns and checksums for each kind of personally identifiable information.
 
-A finder yields the (start, end) of what is to be replaced inside text[start:end], which is a run of whole lines. Every
-pattern has bounded repeats and a look-behind that lets it start only once in a run of its own characters, so the time
-is linear in the text. No pattern matches across a line's end (private keys do; they are looked for in the whole text).
+A finder yields (start, end) of what is to be replaced inside text[start:end], which is a run of whole lines. Every pattern
+has bounded repeats, and a look-behind that lets it start only once in a run of its own characters, so the time is linear
+in the text. No pattern crosses a line end, except the one for private keys, which searches the whole text.
 """
 
 import ipaddress
@@ -15,16 +15,16 @@ Spans = Iterator[tuple[int, int]]
 
 # -- addresses of mail, machines and secrets ---------------------------------------------------------------------------
 
-# A local part, an at sign, a domain with a dot. `x@y.sum(` is Python's matrix product, not an address.
+# Local part, at sign, domain with a dot. `x@y.sum(` is a matrix product in Python, not an address.
 _EMAIL = re.compile(r"(?<![\w.%+-])[\w.%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}(?![\w(])")
 
-# Four numbers with dots; neither inside a longer dotted number (1.2.3.4.5) nor called a version.
+# Four numbers with dots, neither in a longer dotted number (1.2.3.4.5) nor a version.
 _IPV4 = re.compile(r"(?<![\w.+-])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?![\w-]|\.\w)")
 _VERSION_BEFORE = re.compile(r"(?:version|release|[Vv]er\.?|[<>=~^]=?|-)\s{0,3}$", re.IGNORECASE)
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{1,4}:){2}[0-9A-Fa-f:]{1,33}(?![\w:.])")
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 
-# Keys and tokens that say by their beginning what they are.
+# Prefixes of well-known keys and tokens.
 SECRET_BEGINNINGS = (
     "AKIA", "ASIA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "xox", "AIza", "sk-", "sk_live_",
     "rk_live_", "npm_", "hf_", "pypi-AgEI", "eyJ",
@@ -53,7 +53,7 @@ def emails(text: str, start: int, end: int) -> Spans:
 
 
 def ips(text: str, start: int, end: int) -> Spans:
-    """IP addresses of the public internet (RFC 6890); private, loopback and documentation ranges stay."""
+    """Public IP addresses (RFC 6890), not private, loopback and documentation ranges."""
     yield from _matches(_IPV4, text, start, end, _is_public_ipv4)
     yield from _matches(_IPV6, text, start, end, _is_public_ipv6)
 
@@ -64,12 +64,12 @@ def secrets(text: str, start: int, end: int) -> Spans:
 
 
 def private_keys(text: str) -> Spans:
-    """Private keys in PEM, over their lines."""
+    """Private keys in PEM, over several lines."""
     return _matches(_PRIVATE_KEY, text, 0, len(text))
 
 
 def credentials(text: str, start: int, end: int) -> Spans:
-    """`name:password` of a URL."""
+    """`name:password` in a URL."""
     return (match.span("found") for match in _CREDENTIALS.finditer(text, start, end))
 
 
@@ -101,32 +101,32 @@ _PESEL_NAMED = re.compile(r"\bPESEL\b[^\n0-9]{0,25}$", re.IGNORECASE)
 
 
 def ibans(text: str, start: int, end: int) -> Spans:
-    """International bank account numbers: the country's length, check digits by ISO 7064 (97, 10)."""
+    """International bank account numbers, by the country's length and the check digits (ISO 7064, 97-10)."""
     for match in _IBAN_START.finditer(text, start, end):
         length = _IBAN_LENGTHS.get(match.group()[:2].upper(), 0)
-        place, kept = match.start(), []
-        while place < end and len(kept) < length:
-            if text[place] in " -" and text[place - 1] not in " -":
-                place += 1
+        stop, kept = match.start(), []
+        while stop < end and len(kept) < length:
+            if text[stop] in " -" and text[stop - 1] not in " -":
+                stop += 1
                 continue
-            if not (text[place].isascii() and text[place].isalnum()):
+            if not (text[stop].isascii() and text[stop].isalnum()):
                 break
-            kept.append(text[place].upper())
-            place += 1
-        if length and len(kept) == length and not (place < end and text[place].isalnum()):
+            kept.append(text[stop].upper())
+            stop += 1
+        if length and len(kept) == length and not (stop < end and text[stop].isalnum()):
             moved = "".join(kept[4:] + kept[:4])
             if int("".join(str(int(character, 36)) for character in moved)) % 97 == 1:
-                yield match.start(), place
+                yield match.start(), stop
 
 
 def cards(text: str, start: int, end: int) -> Spans:
-    """Payment cards by Luhn's check: 15 or 16 digits of an issuer, or 12 to 19 where the text speaks of a card."""
+    """Payment cards, by Luhn's check: 15 or 16 digits of a known issuer, or 12 to 19 after a word for a card."""
     return _matches(_CARD, text, start, end, _is_card)
 
 
 def national_ids(text: str, start: int, end: int) -> Spans:
-    """US social security; UK national insurance; Spanish DNI and NIE; French NIR; Brazilian CPF; Polish
-    PESEL where it is named. Each by its form, and by its check digits where it has some."""
+    """US social security numbers, UK national insurance, Spanish DNI and NIE, French NIR, Brazilian CPF, Polish PESEL (only
+    after its name), by form and check digits where they exist."""
     yield from _matches(_SSN, text, start, end)
     yield from _matches(_SSN_BARE, text, start, end, lambda match: _is_named(match, _SSN_NAMED))
     yield from _matches(_NINO, text, start, end)
@@ -148,7 +148,7 @@ _PHONE_NORTH_AMERICAN = re.compile(
     rf"{_EXTENSION}(?![\w-]|\.[0-9])"
     rf"|(?<![\w.+/-])[2-9][0-9]{{2}}\.[2-9][0-9]{{2}}\.[0-9]{{4}}{_EXTENSION}(?![\w-]|\.[0-9])"
 )
-# A number that the text itself calls one: "Tel.: 030 1234567", "call me on 030 1234567", "030 1234567 (office)".
+# A number that the text calls a phone number: "Tel.: 030 1234567", "call me on 030 1234567", "030 1234567 (office)".
 _PHONE_CANDIDATE = re.compile(rf"(?<![\w.+/-])\+?\(?{_SEPARATED}{_EXTENSION}(?![\w]|[.][0-9])")
 _PHONE_NAMED = re.compile(
     r"(?<!\w)(?:tel|telephone|phone|fax|mobile|cell|desk)\b\.?(?:\s(?:number|no\.?))?(?:\sis)?[.:]?\s{0,2}$",
@@ -164,9 +164,9 @@ _FLOAT = re.compile(r"\+?[0-9]+\.[0-9]+")
 
 
 def phones(text: str, start: int, end: int) -> Spans:
-    """Telephone numbers of any country that are in international form or evidently telephone numbers.
+    """Telephone numbers in international or North American form, or called so by the text.
 
-    Digits alone are no evidence: dates, versions, ISBNs and measured values stay.
+    Digits alone are not enough, because of dates, versions, ISBNs and measured values.
     """
     yield from _matches(_PHONE_INTERNATIONAL, text, start, end, _is_valid_international)
     yield from _matches(_PHONE_NORTH_AMERICAN, text, start, end, lambda match: _is_valid(match.group(), "US"))
@@ -182,9 +182,9 @@ def _matches(
     return (match.span() for match in pattern.finditer(text, start, end) if is_one is None or is_one(match))
 
 
-def _is_named(match: re.Match[str], name: re.Pattern[str], most: int = 50) -> bool:
-    """Whether `name` ends in the text just before the match."""
-    return bool(name.search(match.string[max(0, match.start() - most) : match.start()]))
+def _is_named(match: re.Match[str], name: re.Pattern[str], max_chars: int = 50) -> bool:
+    """Whether `name` matches just before the number."""
+    return bool(name.search(match.string[max(0, match.start() - max_chars) : match.start()]))
 
 
 def _is_public_ipv4(match: re.Match[str]) -> bool:
@@ -240,7 +240,7 @@ def _is_nir(match: re.Match[str]) -> bool:
 def _is_cpf(match: re.Match[str]) -> bool:
     digits = _digits(match)
     for length in (9, 10):
-        rest = sum(digit * (length + 1 - place) for place, digit in enumerate(digits[:length])) * 10 % 11 % 10
+        rest = sum(digit * (length + 1 - index) for index, digit in enumerate(digits[:length])) * 10 % 11 % 10
         if rest != digits[length]:
             return False
     return len(set(digits)) > 1

@@ -1,19 +1,18 @@
-"""Hashed word and character n-grams of passages: what the safety model sees of a text.
+"""Hashed word and character n-gram features of text passages for the safety model.
 
-A passage is at most `MAX_PASSAGE_WORDS` words of a paragraph, lower case, everything that is neither letter nor digit a
-blank. Its features are its words, pairs and triples of neighbouring words, and the runs of 3 to 5 bytes of
-` word word `. Each is hashed to one of `SLOTS` slots; words, tuples and runs have regions of their own, so that a
-common run of bytes never lies on an insult's slot. A feature weighs 1 / sqrt(bytes of the passage, names of groups left
-out).
+A passage is at most `MAX_PASSAGE_WORDS` words of a paragraph in lower case, with spaces for all characters but letters and
+digits. Its features are words, word pairs and triples, and the sequences of 3 to 5 bytes of ` word word `. Each is hashed to
+one of `SLOTS` slots, in separate regions for words, tuples and byte sequences, so that a frequent byte sequence never shares
+a slot with an insult. The weight of a feature is 1 / sqrt(bytes of the passage without names of groups).
 
-Neutral names of groups of people are one and the same word that gives neither a word nor a run of bytes: what is said
-of a group is seen, which group it is is not. So no text can go for naming one. (The bias is measured in Dixon et al.
-2018, "Measuring and mitigating unintended bias in text classification".)
+Neutral names of groups of people are all one word, without a word or byte feature of its own: the model sees what is said
+about a group, but not about which, so no text is removed for naming a group. (Dixon et al. 2018, "Measuring and mitigating
+unintended bias in text classification", measure this bias.)
 
-The work is numpy over a whole document. `tests/cleaning/test_safety_features.py` has the same one n-gram at a time.
+Features are computed with NumPy for many passages; `tests/cleaning/test_safety_features.py` has the same one by one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 
@@ -22,10 +21,8 @@ from numpy.typing import NDArray
 
 from tinyllama.hashing import hash_of, hash_words, plain_words, word_bounds
 
-# Neutral names of groups of people, to which the safety model is blind. Not one of them is an insult.
-#
-# Lower-case words in UTF-8. Religion, descent and origin, gender and orientation, age and ability: the grounds that hate
-# speech law names (ICCPR article 20; Council of Europe Recommendation 97/20).
+# Neutral names of groups of people, in lower case; none is an insult. Religion, descent and origin, gender and orientation,
+# age and ability: the grounds that hate speech law names (ICCPR article 20; Council of Europe Recommendation 97/20).
 _NAMES = """
 african africans american americans arab arabs armenian armenians asian asians australian australians black blacks
 brazilian brazilians british brit brits bulgarian bulgarians canadian canadians caucasian caucasians chinese colombian
@@ -54,23 +51,26 @@ seniors teenage teenager teenagers young younger millenial millennial
 """
 GROUP_NAMES = frozenset(name.encode() for name in _NAMES.split())
 
-
 FEATURES_VERSION = 2
 MAX_PASSAGE_WORDS = 100
-MAX_WORD_BYTES = 60  # a longer word is cut: it is no word of a language
+MAX_WORD_BYTES = 60  # longer words are truncated
 WORD_BITS, TUPLE_BITS, CHAR_BITS = 17, 18, 18
 TUPLE_START, CHAR_START = 1 << WORD_BITS, (1 << WORD_BITS) + (1 << TUPLE_BITS)
 SLOTS = CHAR_START + (1 << CHAR_BITS)
 CHAR_SIZES = (3, 4, 5)
-GROUP = 2  # in place of the hash of a group's name; hashes of words are odd
+GROUP = 2  # replaces the hash of a group's name; hashes of words are odd
 _CHAR_BASE, _CHAR_MIX = 0x01000193, 0x9E3779B1
 _WORD_MIX, _NEXT = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
+
+
+Numbers = NDArray[np.int64]
+Hashes = NDArray[np.uint64]
 
 _group_hashes = np.array(sorted(map(hash_of, GROUP_NAMES)), np.uint64)
 
 
 def passages_of(paragraph: str) -> list[bytes]:
-    """A paragraph in passages of about equal length, each ` word word ` in UTF-8; none for one without a word."""
+    """Split a paragraph into passages of similar length, each ` word word ` in UTF-8; none without words."""
     words = plain_words(paragraph)
     if len(words) <= MAX_PASSAGE_WORDS:
         return [_passage(words)] if words else []
@@ -81,24 +81,24 @@ def passages_of(paragraph: str) -> list[bytes]:
 
 def _passage(words: list[bytes]) -> bytes:
     joined = b" ".join(words)
-    if len(joined) > MAX_PASSAGE_WORDS * 10:  # English has 5 or 6: there may be a word without end
+    if len(joined) > MAX_PASSAGE_WORDS * 10:  # English has 5 or 6 bytes per word: there may be a very long one
         joined = b" ".join([word[:MAX_WORD_BYTES] for word in words])
     return b" %b " % joined
 
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of features: a slot for each place, where each passage's places start, and places that are no feature."""
+    """One kind of features, for each position (word or byte) of the passages."""
 
-    slots: NDArray[np.int64]  # shape (places,)
-    starts: NDArray[np.int64]  # shape (passages,)
-    void: NDArray[np.int64]  # indices of places, in no order, some twice
+    slots: Numbers  # shape (positions,)
+    starts: Numbers  # first position of each passage: shape (passages,)
+    void: Numbers  # positions without a feature, unsorted, some twice
 
 
-def features_of(passages: list[bytes]) -> tuple[NDArray[np.float64], Iterator[Family]]:
-    """Weight of each passage's features, shape (passages,), and the features, a family at a time.
+def features_of(passages: Sequence[bytes]) -> tuple[NDArray[np.float64], Iterator[Family]]:
+    """Weight of each passage's features, shape (passages,), and the features, one family at a time.
 
-    `passages` are of `passages_of`, at least one, at most `word_hashes.MAX_BYTES` bytes together.
+    `passages` are those of `passages_of`, at least one, with at most `hashing.MAX_BYTES` bytes together.
     """
     data = np.frombuffer(b"".join(passages), np.uint8)
     sizes = np.fromiter(map(len, passages), np.int64, len(passages))
@@ -106,8 +106,8 @@ def features_of(passages: list[bytes]) -> tuple[NDArray[np.float64], Iterator[Fa
     starts = ends - sizes
     word_starts, word_ends = word_bounds(data)
     hashes = hash_words(data, word_starts, word_ends)
-    places = np.minimum(np.searchsorted(_group_hashes, hashes), _group_hashes.size - 1)
-    named = np.flatnonzero(_group_hashes[places] == hashes)
+    nearest = np.minimum(np.searchsorted(_group_hashes, hashes), _group_hashes.size - 1)
+    named = np.flatnonzero(_group_hashes[nearest] == hashes)
     hashes[named] = GROUP
     first_words = np.searchsorted(word_starts, starts)
     if named.size:
@@ -120,8 +120,8 @@ def features_of(passages: list[bytes]) -> tuple[NDArray[np.float64], Iterator[Fa
     return 1 / np.sqrt(sizes), found
 
 
-def _word_families(hashes: NDArray[np.uint64], starts: NDArray[np.int64], named: NDArray[np.int64]) -> Iterator[Family]:
-    """Words but those of groups; pairs; triples. A place is the tuple's first word."""
+def _word_families(hashes: Hashes, starts: Numbers, named: Numbers) -> Iterator[Family]:
+    """Words other than names of groups; pairs; triples. The position is that of the first word."""
     last = np.append(starts[1:], hashes.size) - 1
     mixed = hashes * np.uint64(_WORD_MIX)
     yield Family(_top_bits(mixed, WORD_BITS), starts, named)
@@ -134,12 +134,12 @@ def _word_families(hashes: NDArray[np.uint64], starts: NDArray[np.int64], named:
 
 def _char_families(
     data: NDArray[np.uint8],
-    starts: NDArray[np.int64],
-    ends: NDArray[np.int64],
-    named_starts: NDArray[np.int64],
-    named_ends: NDArray[np.int64],
+    starts: Numbers,
+    ends: Numbers,
+    named_starts: Numbers,
+    named_ends: Numbers,
 ) -> Iterator[Family]:
-    """Runs of bytes of each size; none that leaves its passage, none that touches the name of a group."""
+    """Byte sequences of each size, inside one passage and without any byte of a group's name."""
     values = np.append(data, np.zeros(CHAR_SIZES[-1], np.uint8)).astype(np.uint32)
     hashes = values[: data.size]
     for size in range(2, CHAR_SIZES[-1] + 1):
@@ -148,21 +148,21 @@ def _char_families(
             continue
         void = [np.maximum(ends - back, starts) for back in range(1, size)]
         if named_starts.size:
-            void.append(_ranges(np.maximum(named_starts - size + 1, 0), named_ends))
+            void.append(numbers_between(np.maximum(named_starts - size + 1, 0), named_ends))
         slots = (hashes * np.uint32(_CHAR_MIX) >> np.uint32(32 - CHAR_BITS)).astype(np.int64) + CHAR_START
         yield Family(slots, starts, np.concatenate(void))
 
 
-def _top_bits(hashes: NDArray[np.uint64], bits: int) -> NDArray[np.int64]:
+def _top_bits(hashes: Hashes, bits: int) -> Numbers:
     return (hashes >> np.uint64(64 - bits)).astype(np.int64)
 
 
-def _shifted(values: NDArray[np.uint64], places: int) -> NDArray[np.uint64]:
-    """Each place's neighbour so many places on; what would come from beyond the end is any value."""
-    return np.concatenate([values[places:], values[:places]])
+def _shifted(values: Hashes, positions: int) -> Hashes:
+    """The value so many positions later, for each position; those past the end are void."""
+    return np.roll(values, -positions)
 
 
-def _ranges(starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
-    """All of start, start + 1, ... end - 1 of every pair."""
+def numbers_between(starts: Numbers, ends: Numbers) -> Numbers:
+    """The numbers start, start + 1, ... end - 1 of all pairs."""
     lengths = ends - starts
     return np.arange(lengths.sum()) + np.repeat(starts - np.cumsum(lengths) + lengths, lengths)

@@ -1,15 +1,16 @@
-"""Offensive and sexual text: a linear model over hashed n-grams that scores a document by its passages.
+"""Linear classifier for hate speech and sexual content over hashed n-grams, which scores a text by its passages.
 
-A model is one file, `safety.safetensors`: for each head (`hate`, `sexual`) a vector of `SLOTS` weights, and in the
-header the biases; beside it `safety.md`, its card. Of a passage,
+A model is one file, `safety.safetensors`: for each head (`hate`, `sexual`) a vector of `SLOTS` weights, and the biases in
+the header; its model card is `safety.md`. For a passage,
 
     probability = sigmoid(bias + sum of the weights of its features / sqrt(bytes))
 
-is calibrated on held-out rows (Platt 1999); `safety_features.py` says what features and bytes are. A text's
-probability is that of its worst passage.
+is calibrated on held-out rows (Platt 1999); `safety_features.py` defines features and bytes. The probability of a text is
+that of its worst passage.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from itertools import chain
@@ -20,8 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from tinyllama.cleaning.clean_config import SafetyConfig
 from tinyllama.cleaning.safety_features import FEATURES_VERSION, SLOTS, features_of, passages_of
 from tinyllama.cleaning.safety_labels import HEADS
+from tinyllama.cleaning.text_batch import batches_of
 from tinyllama.document_files import paragraphs_in
 from tinyllama.errors import InputError
 from tinyllama.hashing import MAX_BYTES
@@ -34,25 +37,18 @@ Probabilities = NDArray[np.float64]  # shape (passages, 2): hate, sexual
 
 @dataclass(frozen=True)
 class SafetyModel:
-    """Weights of both heads as one complex number a slot (real: hate, imaginary: sexual): one look-up serves both."""
+    """Weights of both heads as one complex number per slot (real: hate, imaginary: sexual), for a single look-up."""
 
     weights: NDArray[np.complex64]  # shape (SLOTS,)
     biases: NDArray[np.float64]  # shape (2,)
-    records: dict[str, Any] = field(default_factory=dict)  # by head: its sources and figures, as its card has them
+    records: dict[str, Any] = field(default_factory=dict)  # by head: its sources and metrics, as in the card
 
     def passage_probabilities(self, passages: list[bytes]) -> Probabilities:
-        """Of each passage (see `safety_features.passages_of`): shape (passages, 2)."""
-        logits, start, size = [np.zeros((0, 2))], 0, 0
-        for number, passage in enumerate(passages):
-            if size + len(passage) > MAX_BYTES:
-                logits.append(self._logits(passages[start:number]))
-                start, size = number, 0
-            size += len(passage)
-        if passages:
-            logits.append(self._logits(passages[start:]))
+        """Probabilities of passages from `safety_features.passages_of`: shape (passages, 2)."""
+        logits = [np.zeros((0, 2)), *map(self._logits, batches_of(passages, MAX_BYTES))]
         return 1 / (1 + np.exp(-np.clip(np.concatenate(logits), -60, 60)))
 
-    def _logits(self, passages: list[bytes]) -> NDArray[np.float64]:
+    def _logits(self, passages: Sequence[bytes]) -> NDArray[np.float64]:
         sums = np.zeros(len(passages), np.complex64)
         scale, families = features_of(passages)
         for family in families:
@@ -62,9 +58,9 @@ class SafetyModel:
         return np.stack([sums.real * scale, sums.imag * scale], axis=1) + self.biases
 
     def probabilities_of(self, texts: list[str]) -> list[Probabilities]:
-        """Of each text the probabilities of its paragraphs, those of their worst passages: shape (paragraphs, 2).
+        """For each text the probabilities of its paragraphs' worst passages: shape (paragraphs, 2); 0 without words.
 
-        Texts together take half the time of one after another. A paragraph without a word has 0.
+        A batch takes half the time of the same texts one by one.
         """
         paragraphs = [paragraphs_in(text) for text in texts]
         passages, owners = [], []
@@ -82,14 +78,13 @@ class SafetyModel:
         return [_rounded(found.max(axis=0)) for found in self.probabilities_of(texts)]
 
 
-def open_safety_model(folder: Path | None = None) -> SafetyModel:
-    """The model of a folder or file that `train-safety` wrote; None: the packaged one.
+def open_safety_model(path: Path | str | None = None) -> SafetyModel:
+    """Load the folder or file that `train-safety` wrote; None or "": the packaged model.
 
     Raises InputError when there is none, or it is damaged, of another kind or of another version.
     """
-    if folder is None:
-        folder = Path(str(resources.files("tinyllama") / "cleaning"))
-    path = folder / MODEL_FILE if folder.is_dir() else folder
+    path = Path(path or str(resources.files("tinyllama") / "cleaning"))
+    path = path / MODEL_FILE if path.is_dir() else path
     if not path.is_file():
         raise InputError(f"{path}: no such file; `tinyllama train-safety LABELS --out D` makes one")
     if path.stat().st_size > _MAX_MODEL_BYTES:
@@ -105,22 +100,15 @@ def open_safety_model(folder: Path | None = None) -> SafetyModel:
 
 def _checked(tensors: dict[str, NDArray], described: Any, path: Path) -> SafetyModel:
     described = described if isinstance(described, dict) else {}
-    if described.get("features_version") != FEATURES_VERSION:
-        found = described.get("features_version")
-        raise InputError(f"{path}: features_version is {found!r}, not {FEATURES_VERSION}; train it again")
-    biases = described.get("biases") if isinstance(described.get("biases"), dict) else {}
+    version, biases, records = (described.get(name) for name in ("features_version", "biases", "records"))
+    if version != FEATURES_VERSION:
+        raise InputError(f"{path}: features_version is {version!r}, not {FEATURES_VERSION}; train it again")
     for head in HEADS:
-        weights = tensors.get(head, np.zeros(0))
-        sound = weights.shape == (SLOTS,) and weights.dtype == np.float16
-        bias = biases.get(head)
-        if (
-            not sound
-            or not isinstance(bias, int | float)
-            or not np.isfinite([bias, float(weights.sum(dtype=float))]).all()
-        ):
-            raise InputError(f"{path}: no sound weights or bias of {head!r}; train it again")
+        weights, bias = tensors.get(head, np.zeros(0)), biases.get(head) if isinstance(biases, dict) else None
+        is_valid = weights.shape == (SLOTS,) and weights.dtype == np.float16 and isinstance(bias, int | float)
+        if not is_valid or not np.isfinite([bias, float(weights.sum(dtype=float))]).all():
+            raise InputError(f"{path}: no valid weights or bias of {head!r}; train it again")
     joined = tensors["hate"].astype(np.float32) + 1j * tensors["sexual"].astype(np.float32)
-    records = described.get("records")
     return SafetyModel(
         weights=joined.astype(np.complex64),
         biases=np.array([biases[head] for head in HEADS], float),
@@ -129,40 +117,38 @@ def _checked(tensors: dict[str, NDArray], described: Any, path: Path) -> SafetyM
 
 
 @dataclass(frozen=True)
-class Safe:
-    """What the safety step leaves of a text: the text, why it goes ("" stays), its worst probabilities, how many
-    paragraphs were taken out, and a line about what goes. The probabilities are of what stays, else of all."""
+class SafetyResult:
+    """A text after the safety filter. The probabilities are those of what is kept, else those of the whole text."""
 
     text: str
-    reason: str = ""
+    reason: str = ""  # "": the text is kept
     hate: float = 0.0
     sexual: float = 0.0
-    dropped_paragraphs: int = 0
+    unsafe_paragraphs: int = 0  # removed ones
     detail: str = ""
 
 
-def safe_text(
-    text: str, probabilities: Probabilities, *, max_hate: float, max_sexual: float, drops: str, max_unsafe_chars: float
-) -> Safe:
-    """Take out the paragraphs above a threshold, or the whole text. `probabilities`: see `SafetyModel.probabilities_of`.
+def remove_unsafe(text: str, probabilities: Probabilities, config: SafetyConfig) -> SafetyResult:
+    """Remove the paragraphs above a threshold, or drop the text. `probabilities`: see `SafetyModel.probabilities_of`.
 
-    `drops`: `document` (one such paragraph and the text goes), `paragraph` (it goes when more than `max_unsafe_chars`
-    of its characters would) or `score` (nothing goes). Reasons: `safety_hate`, `safety_sexual`, whichever head is
-    further above its threshold in the worst paragraph.
+    `config.safety`: `document` (one such paragraph drops the text), `paragraph` (the text is dropped when it would lose
+    more than `max_unsafe_chars` of its characters) or `score` (nothing is removed). Reasons: `safety_hate`,
+    `safety_sexual`, whichever is further above its threshold in the worst paragraph.
     """
     paragraphs = paragraphs_in(text)
+    limits = (config.max_hate, config.max_sexual)
     worst = probabilities.max(axis=0)
-    bad = np.any(probabilities > (max_hate, max_sexual), axis=1)
-    if drops == "score" or not bad.any():
-        return Safe(text, "", *_rounded(worst))
+    unsafe = np.any(probabilities > limits, axis=1)
+    if config.safety == "score" or not unsafe.any():
+        return SafetyResult(text, "", *_rounded(worst))
     lengths = np.fromiter(map(len, paragraphs), float, len(paragraphs))
-    if drops == "document" or lengths[bad].sum() > max_unsafe_chars * lengths.sum():
-        head = int(np.argmax(worst - (max_hate, max_sexual)))
-        detail = f"{HEADS[head]} {worst[head]:.3f}, {int(bad.sum())} of {len(paragraphs)} paragraphs"
-        return Safe(text, f"safety_{HEADS[head]}", *_rounded(worst), detail=detail)
-    between = "\n\n" if "\n\n" in text else "\n"
-    kept = between.join(paragraph for paragraph, is_bad in zip(paragraphs, bad.tolist(), strict=True) if not is_bad)
-    return Safe(kept, "", *_rounded(probabilities[~bad].max(axis=0)), int(bad.sum()))
+    if config.safety == "document" or lengths[unsafe].sum() > config.max_unsafe_chars * lengths.sum():
+        head = int(np.argmax(worst - limits))
+        detail = f"{HEADS[head]} {worst[head]:.3f}, {int(unsafe.sum())} of {len(paragraphs)} paragraphs"
+        return SafetyResult(text, f"safety_{HEADS[head]}", *_rounded(worst), detail=detail)
+    kept = [paragraph for paragraph, is_unsafe in zip(paragraphs, unsafe.tolist(), strict=True) if not is_unsafe]
+    text = ("\n\n" if "\n\n" in text else "\n").join(kept)
+    return SafetyResult(text, "", *_rounded(probabilities[~unsafe].max(axis=0)), int(unsafe.sum()))
 
 
 def _rounded(probabilities: NDArray[np.float64]) -> tuple[float, float]:

@@ -1,8 +1,8 @@
-"""Trains a safety model from labelled texts: logistic regression over hashed n-grams, calibrated, with its card.
+"""Trains and calibrates a safety model (logistic regression over hashed n-grams) and writes its model card.
 
-The rows of the training part fit the weights, those of the calibration part the sigmoid (Platt 1999), those of the test
-part are only measured. Rows without a weight of their own are balanced: each class of a source weighs half of the
-source's rows, so that neither a large source nor the commoner class decides.
+The rows of the training part fit the weights, those of the calibration part the sigmoid (Platt 1999); those of the test
+part are only measured. Rows without a weight are balanced: each class of a source has half of the source's total weight,
+so that neither a large source nor the more frequent class dominates.
 """
 
 import json
@@ -23,38 +23,31 @@ from tinyllama.cleaning.safety_model import CARD_FILE, MODEL_FILE, open_safety_m
 from tinyllama.errors import InputError
 from tinyllama.files import atomic_file
 
-# How good a safety model is: average precision, recall at few false positives, reliability; each with row weights.
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 RELIABILITY_BINS = 10
-
-
-def average_precision(truth: NDArray[np.bool_], scores: Floats) -> float:
-    """Mean precision over the recall gained at each threshold (as scikit-learn's); equal scores share a threshold."""
-    order = np.argsort(-scores, kind="stable")
-    hits, places = np.cumsum(truth[order]), np.arange(1, truth.size + 1)
-    ends = np.append(scores[order][1:] != scores[order][:-1], True)
-    recall, precision = hits[ends] / max(1, hits[-1]), hits[ends] / places[ends]
-    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
+REGULARISATION = 10.0  # scikit-learn's C: the inverse strength of the L2 penalty
+_ROWS_AT_ONCE = 500
 
 
 def threshold_at(scores_of_negatives: Floats, false_positive_rate: float) -> float:
-    """The least threshold above which at most that share of the negatives lies."""
+    """The smallest threshold with at most this share of the negatives above it."""
     ordered = np.sort(scores_of_negatives)
     allowed = int(np.floor(false_positive_rate * ordered.size))
     return float(ordered[ordered.size - 1 - allowed])
 
 
-def recall_at(truth: NDArray[np.bool_], scores: Floats, false_positive_rate: float = 0.01) -> float:
-    """The share of positives above the threshold at which so many negatives lie above it."""
+def recall_at(truth: Mask, scores: Floats, false_positive_rate: float = 0.01) -> float:
+    """Share of the positives above `threshold_at` of the negatives."""
     return float(np.mean(scores[truth] > threshold_at(scores[~truth], false_positive_rate)))
 
 
-def reliability(truth: NDArray[np.bool_], probabilities: Floats, weights: Floats) -> dict[str, Any]:
-    """Said and true shares in ten bins of probability, and their mean distance (expected calibration error)."""
-    places = np.minimum((probabilities * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
+def reliability(truth: Mask, probabilities: Floats, weights: Floats) -> dict[str, Any]:
+    """Predicted and true shares in ten bins of probability, and their mean distance (expected calibration error)."""
+    indices = np.minimum((probabilities * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
     bins, error = [], 0.0
-    for place in range(RELIABILITY_BINS):
-        chosen = places == place
+    for index in range(RELIABILITY_BINS):
+        chosen = indices == index
         weight = float(weights[chosen].sum())
         if not weight:
             continue
@@ -65,29 +58,16 @@ def reliability(truth: NDArray[np.bool_], probabilities: Floats, weights: Floats
     return {"expected_calibration_error": round(error, 4), "bins": bins}
 
 
-def figures(truth: NDArray[np.bool_], probabilities: Floats) -> dict[str, Any]:
-    """Rows, positives, average precision and recall at 1% false positives of one set that has both classes."""
+def metrics(truth: Mask, probabilities: Floats) -> dict[str, Any]:
+    """Rows, positives, average precision and recall at 1% false positives of a set that has both classes."""
+    from sklearn.metrics import average_precision_score
+
     return {
         "rows": int(truth.size),
         "positives": int(truth.sum()),
-        "average_precision": round(average_precision(truth, probabilities), 4),
+        "average_precision": round(float(average_precision_score(truth, probabilities)), 4),
         "recall_at_1pct_false_positives": round(recall_at(truth, probabilities), 4),
     }
-
-
-def false_positive_spread(rates: dict[str, float]) -> dict[str, float]:
-    """Least, largest, range and standard deviation of false-positive rates by term."""
-    values = np.array(list(rates.values()))
-    return {
-        "least": round(float(values.min()), 4),
-        "largest": round(float(values.max()), 4),
-        "range": round(float(np.ptp(values)), 4),
-        "standard_deviation": round(float(values.std()), 4),
-    }
-
-
-REGULARISATION = 10.0  # scikit-learn's C: the inverse strength of the L2 penalty
-_ROWS_AT_ONCE = 500
 
 
 def train_safety(
@@ -98,11 +78,11 @@ def train_safety(
     base: Path | None = None,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Train from LABELS files, write `safety.safetensors` and `safety.md` (with `notes`) into `out`.
+    """Train on LABELS files; write `safety.safetensors` and its card `safety.md` (with `notes`) into `out`.
 
-    A head without labels is that of the model `base` (None: the packaged one). Returns rows, and for each head trained:
-    sources, average_precision, recall_at_1pct_false_positives, thresholds, reliability, by_source; all on the test part.
-    Raises InputError for labels that cannot be used.
+    A head without labels is copied from the model `base` (None: the packaged one). Returns rows, and for each trained
+    head sources, average_precision, recall_at_1pct_false_positives, thresholds, reliability and by_source, all on the test
+    part. Raises InputError for labels that cannot be used.
     """
     rows = read_labels(inputs, names or {}, seed)
     wanted = [head for head in HEADS if any(head in row.labels for row in rows)]
@@ -115,7 +95,7 @@ def train_safety(
             weights[head], biases[head], records[head] = _train_head(head, rows, matrix, owners, inputs)
             records[head]["notes"] = list(notes)
         elif kept is not None:
-            log.info(f"no rows labelled {head}: the {head} head of {base or 'the packaged model'} is kept")
+            log.info(f"no rows labelled {head}: copy the {head} head of {base or 'the packaged model'}")
             values = kept.weights.real if head == "hate" else kept.weights.imag
             weights[head], biases[head] = values.astype(np.float16), float(kept.biases[HEADS.index(head)])
             records[head] = kept.records.get(head, {})
@@ -126,7 +106,7 @@ def train_safety(
 def write_model(
     out: Path, weights: dict[str, NDArray[np.float16]], biases: dict[str, float], records: dict[str, Any]
 ) -> None:
-    """Write the model's file and its card."""
+    """Write the model and its card."""
     described = {"features_version": FEATURES_VERSION, "biases": biases, "records": records}
     with atomic_file(out / MODEL_FILE) as file:
         file.write(save(weights, metadata={"tinyllama_safety": json.dumps(described)}))
@@ -135,7 +115,7 @@ def write_model(
 
 
 def feature_matrix(texts: Sequence[str]) -> tuple[sparse.csr_matrix, NDArray[np.int64]]:
-    """Features of every passage of some texts: shape (passages, SLOTS); and which text each passage is of."""
+    """Features of all passages of the texts, shape (passages, SLOTS), and the number of each passage's text."""
     owners, passages = [], []
     for number, text in enumerate(texts):
         found = passages_of(text)
@@ -147,18 +127,13 @@ def feature_matrix(texts: Sequence[str]) -> tuple[sparse.csr_matrix, NDArray[np.
 
 
 def _block(passages: list[bytes]) -> sparse.csr_matrix:
-    """One passage at a time: passages together may be longer than `features_of` takes."""
-    slots, lengths, scales = [], [], []
+    """Features of passages, one at a time because `features_of` limits their total length."""
+    slots, scales = [], []
     for passage in passages:
-        found = []
         scale, families = features_of([passage])
         scales.append(scale[0])
-        for family in families:
-            real = np.ones(family.slots.size, bool)
-            real[family.void] = False
-            found.append(family.slots[real])
-        slots.append(np.concatenate(found))
-        lengths.append(slots[-1].size)
+        slots.append(np.concatenate([np.delete(family.slots, family.void) for family in families]))
+    lengths = list(map(len, slots))
     values = np.repeat(scales, lengths).astype(np.float32)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     block = sparse.csr_matrix((values, np.concatenate(slots), starts), shape=(len(passages), SLOTS))
@@ -169,7 +144,7 @@ def _block(passages: list[bytes]) -> sparse.csr_matrix:
 def _train_head(
     head: str, rows: list[LabelledText], matrix: sparse.csr_matrix, owners: NDArray[np.int64], inputs: list[Path]
 ) -> tuple[NDArray[np.float16], float, dict[str, Any]]:
-    """Weights, bias and figures of one head; rows of the other label alone say nothing about this one and are left out."""
+    """Weights, bias and metrics of one head. Rows that only have the other head's label are not used."""
     from sklearn.linear_model import LogisticRegression
 
     used = np.array([head in row.labels or not row.labels for row in rows])
@@ -179,7 +154,7 @@ def _train_head(
     for name in ("train", "calibration", "test"):
         if len(set(truth[used & (part == name)])) < 2:
             raise InputError(
-                f"{', '.join(map(str, inputs))}: the {name} part has rows of one class of {head} only; "
+                f"{', '.join(map(str, inputs))}: the {name} part has only one class of {head}; "
                 "give more labelled rows (some hundred of each)"
             )
     passages = np.bincount(owners, minlength=len(rows))
@@ -190,65 +165,58 @@ def _train_head(
     weights, bias = np.asarray(model.coef_)[0], float(np.asarray(model.intercept_)[0])
     raw = np.full(len(rows), -np.inf)
     np.maximum.at(raw, owners, matrix @ weights + bias)
-    raw[np.isinf(raw)] = bias  # a text without a word
+    raw[np.isinf(raw)] = bias  # a text without words
     slope, shift = _platt(raw, truth, weight, used & (part == "calibration"))
     probabilities = 1 / (1 + np.exp(-(slope * raw + shift)))
-    report = _head_figures(rows, truth, probabilities, weight, used & (part == "test"))
+    report = _test_metrics(rows, truth, probabilities, weight, used & (part == "test"))
     report["sources"] = _sources([row for row, is_used in zip(rows, used, strict=True) if is_used])
     return (slope * weights).astype(np.float16), slope * bias + shift, report
 
 
-def row_weights(rows: list[LabelledText], truth: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Each row's weight: its own, else so that each class of its source weighs half of the source's rows.
+def row_weights(rows: list[LabelledText], truth: Mask) -> Floats:
+    """Each row's own weight, else one that gives each class of its source half of the source's rows.
 
-    Rows of a source that has one class weigh 1.
+    Rows of a source with a single class weigh 1.
     """
     classes = [(row.source, bool(positive)) for row, positive in zip(rows, truth, strict=True)]
     counts, sources = Counter(classes), Counter(row.source for row in rows)
     weights = []
     for row, (source, positive) in zip(rows, classes, strict=True):
-        alone = not counts[source, not positive]
-        balanced = 1.0 if alone else sources[source] / 2 / counts[source, positive]
+        has_both = counts[source, not positive] > 0
+        balanced = sources[source] / 2 / counts[source, positive] if has_both else 1.0
         weights.append(balanced if row.weight is None else row.weight)
     return np.array(weights)
 
 
-def _platt(
-    raw: NDArray[np.float64], truth: NDArray[np.bool_], weight: NDArray[np.float64], chosen: NDArray[np.bool_]
-) -> tuple[float, float]:
-    """Slope and shift of the sigmoid that fits the calibration rows."""
+def _platt(raw: Floats, truth: Mask, weight: Floats, chosen: Mask) -> tuple[float, float]:
+    """Slope and shift of the sigmoid fitted to the chosen rows."""
     from sklearn.linear_model import LogisticRegression
 
     fitted = LogisticRegression(C=1e6).fit(raw[chosen, None], truth[chosen], sample_weight=weight[chosen])
     return float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
 
 
-def _head_figures(
-    rows: list[LabelledText],
-    truth: NDArray[np.bool_],
-    probabilities: NDArray[np.float64],
-    weight: NDArray[np.float64],
-    chosen: NDArray[np.bool_],
+def _test_metrics(
+    rows: list[LabelledText], truth: Mask, probabilities: Floats, weight: Floats, chosen: Mask
 ) -> dict[str, Any]:
     sources = np.array([row.source for row in rows])
     by_source = {}
     for source in sorted(set(sources[chosen])):
         of_source = chosen & (sources == source)
         if len(set(truth[of_source])) == 2:
-            by_source[source] = figures(truth[of_source], probabilities[of_source])
+            by_source[source] = metrics(truth[of_source], probabilities[of_source])
     negatives = probabilities[chosen & ~truth]
+    rates = [rate for rate in (0.01, 0.001) if negatives.size * rate >= 1]
     return {
-        **figures(truth[chosen], probabilities[chosen]),
-        "thresholds": {
-            f"{rate:g}": round(threshold_at(negatives, rate), 4) for rate in (0.01, 0.001) if negatives.size * rate >= 1
-        },
+        **metrics(truth[chosen], probabilities[chosen]),
+        "thresholds": {f"{rate:g}": round(threshold_at(negatives, rate), 4) for rate in rates},
         "reliability": reliability(truth[chosen], probabilities[chosen], weight[chosen]),
         "by_source": by_source,
     }
 
 
 def _sources(rows: list[LabelledText]) -> dict[str, dict[str, Any]]:
-    """Of each source: its licence, and rows by label."""
+    """Licence, and number of rows by label, of each source."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
         entry = found.setdefault(row.source, {"licence": row.licence or "not stated"})
@@ -258,7 +226,7 @@ def _sources(rows: list[LabelledText]) -> dict[str, dict[str, Any]]:
 
 
 def card(records: Mapping[str, Any]) -> str:
-    """What stands beside a model: what it was trained on, how good it is, and what is known to be wrong with it."""
+    """The model card: training data, metrics and known limits."""
     lines = ["# Safety model", "", "Linear over hashed word and character n-grams; a probability for each passage."]
     for head in HEADS:
         lines += ["", f"## {head}", "", *_card_of_head(head, records.get(head, {}))]

@@ -143,7 +143,7 @@ def crawl(
 
 @app.command()
 def clean(inputs: Inputs, out: Out, recipe: OtherRecipe = None, as_json: Json = False) -> None:
-    """Raw pages and documents to training documents; INPUT: WARC, parquet, JSON Lines, also s3:// and https://.
+    """Clean raw pages and documents into training documents. INPUT: WARC, parquet or JSON Lines, also s3:// and https://.
 
     Example: tinyllama clean crawl texts.jsonl.zst --out cleaned clean.min_words=30
     """

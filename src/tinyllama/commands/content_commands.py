@@ -1,4 +1,4 @@
-"""The commands about what a text holds: the safety model, and a document's fate in cleaning."""
+"""The commands `train-safety`, `score-safety` and `explain`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,12 +16,15 @@ def train_safety(
     ],
     out: Out,
     label: Annotated[
-        list[str] | None, typer.Option("--label", help="OLD=NEW: what a label of yours means; repeatable.")
+        list[str] | None,
+        typer.Option("--label", help="OLD=NEW: map your label OLD to hate, sexual or none; repeatable."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the split into training and test rows.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """A safety model from your own labels: hate (offence too), sexual, none. Heads without labels are the packaged ones.
+    """Train a safety model on your own labels: hate (and offensive language), sexual, none.
+
+    Categories without labels keep the packaged classifier.
 
     Example: tinyllama train-safety labels.jsonl --out safety --label 2=none --label 1=hate
     """
@@ -45,11 +48,11 @@ def train_safety(
 
 def score_safety(
     model: Annotated[
-        Path | None, typer.Option("--model", help="A folder of train-safety; default: the packaged model.")
+        Path | None, typer.Option("--model", help="A folder that train-safety wrote; default: the packaged model.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Probabilities of hate (offence too) and sexual content of JSON strings, one a line, from stdin.
+    """Score texts for hate (and offensive language) and sexual content. Reads one JSON string per line from stdin.
 
     Example: echo '"What a lovely day."' | tinyllama score-safety --json
     """
@@ -71,11 +74,11 @@ def explain(
     document: Annotated[
         str | None, typer.Argument(metavar="[ID]", help="The document's id.", show_default=False)
     ] = None,
-    step: Annotated[int | None, typer.Option("--step", help="In place of ID: the documents that a step reads.")] = None,
+    step: Annotated[int | None, typer.Option("--step", help="Instead of ID: list what a training step reads.")] = None,
     as_json: Json = False,
 ) -> None:
-    """A document's fate: kept (in which split, with which scores) or dropped (why, and the key that decides); where its
-    tokens are, and which steps of training read them. Or, with --step, the documents that a step reads.
+    """Why a document was kept (with split and scores) or dropped (with reason and recipe key), where its tokens are, and
+    which training steps read them. With --step: the documents that a training step reads.
 
     Example: tinyllama explain runs/quickstart 0123456789abcdef
     """
@@ -89,9 +92,9 @@ def explain(
         return
     reads = document_reads(run_dir, document)
     try:
-        fate = explain_document(run_dir, document)
+        found = explain_document(run_dir, document)
     except InputError:
-        if not reads:  # a run folder may have shards without the cleaning that they come from
+        if not reads:  # a run folder can have shards without the cleaning that they come from
             raise
-        fate = {"id": document}
-    show(fate | reads, as_json)
+        found = {"id": document}
+    show(found | reads, as_json)

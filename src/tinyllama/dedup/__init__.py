@@ -1,4 +1,4 @@
-"""Duplicates over the whole corpus, by hashing, in bounded memory.
+"""Deduplication of a whole corpus by hashing, in bounded memory.
 
 components: connected components of near-duplicate pairs, in memory or out of core by large-star/small-star
 dedup_config: configuration of deduplication

@@ -1,14 +1,15 @@
-"""Hashes of documents, paragraphs, lines and bands on disk, read back a range at a time: how memory stays bounded.
+"""On-disk records of document, paragraph, line and band hashes, read by hash range so that memory stays bounded.
 
-For each part of documents there is one file of records, sorted by key:
+Each file of documents has one file of records, sorted by key:
 
-    key     the kind of hash in the upper 12 bits, the first 52 bits of the hash below
-    check   64 more bits: records are of one group when both agree
-    row     the document in its part;  place: the paragraph in the document
+    key        kind of hash in the upper 12 bits, first 52 bits of the hash below
+    check      64 more bits of the hash: records are equal when key and check agree
+    row        row of the document in its file
+    paragraph  number of the paragraph in the document
 
-A range is an interval of one kind's keys. All copies of a thing are in the same range, whatever parts they are in, so each
-range is worked on alone, and what comes of it is a file: the unit of memory and of resume. A file being sorted, a range of
-it is a slice: all ranges together read every record once.
+A hash range is an interval of one kind's keys. All copies of an item are in the same range, whatever files they are in, so
+ranges are independent tasks, each with one output file. Because the files are sorted, a range is one slice of each, and all
+ranges together read every record once.
 """
 
 from collections.abc import Sequence
@@ -24,10 +25,9 @@ from tinyllama.files import atomic_file, read_json, write_json
 
 ID, TEXT, PARAGRAPH, LINE, BAND = 1, 2, 3, 4, 16
 _HASH_BITS = 52
-_FIELDS = [("key", "<u8"), ("check", "<u8"), ("row", "<u4"), ("place", "<u4")]
+_FIELDS = [("key", "<u8"), ("check", "<u8"), ("row", "<u4"), ("paragraph", "<u4")]
 RECORD_BYTES = 24
-# what a range needs while it is worked on: the records, their documents' numbers and order, and the order of a sort
-WORKING_BYTES = 120
+WORKING_BYTES = 120  # per record of a range: the record, its document's number and keep order, and a sort order
 WORTH_SHARING = 1_000_000  # fewer records are sorted faster than a second worker starts
 INDEX_FILE = "index.json"
 
@@ -36,42 +36,42 @@ Numbers = NDArray[np.int64]
 
 
 def records_of(
-    kind: int, hashes: NDArray[np.uint64], checks: NDArray[np.uint64], rows: NDArray, places: NDArray | int = 0
+    kind: int, hashes: NDArray[np.uint64], checks: NDArray[np.uint64], rows: NDArray, paragraphs: NDArray | int = 0
 ) -> Records:
     """Records of one kind; all arrays of shape (records,)."""
     records = np.zeros(hashes.size, _FIELDS)
     records["key"] = (hashes >> np.uint64(64 - _HASH_BITS)) | np.uint64(kind << _HASH_BITS)
-    records["check"], records["row"], records["place"] = checks, rows, places
+    records["check"], records["row"], records["paragraph"] = checks, rows, paragraphs
     return records
 
 
 def write_records(path: Path, records: Sequence[Records]) -> None:
-    """One part's file, atomically."""
+    """Write one file of records, sorted by key, atomically."""
     joined = np.concatenate([np.zeros(0, _FIELDS), *records])
     write_array(path, joined[np.argsort(joined["key"], kind="stable")])
 
 
 def write_array(path: Path, array: NDArray) -> None:
-    """A `.npy` file, atomically."""
+    """Write a `.npy` file atomically."""
     with atomic_file(path) as file:
         np.save(file, array, allow_pickle=False)
 
 
 def read_array(path: Path) -> NDArray:
-    """A `.npy` file of ours, mapped: only what is looked at comes into memory."""
+    """Read a `.npy` file; a larger one is memory-mapped."""
     try:
-        size = path.stat().st_size
-        return np.load(path, mmap_mode="r" if size > 1 << 16 else None, allow_pickle=False)
+        is_large = path.stat().st_size > 1 << 16
+        return np.load(path, mmap_mode="r" if is_large else None, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: not readable ({error}); remove its folder and clean again") from None
 
 
 @dataclass(frozen=True)
 class CorpusIndex:
-    """Which parts there are and how documents are numbered: number = the part's first number + row."""
+    """Names of the document files, and how documents are numbered: number = first number of the file + row."""
 
     names: list[str]
-    starts: list[int]  # of each part its first number, and at the end how many documents there are
+    starts: list[int]  # first number of each file, then the number of all documents
 
     @property
     def documents(self) -> int:
@@ -79,7 +79,7 @@ class CorpusIndex:
 
     @classmethod
     def of(cls, folder: Path) -> "CorpusIndex":
-        """By the footers of the parts in `folder`."""
+        """Index the document files in `folder` by their footers."""
         paths = document_files.document_paths(folder)
         counts = [document_files.row_count(path) for path in paths]
         return cls([path.stem for path in paths], [0, *np.cumsum(counts).tolist()])
@@ -94,22 +94,22 @@ class CorpusIndex:
 
 @dataclass(frozen=True)
 class HashRange:
-    """One interval of a kind's keys: the `part`th of `parts` equal ones."""
+    """Interval `number` of `count` equal intervals of a kind's keys."""
 
-    part: int
-    parts: int
+    number: int
+    count: int
 
     @property
     def name(self) -> str:
-        return f"{self.part:05d}-of-{self.parts:05d}.npy"
+        return f"{self.number:05d}-of-{self.count:05d}.npy"
 
     def bounds(self, kind: int) -> NDArray[np.uint64]:
-        """First key, and the first one after it."""
-        steps = [(1 << _HASH_BITS) * part // self.parts + (kind << _HASH_BITS) for part in (self.part, self.part + 1)]
-        return np.array(steps, np.uint64)
+        """First key, and first key after the range."""
+        ends = (self.number, self.number + 1)
+        return np.array([(1 << _HASH_BITS) * end // self.count + (kind << _HASH_BITS) for end in ends], np.uint64)
 
     def read(self, folder: Path, index: CorpusIndex, kind: int) -> tuple[Records, Numbers]:
-        """The range's records of all parts, and the numbers of their documents."""
+        """The range's records from all files, and the numbers of their documents."""
         bounds = self.bounds(kind)
         found, numbers = [np.zeros(0, _FIELDS)], [np.zeros(0, np.int64)]
         for name, start in zip(index.names, index.starts, strict=False):
@@ -122,7 +122,7 @@ class HashRange:
 
 
 def group_starts(records: Records, order: Numbers) -> NDArray[np.bool_]:
-    """For records in `order`, which sorts them by key and check: True for each one that begins a group."""
+    """True for each record that starts a group of equal ones. `order` sorts the records by key and check."""
     starts = np.zeros(order.size, bool)
     starts[:1] = True
     for name in ("key", "check"):
@@ -132,7 +132,7 @@ def group_starts(records: Records, order: Numbers) -> NDArray[np.bool_]:
 
 
 def ranges_of(records: int, memory_bytes: int, workers: int) -> list[HashRange]:
-    """Ranges of `records` records so that each fits a worker's share of the memory; one for few records."""
+    """Ranges small enough that each worker's fits into its share of the memory; one range for few records."""
     fitting = -(-records * WORKING_BYTES // max(memory_bytes // workers, 1))
-    parts = max(1, fitting, workers if records > WORTH_SHARING else 1)
-    return [HashRange(part, parts) for part in range(parts)]
+    count = max(1, fitting, workers if records > WORTH_SHARING else 1)
+    return [HashRange(number, count) for number in range(count)]

@@ -37,7 +37,7 @@ def test_words_lines_and_paragraphs_by_hand() -> None:
     assert shown(batch, batch.lines) == [(1, "a bb"), (1, "c"), (1, "d"), (2, "a")]
     assert shown(batch, batch.paragraphs) == [(1, "a bb"), (1, "c\nd"), (2, "a")]
     assert batch.words.chars.tolist() == [1, 2, 1, 1, 1]
-    assert batch.first_words.tolist() == [0, 2, 3, 4]
+    assert batch.words_per_line.tolist() == [2, 1, 1, 1]
     assert batch.count(batch.words.owners).tolist() == [0, 4, 1, 0]
     assert batch.total(batch.words.owners, batch.words.chars).tolist() == [0, 5, 1, 0]
     hashes = batch.words.hashes.tolist()
@@ -58,7 +58,7 @@ def test_a_hash_is_the_polynomial_of_the_code_points() -> None:
 def test_letters_and_pieces_that_came_before() -> None:
     batch = TextBatch(["1 a 2b é ! 中", "a a b", "b a"])
     assert batch.words_with_letters().tolist() == [False, True, True, True, False, True] + [True] * 5
-    assert batch.again(batch.words).tolist() == [False] * 6 + [False, True, False] + [False, False]
+    assert batch.is_repeated(batch.words).tolist() == [False] * 6 + [False, True, False] + [False, False]
 
 
 def test_texts_are_taken_together_up_to_the_limit() -> None:
@@ -74,7 +74,7 @@ def test_texts_are_taken_together_up_to_the_limit() -> None:
 
 
 def test_powers_grow_as_they_are_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(text_batch, "_kept_powers", [np.ones((2, 1), np.uint64)])
+    monkeypatch.setattr(text_batch, "_cached_powers", [np.ones((2, 1), np.uint64)])
     for count, size in ((1, 1), (3, 4), (4, 4), (2, 4), (5, 8)):
         powers = text_batch._powers(count)
         assert powers.shape == (2, size)
@@ -113,11 +113,11 @@ def test_an_ngram_does_not_leave_its_text() -> None:
 def test_of_equally_common_ngrams_the_longest_then_the_first() -> None:
     places, classes = np.array([0, 2, 5, 7, 9, 11]), np.array([7, 9, 7, 9, 3, 3], np.uint64)
     owners, chars = np.zeros(6, int), np.array([2, 2, 2, 2, 2, 2])
-    assert quality._commonest(places, classes, chars, owners, 1).tolist() == [0, 5]
+    assert quality._most_frequent(places, classes, chars, owners, 1).tolist() == [0, 5]
     chars = np.array([2, 2, 2, 2, 3, 3])
-    assert quality._commonest(places, classes, chars, owners, 1).tolist() == [9, 11]
+    assert quality._most_frequent(places, classes, chars, owners, 1).tolist() == [9, 11]
     owners = np.array([0, 1, 0, 1, 1, 1])
-    assert quality._commonest(places, classes, chars, owners, 2).tolist() == [0, 5, 9, 11]
+    assert quality._most_frequent(places, classes, chars, owners, 2).tolist() == [0, 5, 9, 11]
 
 
 # -- hashes of words
@@ -234,7 +234,7 @@ def test_lines_are_numbered_in_their_text() -> None:
     assert (owners.tolist(), places.tolist()) == ([0, 0, 1, 1], [0, 1, 1, 2])
     assert len(set(keys.tolist())) == 4
     assert boilerplate_line_keys(["a b"], ["s"], 2)[0][0] == keys[0]
-    assert boilerplate_lines._without("\na\n \nb\n\nc\n", {0, 2}) == " \nb"
+    assert text_batch.without_lines("\na\n \nb\n\nc\n", {0, 2}) == "\n \nb\n\n"
 
 
 # -- resume, and the rest of cleaning
@@ -252,7 +252,7 @@ def test_what_a_killed_search_has_done_is_not_done_again(tmp_path: Path, monkeyp
     now = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.is_file()}
     changed = {path.name for path in files if files[path] != now[path]}
     assert changed <= {"index.json"}
-    for name in ("id_hashes.npy", "drop_codes-judged.npy"):  # killed between two files: all are written
+    for name in ("id_hashes.npy", "drop_codes-filtered.npy"):  # killed between two files: all are written
         (tmp_path / name).unlink()
     (tmp_path / "clusters" / "done.json").unlink()
     (tmp_path / "clusters" / "stale.npy").write_bytes(b"of a killed run")
@@ -300,7 +300,7 @@ def test_an_empty_validation_split_is_told_unless_it_is_wanted(
     for share, told in ((0.0, False), (1e-9, True)):
         config = CleanConfig(workers=1, languages=[], safety="off", validation_fraction=share)
         clean_rows(tmp_path / f"{share}", [{"id": "a", "text": prose(1)}], config)
-        assert ("the validation split is empty" in capsys.readouterr().err) is told
+        assert ("is in the validation split" in capsys.readouterr().err) is told
         assert not (tmp_path / f"{share}" / "clean" / "work").exists()
     rows = [{"id": text, "text": text} for text in ("long enough", "also too long", "é")]
     config = CleanConfig(workers=1, max_document_chars=10)
