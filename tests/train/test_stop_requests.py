@@ -31,7 +31,7 @@ def test_a_signal_saves_and_the_run_goes_on(run_dir: Path, undisturbed: tuple[An
     process.send_signal(number)
     out, errors = process.communicate()
     assert (process.returncode, out) == (exit_code, ""), errors
-    assert "the same command goes on from there" in errors.splitlines()[-1]
+    assert "run the same command to resume" in errors.splitlines()[-1]
     (stop,) = events(run_dir, "stop")
     assert (stop["reason"], stop["exit_code"]) == (signal.Signals(number).name, exit_code)
     assert stop["step"] == steps_done(run_dir) == events(run_dir, "save")[-1]["step"]
@@ -132,7 +132,7 @@ def test_the_signal_is_answered_with_a_line_of_the_one_that_speaks(
             assert stops.now() == ("SIGTERM", 143)
         out, errors = capfd.readouterr()
         assert out == ""
-        assert ("pretrain: SIGTERM: the step under way is finished" in errors) == speaks
+        assert ("pretrain: SIGTERM: finishing the current step" in errors) == speaks
 
 
 def test_outside_the_main_thread_signals_are_not_taken():

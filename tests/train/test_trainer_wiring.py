@@ -114,7 +114,7 @@ def test_a_request_stops_after_its_step_but_not_after_the_last(small_run: Callab
     stopped, finished = small_run("stopped"), small_run("finished")
     it = trainer_of(stopped, save_every_steps=9, validate_every_steps=9)
     with pytest.raises(
-        RunStoppedError, match=r"stopped after step 2 \(why\), saved; the same command goes on"
+        RunStoppedError, match=r"stopped after step 2 \(why\), saved; run the same command to resume"
     ) as error:
         it.train_to_the_end(Stops(2))
     assert error.value.exit_code == 75
