@@ -48,7 +48,7 @@ def load_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Te
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path}: not a whole safetensors file ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{path}: not a complete safetensors file ({str(error).splitlines()[0]})") from None
 
 
 def check_weights(shapes: Mapping[str, torch.Size], tensors: dict[str, Tensor], origin: Path) -> None:
