@@ -98,7 +98,7 @@ def test_a_killed_evaluation_goes_on_within_the_task(
 ):
     plain = evaluate_tasks(opened, ["piqa", "cola"], TaskSettings(data), tmp_path / "plain")
     judged: list[int] = []
-    real = HarnessModel._judge
+    real = HarnessModel._score_rows
 
     def judge(self: HarnessModel, rows: Any, most: int) -> Any:
         if len(judged) == most:
@@ -107,14 +107,14 @@ def test_a_killed_evaluation_goes_on_within_the_task(
         return real(self, rows)
 
     out, settings = tmp_path / "out", TaskSettings(data, tokens_per_batch=1)
-    monkeypatch.setattr(HarnessModel, "_judge", lambda self, rows: judge(self, rows, 3))
+    monkeypatch.setattr(HarnessModel, "_score_rows", lambda self, rows: judge(self, rows, 3))
     with pytest.raises(_KilledError):
         evaluate_tasks(opened, ["piqa", "cola"], settings, out)
     lines = (out / ".piqa.answers.jsonl").read_text()
     assert lines.count("\n") == 3  # the settings, and two batches: the third was under way
     (out / ".piqa.answers.jsonl").write_text(lines + '{"kind": "loglikelihood", "answ')  # cut off by the kill
     judged.clear()
-    monkeypatch.setattr(HarnessModel, "_judge", lambda self, rows: judge(self, rows, 99))
+    monkeypatch.setattr(HarnessModel, "_score_rows", lambda self, rows: judge(self, rows, 99))
     again = evaluate_tasks(opened, ["piqa", "cola"], settings, out)
     assert sum(judged) == 2 * 2 + 4 * 2  # two examples of PIQA were left, and CoLA's four
     for name in ("piqa", "cola"):
