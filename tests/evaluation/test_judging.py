@@ -16,15 +16,15 @@ from tinyllama.harness import run_tasks
 from tinyllama.harness.load_task import load_task
 from tinyllama.harness.run_tasks import (
     TaskSettings,
-    _details,
     _Clock,
+    _details,
     _fingerprint,
     _plain,
     ask,
-    score_answers,
     line_of,
     measure,
     prediction,
+    score_answers,
     score_examples,
     with_data,
 )
