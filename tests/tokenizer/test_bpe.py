@@ -257,8 +257,8 @@ def test_a_file_too_large_is_not_read(tmp_path: Path, name: str):
         ("▁the", "'▁the', is no special token"),
         ("<no such>", "'<no such>', is no special token"),
         ({"content": "a"}, "'a', is no special token"),
-        (5, "bos_token: 5; a token's text is wanted"),
-        ({"content": [1]}, "a token's text is wanted"),
+        (5, "bos_token: 5 must be a token's text, or null"),
+        ({"content": [1]}, "must be a token's text"),
     ],
 )
 def test_a_tokenizer_config_that_lies(trained: Path, tmp_path: Path, value: Any, message: str):

@@ -159,14 +159,14 @@ def test_an_id_that_no_piece_has_is_empty(tmp_path: Path):
     ("changes", "words"),
     [
         ({"model": {"type": "WordPiece"}}, "model type WordPiece, only BPE is read"),
-        ({"model": {"type": "BPE", "vocab": {}}}, "model.vocab: no pieces in it"),
+        ({"model": {"type": "BPE", "vocab": {}}}, "model.vocab: it has no tokens"),
         (
             {"model": {"type": "BPE", "vocab": {"a": True}}},
-            "piece 'a' has the id True; ids are whole numbers below 1,048,576",
+            "token 'a' has the id True; ids are whole numbers below 1,048,576",
         ),
-        ({"model": {"type": "BPE", "vocab": {"a": 2**20}}}, "piece 'a' has the id 1048576"),
-        ({"model": {"type": "BPE", "vocab": {"a": -1}}}, "piece 'a' has the id -1"),
-        ({"added_tokens": [special(2**20, "x")]}, "piece 'x' has the id 1048576"),
+        ({"model": {"type": "BPE", "vocab": {"a": 2**20}}}, "token 'a' has the id 1048576"),
+        ({"model": {"type": "BPE", "vocab": {"a": -1}}}, "token 'a' has the id -1"),
+        ({"added_tokens": [special(2**20, "x")]}, "token 'x' has the id 1048576"),
         ({"added_tokens": [special(5, "x"), special(6, "")]}, "added_tokens: one without content"),
         (
             {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "BQAAAAA="}},
@@ -256,7 +256,7 @@ def test_a_file_may_be_as_large_as_the_limit(trained: Path, tmp_path: Path, monk
     monkeypatch.setattr(bpe, "MAX_FILE_BYTES", size)
     Tokenizer.load(trained)
     monkeypatch.setattr(bpe, "MAX_FILE_BYTES", size - 1)
-    with pytest.raises(InputError, match=f"larger than {size - 1:,} bytes, so it is no tokenizer"):
+    with pytest.raises(InputError, match=f"larger than {size - 1:,} bytes; that is no tokenizer"):
         Tokenizer.load(trained)
     (tmp_path / "tokenizer.model").touch()
     with pytest.raises(InputError, match="no pieces in it"):
@@ -295,7 +295,7 @@ def test_one_differing_text_is_enough_to_distrust_it(
         encoders.GigatokenEncoder, "encode", lambda self, text: [5] if text == wrong else whole(self, text)
     )
     assert plain._batch_encoder is plain._reference
-    assert "gigatoken gave other ids on the self-check" in " ".join(capsys.readouterr().err.split())
+    assert "gigatoken gave other ids in the self-check" in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_the_fast_encoder_refuses_goes_to_the_reference(
@@ -308,7 +308,7 @@ def test_what_the_fast_encoder_refuses_goes_to_the_reference(
     monkeypatch.setitem(sys.modules, "gigatoken", fake)
     tokenizer = Tokenizer.load(trained)
     assert tokenizer._batch_encoder is tokenizer._reference
-    assert "with sentencepiece (gigatoken refused: panicked)" in " ".join(capsys.readouterr().err.split())
+    assert "sentencepiece encodes (gigatoken refused: panicked)" in " ".join(capsys.readouterr().err.split())
 
     def interrupted(text: str) -> None:
         raise KeyboardInterrupt

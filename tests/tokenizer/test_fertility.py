@@ -137,7 +137,7 @@ def test_a_seventeenth_kind_goes_under_other():
 
 
 def test_how_much_of_each_kind_is_measured():
-    assert (fertility_file.SAMPLE_BYTES, fertility_file.MAX_KINDS, fertility_file.LONGEST_PIECES) == (2_000_000, 16, 10)
+    assert (fertility_file.SAMPLE_BYTES, fertility_file.MAX_KINDS, fertility_file.N_LONGEST) == (2_000_000, 16, 10)
 
 
 def test_a_hash_share_is_the_first_eight_bytes_of_sha256():
