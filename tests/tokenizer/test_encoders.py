@@ -259,7 +259,7 @@ def test_a_file_may_be_as_large_as_the_limit(trained: Path, tmp_path: Path, monk
     with pytest.raises(InputError, match=f"larger than {size - 1:,} bytes; that is no tokenizer"):
         Tokenizer.load(trained)
     (tmp_path / "tokenizer.model").touch()
-    with pytest.raises(InputError, match="no pieces in it"):
+    with pytest.raises(InputError, match="it has no tokens"):
         Tokenizer.load(tmp_path)
 
 

@@ -156,5 +156,5 @@ def test_nothing_divides_by_zero(tokenizer: Tokenizer):
 def test_which_pieces_are_bytes_and_which_are_longest():
     pieces = ["<unk>", "<s>", "</s>", "<0x41>", "<0x4>", "<0x411>", "xxx", "aaa", "▁▁▁▁", "<0xAB", "0x41>", *"bcdefghi"]
     assert [piece for piece in pieces if is_byte_token(piece)] == ["<0x41>"]
-    fake: Any = SimpleNamespace(vocab_size=len(pieces), piece=pieces.__getitem__, bos_id=1, eos_id=2, unk_id=0)
+    fake: Any = SimpleNamespace(vocab_size=len(pieces), token=pieces.__getitem__, bos_id=1, eos_id=2, unk_id=0)
     assert longest_tokens(fake) == ["<0x411>", "0x41>", "<0x4>", "<0xAB", "▁▁▁▁", "aaa", "xxx", "b", "c", "d"]

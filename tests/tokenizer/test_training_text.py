@@ -126,7 +126,7 @@ def test_llamas_settings_and_the_recipes_reach_sentencepiece(tmp_path: Path, wri
     ("message", "words"),
     [
         ("Vocabulary size too high (4096). Please set it to a value <= 300.", "the text allows at most 300 tokens; set"),
-        ("Vocabulary size is smaller than required_chars. 270 vs 286. x", "special tokens need 286 tokens; raise it to that"),
+        ("Vocabulary size is smaller than required_chars. 270 vs 286. x", "special tokens need 286 tokens; raise it"),
     ],
 )  # fmt: skip
 def test_a_size_that_does_not_suit_the_text_is_mended_by_number(message: str, words: str):

@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al. 2021) as in Llama: value i of a head is paired with i + K/2. Optional frequency scaling.
+"""Rotary position embedding (Su et al. 2021) as in Llama: value i of a head is paired with i + K/2.
 
 Letters: B batch, T tokens, H heads, K head_dim.
 """
