@@ -181,7 +181,7 @@ def tokenizer_train(
 
 @tokenizer_app.command("encode")
 def tokenizer_encode(tokenizer: TokenizerPath, as_json: Json = False) -> None:
-    """Token ids of JSON strings, one a line, from stdin; no BOS or EOS is added.
+    """Encode JSON strings, one per line of stdin, to token ids; no BOS or EOS is added.
 
     Example: echo '"Hello world"' | tinyllama tokenizer encode tokenizer --json
     """
@@ -194,7 +194,7 @@ def tokenizer_encode(tokenizer: TokenizerPath, as_json: Json = False) -> None:
 
 @tokenizer_app.command("decode")
 def tokenizer_decode(tokenizer: TokenizerPath, as_json: Json = False) -> None:
-    """Texts of lists of token ids, one a line, from stdin.
+    """Decode JSON lists of token ids, one per line of stdin.
 
     Example: echo '[1, 450, 29871]' | tinyllama tokenizer decode tokenizer
     """
@@ -215,7 +215,7 @@ def shards(
     recipe: OtherRecipe = None,
     as_json: Json = False,
 ) -> None:
-    """Documents into token shards.
+    """Tokenize documents into token shards.
 
     Example: tinyllama shards cleaned --tokenizer tokenizer --out shards
     """
@@ -273,24 +273,24 @@ def score(
 def generate(
     model: Model,
     prompt: Annotated[
-        list[str] | None, typer.Option(help="The text to go on from; several are decoded together.")
+        list[str] | None, typer.Option(help="The text to continue; repeat it to decode several at once.")
     ] = None,
-    greedy: Annotated[bool, typer.Option("--greedy", help="Always the likeliest token.")] = False,
-    max_new_tokens: Annotated[int, typer.Option(help="Most new tokens of each text; 0: none.")] = 128,
+    greedy: Annotated[bool, typer.Option("--greedy", help="Always take the most probable token.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="Maximum number of new tokens per text; 0: none.")] = 128,
     temperature: Annotated[float, typer.Option(help="Divides the logits; 0: greedy.")] = 0.8,
-    top_k: Annotated[int, typer.Option(help="Only the k likeliest tokens; 0: all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Only tokens that together reach this probability.")] = 0.95,
-    min_p: Annotated[float, typer.Option(help="Only tokens so likely, measured by the likeliest; 0: all.")] = 0.0,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1: tokens of the text come less often.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Keep the k most probable tokens; 0: all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Keep the most probable tokens that together reach this probability.")] = 0.95,
+    min_p: Annotated[float, typer.Option(help="Keep tokens with at least min-p times the top token's probability; 0: all.")] = 0.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Values above 1 penalise tokens that are already in the text.")] = 1.0,
     stop: Annotated[
-        list[str] | None, typer.Option(help="A text that ends the output, not part of it; repeatable.")
+        list[str] | None, typer.Option(help="A text that ends the output and is not included; repeatable.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of sampling; text number n has seed + n.")] = 1,
-    num_samples: Annotated[int, typer.Option(help="Texts for each prompt.", min=1)] = 1,
+    num_samples: Annotated[int, typer.Option(help="Number of texts per prompt.", min=1)] = 1,
     dtype: Annotated[NumberFormat, typer.Option(help="Number format; auto: bf16 on a GPU, else fp32.")] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Text out of a model, as it is made. An empty prompt starts from BOS.
+    """Generate text, printed as it is generated. An empty prompt starts from BOS.
 
     Example: tinyllama generate runs/quickstart --prompt "Return the" --max-new-tokens 50 --stop "."
     """
@@ -330,11 +330,11 @@ def export(
         Literal["hf", "gguf"], typer.Option("--format", help="hf: a Hugging Face folder; gguf: for llama.cpp.")
     ] = "hf",
     gguf_type: Annotated[
-        Literal["f32", "f16", "bf16", "q8_0"], typer.Option(help="Number format of the matrices of a GGUF.")
+        Literal["f32", "f16", "bf16", "q8_0"], typer.Option(help="Number format of the matrices in a GGUF file.")
     ] = "f16",
     as_json: Json = False,
 ) -> None:
-    """A Hugging Face folder that opens in Transformers without our code, or a GGUF file for llama.cpp.
+    """Export a model as a Hugging Face folder for Transformers, or as a GGUF file for llama.cpp.
 
     Example: tinyllama export runs/quickstart --out gguf --format gguf --gguf-type q8_0
     """
