@@ -37,12 +37,12 @@ def test_sizes_of_batches_by_device(opened: OpenedModel):
     assert lm_model.TOKENS_PER_BATCH == {"cpu": 2048, "cuda": 65_536}
     assert lm_model.TEXTS_PER_BATCH == {"cpu": 8, "cuda": 64}
     model = HarnessModel(opened)
-    assert (model._tokens_per_batch, model._texts_together) == (2048, 8)
+    assert (model._tokens_per_batch, model._texts_per_batch) == (2048, 8)
     assert HarnessModel(opened, tokens_per_batch=7)._tokens_per_batch == 7
     elsewhere: Any = SimpleNamespace(
         device=torch.device("meta"), config=opened.config, model=opened.model, tokenizer=opened.tokenizer
     )
-    assert (HarnessModel(elsewhere)._tokens_per_batch, HarnessModel(elsewhere)._texts_together) == (2048, 8)
+    assert (HarnessModel(elsewhere)._tokens_per_batch, HarnessModel(elsewhere)._texts_per_batch) == (2048, 8)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ SCORES: dict[str, Any] = {
 def test_a_line_says_scores_errors_and_what_they_are_of():
     assert line_of(SCORES) == (
         "acc 0.6123 ± 0.015, f1 0.5 on 1,100 of 1,838 examples, 13 s; "
-        "3 texts were longer than the context, lost tokens on the left (part)"
+        "3 texts were longer than the context and lost tokens on the left (part)"
     )
     whole = SCORES | {"n": 1838, "n_truncated": 0, "note": None}
     assert line_of(whole) == "acc 0.6123 ± 0.015, f1 0.5 on 1,838 examples, 13 s"

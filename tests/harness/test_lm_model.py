@@ -154,7 +154,7 @@ def test_batches_that_memory_cannot_hold_are_made_smaller(
         model.loglikelihood(requests)
 
 
-def test_fewer_texts_together_when_memory_does_not_hold_them(
+def test_fewer_texts_per_batch_when_memory_does_not_hold_them(
     opened: OpenedModel, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     setting: dict[str, Any] = {"until": ["e"], "max_gen_toks": 6}

@@ -279,9 +279,15 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(help="Maximum number of new tokens per text; 0: none.")] = 128,
     temperature: Annotated[float, typer.Option(help="Divides the logits; 0: greedy.")] = 0.8,
     top_k: Annotated[int, typer.Option(help="Keep the k most probable tokens; 0: all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Keep the most probable tokens that together reach this probability.")] = 0.95,
-    min_p: Annotated[float, typer.Option(help="Keep tokens with at least min-p times the top token's probability; 0: all.")] = 0.0,
-    repetition_penalty: Annotated[float, typer.Option(help="Values above 1 penalise tokens that are already in the text.")] = 1.0,
+    top_p: Annotated[
+        float, typer.Option(help="Keep the most probable tokens that together reach this probability.")
+    ] = 0.95,
+    min_p: Annotated[
+        float, typer.Option(help="Keep tokens with at least min-p times the top token's probability; 0: all.")
+    ] = 0.0,
+    repetition_penalty: Annotated[
+        float, typer.Option(help="Values above 1 penalise tokens that are already in the text.")
+    ] = 1.0,
     stop: Annotated[
         list[str] | None, typer.Option(help="A text that ends the output and is not included; repeatable.")
     ] = None,

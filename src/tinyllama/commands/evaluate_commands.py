@@ -22,7 +22,9 @@ AnyModel = Annotated[
 ]
 Tasks = Annotated[
     str | None,
-    typer.Option(help="Tasks and groups, separated by commas: zero_shot, glue, superglue, squad, lambada, arc_easy ...; all."),
+    typer.Option(
+        help="Tasks and groups, separated by commas: zero_shot, glue, superglue, squad, lambada, arc_easy ...; all."
+    ),
 ]
 Limit = Annotated[int | None, typer.Option(help="Number of examples per task, evenly spaced; default: all.", min=1)]
 Shots = Annotated[int, typer.Option(help="Number of solved examples before each question.", min=0)]
@@ -30,7 +32,9 @@ Pair = Annotated[
     tuple[Path, Path] | None,
     typer.Option(metavar="A B", help="Compare two MODELs, or two folders with results."),
 ]
-Results = Annotated[Path | None, typer.Option(help="Folder for results; default: in the run folder, else evaluations/MODEL.")]
+Results = Annotated[
+    Path | None, typer.Option(help="Folder for results; default: in the run folder, else evaluations/MODEL.")
+]
 Format = Annotated[NumberFormat, typer.Option(help="Number format; auto: bf16 on a GPU, else fp32.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 BatchTokens = Annotated[

@@ -25,7 +25,7 @@ from tinyllama.model.llama_config import LlamaConfig
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
+GGUF_TYPES = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7}  # llama.cpp's number of the file type
 _LARGEST = {"f16": 65_504.0, "q8_0": 127 * 65_504.0}  # q8_0: the scale of 32 values is an f16
 
 
@@ -53,7 +53,7 @@ def export_gguf(opened: OpenedModel, out: Path, gguf_type: str = "f16") -> dict[
     metadata = {
         "general.type": "model",
         "general.name": str(card_facts(opened)["name"]),
-        "general.file_type": int(_file_types(gguf)[gguf_type]),
+        "general.file_type": GGUF_TYPES[gguf_type],
         "general.quantization_version": gguf.GGML_QUANT_VERSION,
         **config_to_metadata(config),
         **tokenizer_to_metadata(opened.tokenizer, config.vocab_size, opened.add_bos, opened.origin),
@@ -87,11 +87,6 @@ def _write(
         writer.write_tensor_data(gguf.quantize(rows.contiguous().numpy(), kinds[name]))
     writer.flush()
     writer.close()
-
-
-def _file_types(gguf: Any) -> dict[str, int]:
-    kinds = gguf.LlamaFileType
-    return dict(zip(GGUF_TYPES, (kinds.ALL_F32, kinds.MOSTLY_F16, kinds.MOSTLY_BF16, kinds.MOSTLY_Q8_0), strict=True))
 
 
 def _type_of(value: Tensor, gguf_type: str) -> str:

@@ -7,14 +7,16 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from pydantic import create_model
 from torch import Tensor
 
 from tinyllama.checkpoint import checkpoint_format as form
 from tinyllama.checkpoint.checkpoint_format import RunState
 from tinyllama.errors import InputError
+from tinyllama.exchange.file_settings import FileSettings
 from tinyllama.exchange.gguf_format import GgufFile, is_gguf
 from tinyllama.exchange.gguf_names import GgufWeights, config_from_metadata
 from tinyllama.exchange.gguf_tokenizer import adds_bos, tokenizer_from_metadata
@@ -181,18 +183,19 @@ def _load(
     return model.eval().requires_grad_(False)
 
 
+_CheckpointModel: Any = create_model(  # the fields of LlamaConfig, with strict types
+    "_CheckpointModel",
+    __base__=FileSettings,
+    **{field.name: (type(field.default), field.default) for field in fields(LlamaConfig)},
+)
+
+
 def _checkpoint_config(folder: Path, state: RunState) -> LlamaConfig:
+    _CheckpointModel.read(state.model, folder / form.STATE, "model")
     try:
-        config = LlamaConfig.from_dict(state.model)
-    except (ValueError, TypeError, AttributeError) as error:
+        return LlamaConfig.from_dict(state.model)
+    except ValueError as error:
         raise InputError(f"{folder / form.STATE}: model: {error}") from None
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if type(value) is not type(field.default) and not (isinstance(field.default, float) and type(value) is int):
-            raise InputError(
-                f"{folder / form.STATE}: model.{field.name}: {value!r} must be {type(field.default).__name__}"
-            )
-    return config
 
 
 def _hugging_face_files(folder: Path) -> list[Path]:

@@ -1,9 +1,6 @@
 """Reads a task's examples from JSON Lines files and checks that each row has what the task needs. No network."""
 
-import gzip
-import io
 import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from tinyllama.errors import InputError
+from tinyllama.tokenizer.document_text import first_line, open_lines
 
 MAX_LINE_BYTES = 50_000_000
 Row = dict[str, Any]
@@ -93,19 +91,12 @@ def _check_field(row: Row, name: str, where: str) -> None:
 
 def _lines(path: Path) -> Iterator[str]:
     try:
-        with path.open("rb") as file:
-            if path.suffix == ".gz":
-                stream: Any = gzip.GzipFile(fileobj=file)
-            elif path.suffix == ".zst":
-                # Arrow's streams raise if the file is truncated; zstandard's own reader does not.
-                stream = io.BufferedReader(pa.CompressedInputStream(file, "zstd"))  # type: ignore[arg-type]
-            else:
-                stream = file
-            while line := stream.readline(MAX_LINE_BYTES + 1):
+        with open_lines(path) as file:
+            while line := file.readline(MAX_LINE_BYTES + 1):
                 if len(line) > MAX_LINE_BYTES:
                     raise InputError(f"{path}: a line of more than {MAX_LINE_BYTES:,} bytes")
                 yield line.decode()
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"{path}: damaged compression ({error})") from None
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: damaged compression ({first_line(error)})") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8") from None

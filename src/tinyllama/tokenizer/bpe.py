@@ -10,13 +10,13 @@ import numpy as np
 from tinyllama import log
 from tinyllama.errors import InputError
 from tinyllama.files import read_json
+from tinyllama.tokenizer.document_text import first_line
 from tinyllama.tokenizer.encoders import (
     UNKNOWN_BYTES,
     Encoder,
     GigatokenEncoder,
     HuggingFaceEncoder,
     SentencePieceEncoder,
-    first_line,
     hard_texts,
 )
 

@@ -87,12 +87,12 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
             for batch in file.iter_batches(batch_size=ROWS_PER_READ, columns=columns):
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable parquet file ({_one_line(error)})") from None
+        raise InputError(f"{path}: not a readable parquet file ({first_line(error)})") from None
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        with _open_lines(path) as file:
+        with open_lines(path) as file:
             number = 0
             while line := file.readline(MAX_LINE_BYTES + 1):
                 number += 1
@@ -101,26 +101,28 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
                 if line.strip():
                     yield _json_row(path, number, line)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: cannot be read to its end ({_one_line(error)})") from None
+        raise InputError(f"{path}: cannot be read to its end ({first_line(error)})") from None
 
 
 def _json_row(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: line {number} is not valid UTF-8 JSON ({_one_line(error)})") from None
+        raise InputError(f"{path}: line {number} is not valid UTF-8 JSON ({first_line(error)})") from None
     if not isinstance(row, dict):
         raise InputError(f"{path}: line {number} is not a JSON object")
     return row
 
 
 @contextmanager
-def _open_lines(path: Path) -> Iterator[IO[bytes]]:
+def open_lines(path: Path) -> Iterator[IO[bytes]]:
+    """The lines of a file that may be compressed (`.zst`, `.gz`). Raises ArrowException or OSError if it is damaged."""
     # Arrow's streams raise if the file is truncated; zstandard's own reader does not.
     kind = {".zst": "zstd", ".gz": "gzip"}.get(path.suffix)
     with pa.input_stream(str(path), compression=kind) as stream, io.BufferedReader(stream, 2**20) as lines:
         yield lines
 
 
-def _one_line(error: Exception) -> str:
-    return str(error).split("\n", 1)[0][:200]
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, at most 200 characters."""
+    return str(error).strip().split("\n", 1)[0][:200]

@@ -12,6 +12,7 @@ from sentencepiece import SentencePieceProcessor
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from tinyllama.errors import InputError
+from tinyllama.tokenizer.document_text import first_line
 from tinyllama.tokenizer.tokenizer_json import SPACE, to_tokenizer_json
 
 UNKNOWN_BYTES = "\ufffd".encode()
@@ -201,11 +202,6 @@ _HARD_TEXTS = (
     *("👩\u200d👩\u200d👧\u200d👦 🏳\ufe0f\u200d🌈 👍🏽", "𝔘𝔫𝔦 \U0010ffff", "I'll we've don't THE The the"),
     *("def f(x: int) -> int:\n    return x ** 2  # doc\n", "http://example.org/a?b=c&d=%20#e"),
 )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, at most 200 characters."""
-    return str(error).strip().split("\n", 1)[0][:200]
 
 
 @contextmanager
