@@ -16,7 +16,6 @@ from tinyllama.harness import run_tasks
 from tinyllama.harness.load_task import load_task
 from tinyllama.harness.run_tasks import (
     TaskSettings,
-    _Clock,
     _details,
     _fingerprint,
     _plain,
@@ -123,18 +122,6 @@ def test_answers_go_back_to_the_request_that_they_are_of(data: Path, tmp_path: P
     assert len({row["doc_sha256"] for row in examples}) == 2
     assert all(len(row["doc_sha256"]) == 16 and "group" not in row for row in examples)
     log.close()
-
-
-def test_seconds_and_cut_texts_of_earlier_tries_count(monkeypatch: pytest.MonkeyPatch):
-    times = iter([100.0, 103.0])
-    monkeypatch.setattr(run_tasks.time, "perf_counter", lambda: next(times))
-    model: Any = Model()
-    clock = _Clock(5.0, 4, model)
-    model.n_truncated = 13
-    assert (clock.seconds(), clock.n_truncated()) == (8.0, 7)
-    other: Any = object()
-    monkeypatch.setattr(run_tasks.time, "perf_counter", lambda: 0.0)
-    assert _Clock(5.0, 4, other).n_truncated() == 4
 
 
 def test_a_result_is_another_ones_when_model_or_requests_differ(data: Path):

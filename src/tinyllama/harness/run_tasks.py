@@ -148,40 +148,33 @@ def ask(model: LM, loaded: LoadedTask, log_file: AnswerLog, title: str) -> None:
         for kind, requests in by_kind.items():
             known = log_file.answers.setdefault(kind, {})
             todo = [number for number in range(len(requests)) if number not in known]
-            has_callback = isinstance(model, HarnessModel)
-            clock = _Clock(log_file.seconds, log_file.n_truncated, model)
+            # Both are sums over all tries: what was before, less what the clock and the model show now.
+            seconds = log_file.seconds - time.perf_counter()
+            n_truncated = log_file.n_truncated - getattr(model, "n_truncated", 0)
 
             def add(
-                found: list[tuple[int, Any]], kind: str = kind, todo: list[int] = todo, clock: "_Clock" = clock
+                found: list[tuple[int, Any]],
+                kind: str = kind,
+                todo: list[int] = todo,
+                seconds: float = seconds,
+                n_truncated: int = n_truncated,
             ) -> None:
-                log_file.add(kind, [(todo[n], answer) for n, answer in found], clock.seconds(), clock.n_truncated())
+                answers = [(todo[n], answer) for n, answer in found]
+                truncated = n_truncated + getattr(model, "n_truncated", 0)
+                log_file.add(kind, answers, seconds + time.perf_counter(), truncated)
                 if line is not None:
                     line.update(sum(len(answers) for answers in log_file.answers.values()))
 
-            if has_callback:
+            if isinstance(model, HarnessModel):
                 model.on_answers = add
             answers = getattr(model, kind)([requests[number] for number in todo], disable_tqdm=True) if todo else []
-            if not has_callback:
+            if not isinstance(model, HarnessModel):
                 add(list(enumerate(answers)))
 
 
 def _say(title: str, words: str) -> None:
     if title:
         log.info(f"{title}: {words}")
-
-
-class _Clock:
-    """Seconds and number of truncated texts, including those before an interruption."""
-
-    def __init__(self, seconds: float, n_truncated: int, model: LM) -> None:
-        self._before, self._truncated_before, self._model = seconds, n_truncated, model
-        self._started, self._first = time.perf_counter(), getattr(model, "n_truncated", 0)
-
-    def seconds(self) -> float:
-        return self._before + time.perf_counter() - self._started
-
-    def n_truncated(self) -> int:
-        return self._truncated_before + getattr(self._model, "n_truncated", 0) - self._first
 
 
 def score_answers(loaded: LoadedTask, log_file: AnswerLog) -> list[dict[str, Any]]:
