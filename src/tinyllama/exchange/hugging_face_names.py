@@ -49,7 +49,7 @@ class _ConfigJson(_ConfigSizes):
 
 
 class _Rope(FileSettings):
-    """Rotary settings without scaling, from either object; `rope_theta` may stand beside it."""
+    """Rotary settings without scaling, from either object; `rope_theta` may also be a key of config.json itself."""
 
     rope_theta: Positive
     partial_rotary_factor: One = 1.0
