@@ -170,7 +170,7 @@ class _TokenizerMetadata(FileSettings):
     tokens: _Texts
     token_type: _Types | None = None
     scores: _Scores | None = None
-    merges: _Texts | None = None
+    merges: Annotated[list[str], Field(max_length=MAX_TOKENS, fail_fast=True)] | None = None
     pre: str | None = None
     bos_token_id: int | None = None
     eos_token_id: int | None = None
@@ -183,9 +183,9 @@ class _TokenizerMetadata(FileSettings):
             token_id = getattr(self, key)
             if token_id is not None and not 0 <= token_id < count:
                 raise ValueError(f"{_KEY}{key}: {token_id} is not the id of one of the {count} tokens")
-        for key, is_needed in (("token_type", False), ("scores", self.model == "llama")):
+        for key in ("token_type", "scores") if self.model == "llama" else ("token_type",):
             values = getattr(self, key)
-            if is_needed if values is None else len(values) != count:
+            if (values is None and key == "scores") or (values is not None and len(values) != count):
                 raise ValueError(f"{_KEY}{key}: missing, or not {count:,} numbers, one for each token")
         return self
 
