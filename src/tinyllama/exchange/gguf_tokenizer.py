@@ -158,7 +158,7 @@ def _plain_list(values: Any) -> Any:
 _Float32 = Annotated[float, Field(ge=-_LARGEST_F32, le=_LARGEST_F32, allow_inf_nan=False)]
 _Scores = Annotated[list[_Float32], Field(fail_fast=True), BeforeValidator(_plain_list)]
 _Types = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=True), BeforeValidator(_plain_list)]
-_Texts = Annotated[list[str], Field(min_length=1, max_length=MAX_TOKENS, fail_fast=True)]
+_Texts = Annotated[list[str], Field(max_length=MAX_TOKENS, fail_fast=True)]
 
 
 class _TokenizerMetadata(FileSettings):
@@ -167,10 +167,10 @@ class _TokenizerMetadata(FileSettings):
     model_config = ConfigDict(alias_generator=_KEY.__add__)
 
     model: Literal["llama", "gpt2"]
-    tokens: _Texts
+    tokens: _Texts = Field(min_length=1)
     token_type: _Types | None = None
     scores: _Scores | None = None
-    merges: Annotated[list[str], Field(max_length=MAX_TOKENS, fail_fast=True)] | None = None
+    merges: _Texts | None = None
     pre: str | None = None
     bos_token_id: int | None = None
     eos_token_id: int | None = None
