@@ -66,9 +66,7 @@ class RunState:
     validation: dict[str, float] | None = None  # the latest one
     validation_fingerprint: str = ""  # as shards_fingerprint, of the validation split; empty: unknown
     guards: dict[str, Any] = field(default_factory=dict)  # see train/run_guards.py
-    quarantine: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # {"after_step", "windows"}, in the order in which they were added
+    quarantine: list[dict[str, Any]] = field(default_factory=list)  # {"after_step", "windows"}, as added
 
 
 def checkpoint_name(step: int) -> str:
