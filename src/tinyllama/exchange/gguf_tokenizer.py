@@ -45,7 +45,7 @@ _OTHER_NAMES = {"llama3": "llama-bpe", "llama-v3": "llama-bpe"}
 _IGNORE_MERGES = {"llama-bpe"}  # a word that is a token is not built from pairs
 
 
-# -- writing ----------------------------------------------------------------------------------------------------------
+# -- writing -----------------------------------------------------------------------------------------------------------
 
 
 def tokenizer_to_metadata(tokenizer: Tokenizer, vocab_size: int, add_bos: bool, origin: Path) -> Metadata:

@@ -84,7 +84,7 @@ class HarnessModel(LM):
             raise InputError(f"{self._opened.origin}: its vocabulary has neither BOS nor EOS to put before a text")
         return found
 
-    # -- log-probab ----------------------------------------------------------------------------------------------------
+    # -- log-probabilities ---------------------------------------------------------------------------------------------
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
         """For each (context, text): the log-probability (natural) of the text, and whether greedy decoding gives it.
@@ -186,7 +186,7 @@ class HarnessModel(LM):
             greedy.append(logits.argmax(dim=-1) == wanted)
         return torch.cat(logprobs), torch.cat(greedy)
 
-    # -- generation ---------------------------------------------------------------------------------------------------
+    # -- generation ----------------------------------------------------------------------------------------------------
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
         """Greedy continuation of each context, up to a stop string, EOS or the request's maximum of new tokens."""

@@ -111,7 +111,7 @@ def write_run_card(run_dir: Path, results: Path) -> None:
     files.write_json(run_dir / RUN_CARD, found | {"checkpoints": checkpoints, "published_curve": curve})
 
 
-# -- as text ----------------------------------------------------------------------------------------------------------
+# -- as text -----------------------------------------------------------------------------------------------------------
 
 
 def render(found: dict[str, Any]) -> str:
