@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import transformers
 
-from tinyllama.exchange.hugging_face_names import to_hugging_face
+from tinyllama.exchange.tensor_names import to_hugging_face
 from tinyllama.generate.decoder import Decoder
 from tinyllama.generate.generate_config import GenerateConfig
 from tinyllama.model.llama import Llama

@@ -265,7 +265,7 @@ def test_a_write_that_takes_only_a_part_goes_on_behind_it(tmp_path: Path, monkey
             return self.file.write(data[:7])
 
     opened = Path.open
-    monkeypatch.setattr(tensor_writer, "PIECE_BYTES", 20)
+    monkeypatch.setattr(tensor_writer, "CHUNK_BYTES", 20)
     wanted = write_tensors(tmp_path / "whole", {"a": torch.arange(50.0)})
 
     def slowly(self: Path, mode: str = "r", buffering: int = -1) -> Slow:
@@ -290,7 +290,7 @@ def test_shapes_are_held_against_the_network(tmp_path: Path):
         with pytest.raises(InputError, match=words):
             check_weights(shapes, wrong, tmp_path)
     for wrong in ({"a": torch.ones(2)}, right | {"b": torch.ones(3, 2)}, {"b": torch.ones(2, 3)}):
-        with pytest.raises(InputError, match="is missing or of another shape"):
+        with pytest.raises(InputError, match="is missing or has another shape"):
             check_moments(shapes, wrong, tmp_path)
 
 

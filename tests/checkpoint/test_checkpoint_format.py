@@ -71,7 +71,7 @@ def test_a_manifest_that_is_none(folder: Path, manifest: str):
 def test_another_version_is_no_damage(folder: Path, version: object):
     path = folder / "step_00000100" / form.MANIFEST
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": version}))
-    with pytest.raises(form.OtherVersionError, match="this program reads 2 and 3; go on with the one that wrote it"):
+    with pytest.raises(form.OtherVersionError, match="this program reads 2 and 3; use the version that wrote it"):
         form.find_newest(folder)
     assert form.find_newest(folder, last_step=20)[0] == folder / "step_00000020"
 

@@ -102,7 +102,7 @@ LIES = {
 @pytest.mark.parametrize("content", LIES.values(), ids=LIES.keys())
 def test_a_lying_header_is_refused(content: bytes, tmp_path: Path):
     (tmp_path / "x.safetensors").write_bytes(content)
-    with pytest.raises(InputError, match=r"x\.safetensors: not a whole safetensors file"):
+    with pytest.raises(InputError, match=r"x\.safetensors: not a complete safetensors file"):
         load_tensors(tmp_path / "x.safetensors")
 
 

@@ -9,7 +9,7 @@ from tinyllama.checkpoint.tensor_writer import write_tensors
 
 
 def test_the_library_reads_what_is_written(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(tensor_writer, "PIECE_BYTES", 10)  # so that pieces end inside tensors
+    monkeypatch.setattr(tensor_writer, "CHUNK_BYTES", 10)  # so that pieces end inside tensors
     tensors = {
         "short": torch.arange(3.0).bfloat16(),
         "wide": torch.randn(5, 7),

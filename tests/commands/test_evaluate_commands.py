@@ -99,8 +99,8 @@ def test_people_read_a_line_for_each_task(tasks: dict[str, list[Call]]):
         "arc_easy        acc 0.25 ± 0.1; 200 of 2,376 examples (a note)",
         "zero_shot       average 0.4124 ± 0.0012",
         "all             average 0.5000 ± 0.2500",
-        "boolq           left out: no data",
-        "wic             left out: no file",
+        "boolq           skipped: no data",
+        "wic             skipped: no file",
         "results: the/results",
     ]
 
@@ -141,10 +141,10 @@ def test_two_models_are_compared_in_their_order(tasks: dict[str, list[Call]], st
     ("words", "message"),
     [
         ((), "MODEL: give a model to evaluate, or --compare A B"),
-        (("m", "--compare", "a", "b"), "m: with --compare give the two models there alone"),
+        (("m", "--compare", "a", "b"), "m: with --compare, give the two models only there"),
         (("m", "--tasks", "piqa", "--data-dir", "none"), "--data-dir none: no such folder"),
         (("--compare", "a", "b", "--tasks", "piqa", "--data-dir", "none"), "--data-dir none: no such folder"),
-        (("--compare", "a", "b"), "a: no results of it; first: tinyllama evaluate a --tasks zero_shot --data-dir D"),
+        (("--compare", "a", "b"), "a: it has no results; run: tinyllama evaluate a --tasks zero_shot --data-dir D"),
     ],
 )
 def test_what_evaluate_refuses(tasks: dict[str, list[Call]], in_tmp: Path, words: tuple[str, ...], message: str):

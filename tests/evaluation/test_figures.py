@@ -197,7 +197,7 @@ def test_rows_as_tensors_by_hand():
     assert batch.positions.tolist() == [[0, 1, 2, 2, 0, 0], [0, 1, 0, 0, 0, 0]]
     assert batch.branches is not None
     assert batch.branches.tolist() == [[0, 0, 1, 2, -1, -1], [0, 0, -1, -1, -1, -1]]
-    assert batch.places.tolist() == [[0, 0, 0, 1, 1], [1, 2, 3, 0, 1]]
+    assert batch.outputs.tolist() == [[0, 0, 0, 1, 1], [1, 2, 3, 0, 1]]
     assert batch.targets.tolist() == [3, 4, 6, 8, 9]
     assert as_tensors([plain], 2).tokens.shape == (1, 2)
     assert as_tensors([plain]).branches is None

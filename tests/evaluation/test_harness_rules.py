@@ -35,14 +35,14 @@ def test_the_context_is_at_most_the_networks(opened: OpenedModel, given: int | N
 
 def test_sizes_of_batches_by_device(opened: OpenedModel):
     assert lm_model.TOKENS_PER_BATCH == {"cpu": 2048, "cuda": 65_536}
-    assert lm_model.TEXTS_TOGETHER == {"cpu": 8, "cuda": 64}
+    assert lm_model.TEXTS_PER_BATCH == {"cpu": 8, "cuda": 64}
     model = HarnessModel(opened)
-    assert (model._tokens_per_batch, model._texts_together) == (2048, 8)
+    assert (model._tokens_per_batch, model._texts_per_batch) == (2048, 8)
     assert HarnessModel(opened, tokens_per_batch=7)._tokens_per_batch == 7
     elsewhere: Any = SimpleNamespace(
         device=torch.device("meta"), config=opened.config, model=opened.model, tokenizer=opened.tokenizer
     )
-    assert (HarnessModel(elsewhere)._tokens_per_batch, HarnessModel(elsewhere)._texts_together) == (2048, 8)
+    assert (HarnessModel(elsewhere)._tokens_per_batch, HarnessModel(elsewhere)._texts_per_batch) == (2048, 8)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_judged_text_fills_the_context_and_no_more(opened: OpenedModel):
     assert model._fit(0, list(range(20)), 8).ids == list(range(11, 20))
     assert model.n_truncated == 2
     for n_scored in (0, 9):
-        with pytest.raises(InputError, match=f"a text to judge has {n_scored} tokens, 1 to 8"):
+        with pytest.raises(InputError, match=f"a text to score has {n_scored} tokens; 1 to 8"):
             model._fit(0, list(range(20)), n_scored)
 
 
@@ -114,7 +114,7 @@ def test_requests_with_the_same_settings_are_made_together(opened: OpenedModel):
         {"until": ["a"]}, {"until": ["a"], "max_gen_toks": 9}, {"until": "a"}, {"until": ["b"]},
         {"until": ["a"], "do_sample": False},
     ]  # fmt: skip
-    found = list(HarnessModel(opened)._alike(asked("generate_until", [("x", setting) for setting in settings])))
+    found = list(HarnessModel(opened)._by_settings(asked("generate_until", [("x", setting) for setting in settings])))
     assert [(config.max_new_tokens, config.stop, numbers) for config, numbers in found] == [
         (256, ["a"], [0, 2, 4]),
         (9, ["a"], [1]),
@@ -124,10 +124,10 @@ def test_requests_with_the_same_settings_are_made_together(opened: OpenedModel):
 
 def test_requests_of_one_example_are_one_row(opened: OpenedModel, monkeypatch: pytest.MonkeyPatch):
     rows: list[int] = []
-    whole = HarnessModel._judge
+    whole = HarnessModel._score_rows
     monkeypatch.setattr(
         HarnessModel,
-        "_judge",
+        "_score_rows",
         lambda self, batch: (rows.extend(len(r.sequences) for r in batch), whole(self, batch))[1],
     )
     pairs = [("The value of a name", f" {word}") for word in ("is", "has", "the", "a", "of")]
@@ -159,7 +159,7 @@ def test_greedy_is_each_token_the_likeliest(opened: OpenedModel, monkeypatch: py
         4: [*context, first],
     }
     sequences = [ScoredTokens(n, tokens, len(tokens) - 3) for n, tokens in ids.items()]
-    found = {number: answer for part in model._judged([sequences]) for number, answer in part.items()}
+    found = {number: answer for part in model._score_groups([sequences]) for number, answer in part.items()}
     assert {number: greedy for number, (_, greedy) in found.items()} == {1: True, 2: False, 3: False, 4: True}
     assert found[4][0] == pytest.approx(logprobs[2, first].item(), rel=1e-5)
     assert found[1][0] == pytest.approx((logprobs[2, first] + logprobs[3, second]).item(), rel=1e-5)

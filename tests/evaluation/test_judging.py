@@ -16,15 +16,14 @@ from tinyllama.harness import run_tasks
 from tinyllama.harness.load_task import load_task
 from tinyllama.harness.run_tasks import (
     TaskSettings,
-    _beside,
-    _Clock,
+    _details,
     _fingerprint,
     _plain,
     ask,
-    judge,
     line_of,
     measure,
     prediction,
+    score_answers,
     score_examples,
     with_data,
 )
@@ -65,12 +64,12 @@ SCORES: dict[str, Any] = {
 def test_a_line_says_scores_errors_and_what_they_are_of():
     assert line_of(SCORES) == (
         "acc 0.6123 ± 0.015, f1 0.5 on 1,100 of 1,838 examples, 13 s; "
-        "3 texts were longer than the context, cut from the left (part)"
+        "3 texts were longer than the context and lost tokens on the left (part)"
     )
     whole = SCORES | {"n": 1838, "n_truncated": 0, "note": None}
     assert line_of(whole) == "acc 0.6123 ± 0.015, f1 0.5 on 1,838 examples, 13 s"
-    assert _beside(whole) == {"n": 1838, "n_official": 1838, "n_truncated": 0, "num_fewshot": 0, "seconds": 12.6}
-    assert _beside(SCORES)["note"] == "part"
+    assert _details(whole) == {"n": 1838, "n_official": 1838, "n_truncated": 0, "num_fewshot": 0, "seconds": 12.6}
+    assert _details(SCORES)["note"] == "part"
 
 
 def test_metrics_that_concern_no_example_are_passed_over():
@@ -114,7 +113,7 @@ def test_answers_go_back_to_the_request_that_they_are_of(data: Path, tmp_path: P
     model.asked.clear()
     ask(stands_for, loaded, log, "")
     assert model.asked == []
-    examples = judge(loaded, log)
+    examples = score_answers(loaded, log)
     assert [row["doc_id"] for row in examples] == [0, 1]
     assert [row["answers"] for row in examples] == [["What is Python?", (-7.0, True)], ["Who made it?", (-2.0, False)]]
     assert [row["prediction"] for row in examples] == ["What is Python?", "Who made it?"]
@@ -123,18 +122,6 @@ def test_answers_go_back_to_the_request_that_they_are_of(data: Path, tmp_path: P
     assert len({row["doc_sha256"] for row in examples}) == 2
     assert all(len(row["doc_sha256"]) == 16 and "group" not in row for row in examples)
     log.close()
-
-
-def test_seconds_and_cut_texts_of_earlier_tries_count(monkeypatch: pytest.MonkeyPatch):
-    times = iter([100.0, 103.0])
-    monkeypatch.setattr(run_tasks.time, "perf_counter", lambda: next(times))
-    model: Any = Model()
-    clock = _Clock(5.0, 4, model)
-    model.n_truncated = 13
-    assert (clock.seconds(), clock.n_truncated()) == (8.0, 7)
-    other: Any = object()
-    monkeypatch.setattr(run_tasks.time, "perf_counter", lambda: 0.0)
-    assert _Clock(5.0, 4, other).n_truncated() == 4
 
 
 def test_a_result_is_another_ones_when_model_or_requests_differ(data: Path):
@@ -246,7 +233,7 @@ def test_settings_reach_the_model_and_the_model_is_told_of(data: Path, tmp_path:
         ("cola", 3, tmp_path / "out", about, "1/2 cola"),
         ("piqa", 3, tmp_path / "out", about, "2/2 piqa"),
     ]
-    shown = SCORES["metrics"] | _beside(SCORES)
+    shown = SCORES["metrics"] | _details(SCORES)
     assert found == {
         "tasks": {"cola": shown, "piqa": shown},
         "averages": {},

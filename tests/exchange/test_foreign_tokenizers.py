@@ -56,4 +56,4 @@ def test_user_defined_pieces_stay_so_in_a_gguf(reference_texts: list[str], tmp_p
     assert user_defined_pieces(again.data) == ["[DOC_1]"]
     text = "see [DOC_1] there"
     assert again.encode(text) == opened.tokenizer.encode(text)
-    assert "[DOC_1]" in [again.piece(i) for i in again.encode(text)]
+    assert "[DOC_1]" in [again.token(i) for i in again.encode(text)]

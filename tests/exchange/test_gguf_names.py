@@ -16,10 +16,10 @@ from tinyllama.exchange.gguf_names import (
     config_to_metadata,
     n_heads_of,
     rope_factors,
-    to_gguf,
     to_halves,
     to_neighbours,
 )
+from tinyllama.exchange.tensor_names import to_gguf
 from tinyllama.model.llama_config import LlamaConfig
 
 NAMES = {
@@ -148,25 +148,25 @@ def test_what_a_file_leaves_out_has_llama_cpps_default():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"general.architecture": "qwen" * 20}, "general.architecture: '(qwen){10}'; only 'llama' is read"),
-        ({"general.architecture": None}, "general.architecture: 'None'"),
-        ({"llama.expert_count": 1}, "llama.expert_count"),
-        ({"split.count": 2}, "split.count"),
+        ({"general.architecture": "qwen" * 20}, "general.architecture: 'qwen.*' must be 'llama'; only Llama"),
+        ({"general.architecture": None}, "general.architecture: missing"),
+        ({"llama.expert_count": 1}, "llama.expert_count: 1 must be 0; mixtures of experts"),
+        ({"split.count": 2}, "split.count: 2 must be 1; join the files: llama-gguf-split --merge"),
         ({"llama.attention.key_length": 9}, "head_dim"),
         (
             {"llama.attention.key_length": 4, "llama.attention.value_length": 8},
-            "value_length: 8 is not the heads' width 4",
+            "value_length: 8 must be the heads' width 4",
         ),
-        ({"llama.rope.dimension_count": 4}, "llama.rope.dimension_count: 4 is not the heads' width 8"),
+        ({"llama.rope.dimension_count": 4}, "llama.rope.dimension_count: 4 must be the heads' width 8"),
         ({"llama.rope.scaling.type": "yarn"}, "llama.rope.scaling.type: 'yarn'"),
-        ({"llama.rope.freq_base": 0.0}, "llama.rope.freq_base: 0.0 is not a number above 0"),
-        ({"llama.rope.freq_base": math.inf}, "llama.rope.freq_base: inf is not a number above 0"),
+        ({"llama.rope.freq_base": 0.0}, "llama.rope.freq_base: 0.0 must be greater than 0"),
+        ({"llama.rope.freq_base": math.inf}, "llama.rope.freq_base: inf must be a finite number"),
         ({"llama.rope.freq_base": math.nan}, "llama.rope.freq_base: nan"),
         ({"llama.rope.freq_base": True}, "llama.rope.freq_base: True"),
-        ({"llama.rope.freq_base": "1" * 99}, "llama.rope.freq_base: 1{40} is not"),
-        ({"llama.attention.layer_norm_rms_epsilon": None}, "layer_norm_rms_epsilon: None"),
-        ({"llama.context_length": 0}, "llama.context_length: 0 is not a whole number above 0"),
-        ({"llama.context_length": 2**31}, "llama.context_length: 2147483648 is not a whole number"),
+        ({"llama.rope.freq_base": "1" * 99}, "llama.rope.freq_base: '1{12}...1{13}' must be a valid number"),
+        ({"llama.attention.layer_norm_rms_epsilon": None}, "layer_norm_rms_epsilon: missing"),
+        ({"llama.context_length": 0}, "llama.context_length: 0 must be greater than 0"),
+        ({"llama.context_length": 2**31}, "llama.context_length: 2147483648 must be less than 2147483648"),
         ({"llama.context_length": True}, "llama.context_length: True"),
         ({"llama.context_length": 48.0}, "llama.context_length: 48.0"),
         ({"llama.attention.head_count_kv": 3}, "n_kv_heads"),
@@ -185,7 +185,7 @@ def test_the_largest_size_and_a_whole_number_for_a_number_are_read():
 
 @pytest.mark.parametrize("shapes", [{}, {"token_embd.weight": (512,)}, {"token_embd.weight": (512, 32, 1)}])
 def test_without_an_embedding_there_is_no_vocabulary(shapes: dict[str, tuple[int, ...]]):
-    with pytest.raises(InputError, match=r"token_embd\.weight is missing or no matrix"):
+    with pytest.raises(InputError, match=r"token_embd\.weight is missing or not a matrix"):
         config({}, shapes=shapes)
 
 

@@ -66,7 +66,7 @@ def test_logits_are_equal(prepared_run: Path, tmp_path: Path, changes: dict[str,
 
 def test_tokenizer_gives_our_ids(opened: OpenedModel, exported: Path, reference_texts: list[str]):
     theirs = AutoTokenizer.from_pretrained(exported)
-    pieces = [opened.tokenizer.piece(token_id) for token_id in range(512)]
+    pieces = [opened.tokenizer.token(token_id) for token_id in range(512)]
     for text in [*hard_texts(pieces), *(text[:2000] for text in reference_texts)]:
         ids = opened.tokenizer.encode(text)
         assert theirs(text, add_special_tokens=False)["input_ids"] == ids

@@ -12,8 +12,8 @@ from tinyllama.exchange.hugging_face_names import (
     config_from_hugging_face,
     config_to_hugging_face,
     is_ignored,
-    to_hugging_face,
 )
+from tinyllama.exchange.tensor_names import to_hugging_face
 from tinyllama.model.llama_config import LlamaConfig
 
 NAMES = {
@@ -159,36 +159,41 @@ def test_frequency_factors_are_read_each_under_its_name(path: Path):
     "key", ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"]
 )
 def test_a_size_that_must_be_there(path: Path, key: str):
-    with pytest.raises(InputError, match=f"{key}: None is not a whole number above 0"):
+    with pytest.raises(InputError, match=f"{key}: None must be a valid integer"):
         read(path, **{key: None})
+    path.write_text(json.dumps({name: value for name, value in LEAST.items() if name != key}))
+    with pytest.raises(InputError, match=f"{key}: missing"):
+        config_from_hugging_face(path)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vocab_size": 0}, "vocab_size: 0 is not a whole number above 0"),
+        ({"vocab_size": 0}, "vocab_size: 0 must be greater than 0"),
         ({"vocab_size": 2**31}, "vocab_size: 2147483648"),
         ({"vocab_size": True}, "vocab_size: True"),
         ({"vocab_size": 500.0}, "vocab_size: 500.0"),
         ({"max_position_embeddings": 0}, "max_position_embeddings: 0"),
         ({"head_dim": 0}, "head_dim: 0"),
         ({"head_dim": 7}, "head_dim"),
-        ({"rms_norm_eps": 0}, "rms_norm_eps: 0 is not a number above 0"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps: 0 must be greater than 0"),
         ({"rms_norm_eps": None}, "rms_norm_eps: None"),
         ({"rms_norm_eps": True}, "rms_norm_eps: True"),
         ({"rope_theta": float("inf")}, "rope_theta: inf"),
         ({"rope_theta": float("nan")}, "rope_theta: nan"),
         ({"rope_theta": -1.0}, "rope_theta: -1.0"),
-        ({"tie_word_embeddings": 1}, "tie_word_embeddings: 1 is not true or false"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor: 0.5 is not supported; only 1.0 is"),
-        ({"hidden_act": "relu"}, "hidden_act: 'relu' is not supported; only 'silu' is"),
-        ({"quantization_config": {}}, "quantization_config: {} is not supported; only None is"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings: 1 must be a valid boolean"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor: 0.5 must be greater than or equal to 1"),
+        ({"hidden_act": "relu"}, "hidden_act: 'relu' must be 'silu'"),
+        ({"quantization_config": {}}, "quantization_config: {} must be None; convert the weights"),
         ({"rope_parameters": {"partial_rotary_factor": 2.0}}, "rope_parameters.partial_rotary_factor: 2.0"),
-        ({"rope_scaling": "linear"}, "rope_scaling: 'linear' is not an object"),
-        ({"rope_scaling": {"type": 3}}, "rope_scaling.rope_type: 3 is not supported; only default, linear, llama3 are"),
+        ({"rope_scaling": "linear"}, "rope_scaling: 'linear' must be a valid dictionary"),
+        ({"rope_scaling": {"type": 3}}, "rope_scaling.rope_type: 3 must be one of default, linear, llama3"),
         ({"rope_scaling": {"type": "linear", "factor": 0}}, "rope_scaling.factor: 0"),
-        ({"rope_scaling": {"type": "yarn"}}, "rope_scaling.rope_type: 'yarn' is not supported"),
-        ({"model_type": None}, "model_type: None; only 'llama' is read"),
+        ({"rope_scaling": {"type": "linear"}}, "rope_scaling.factor: missing"),
+        ({"attention_bias": True}, "attention_bias: True must be False"),
+        ({"rope_scaling": {"type": "yarn"}}, "rope_scaling.rope_type: 'yarn' must be one of"),
+        ({"model_type": None}, "model_type: None must be 'llama'; only Llama networks are supported"),
     ],
 )
 def test_what_is_no_setting_of_ours_is_named(path: Path, changes: dict[str, Any], message: str):

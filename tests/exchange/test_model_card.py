@@ -7,7 +7,7 @@ import pytest
 
 from tests.tiny_model import make_run, save_checkpoint, tiny_llama
 from tinyllama.errors import InputError
-from tinyllama.exchange.model_card import _evaluation, _figures, _plain, card_facts, model_card
+from tinyllama.exchange.model_card import _evaluation, _numbers, _plain, card_facts, model_card
 from tinyllama.exchange.open_model import open_model
 
 
@@ -32,7 +32,7 @@ def test_card_says_what_the_run_recorded(prepared_run: Path, tmp_path: Path):
         "| last word n | 75 |",
         "| step | 3 |",
         "| shards documents | ",
-        "48 tokens are the most",
+        "Its context is 48 tokens",
         "## Licence",
     ):
         assert line in card, line
@@ -72,14 +72,14 @@ def test_figures_are_shown_as_people_read_them():
         "## Recipe\n\n| | |\n|---|---|\n| a | 12.3457 |\n| b | 1,000,000 |\n| c | True |\n| d | two \\| words |\n",
         "| e | 1e-12 |\n| f | 0.5 |\n",
         "## Data: sources\n\n- one\n- two\n",
-        "## Data: what became of it\n\n| | |\n|---|---|\n| clean documents out | 4 |\n",
-        "- 48 tokens are the most",
+        "## Data: processing\n\n| | |\n|---|---|\n| clean documents out | 4 |\n",
+        "- Its context is 48 tokens",
     ):
         assert line in card, line
     assert "Scores" not in card
     assert "## Scores on held-out text\n\n| | |\n|---|---|\n| loss | 1.5 |\n" in model_card(facts(scores={"loss": 1.5}))
     assert "## Data" not in model_card(facts())
-    assert "? tokens are the most" in model_card({"name": "x", "parameters": 1, "model": {}})
+    assert "context is ? tokens" in model_card({"name": "x", "parameters": 1, "model": {}})
 
 
 def test_numbers_alone_are_figures_one_table_deep():
@@ -89,9 +89,9 @@ def test_numbers_alone_are_figures_one_table_deep():
         "text": "x",
         "dropped": {"too_short": 2, "why": "x", "is": False, "deep": {"a": 1}},
     }
-    assert _figures(values, "clean") == {"clean n out": 3, "clean dropped too short": 2}
-    assert _figures(None, "clean") == {}
-    assert _figures([1], "clean") == {}
+    assert _numbers(values, "clean") == {"clean n out": 3, "clean dropped too short": 2}
+    assert _numbers(None, "clean") == {}
+    assert _numbers([1], "clean") == {}
 
 
 def test_scores_are_those_of_the_step():

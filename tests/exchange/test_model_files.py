@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tests.tiny_model import make_run, tiny_config, tiny_llama
@@ -14,10 +15,10 @@ from tinyllama.errors import InputError
 from tinyllama.exchange import gguf as gguf_module
 from tinyllama.exchange import hugging_face
 from tinyllama.exchange import open_model as opening
+from tinyllama.exchange.export_files import plain_llama, prepare_folder
 from tinyllama.exchange.gguf import _checked, _type_of, export_gguf
-from tinyllama.exchange.hugging_face import _make_room, _write_weights, export_hugging_face
+from tinyllama.exchange.hugging_face import _prepare, _write_weights, export_hugging_face
 from tinyllama.exchange.open_model import OpenedModel, model_folder, open_model
-from tinyllama.exchange.plain_llama import plain_llama
 from tinyllama.exchange.tensor_files import TensorFiles, indexed_files
 
 
@@ -129,28 +130,28 @@ def test_a_cut_off_export_is_no_model(opened: OpenedModel, tmp_path: Path, monke
 def test_a_folder_is_made_room_in_only_among_an_exports_files(tmp_path: Path, name: str, is_kept: bool):
     (tmp_path / name).write_text("x")
     if is_kept:
-        _make_room(tmp_path)
+        _prepare(tmp_path)
         assert (tmp_path / name).exists() == (name == ".hidden")
     else:
         with pytest.raises(InputError, match=f"{name}: not an earlier export's file"):
-            _make_room(tmp_path)
+            _prepare(tmp_path)
         assert (tmp_path / name).exists()
 
 
-def test_a_ggufs_folder_holds_ggufs_alone(tmp_path: Path):
+def test_a_ggufs_folder_holds_ggufs_alone(opened: OpenedModel, tmp_path: Path):
+    pytest.importorskip("gguf")
     for name in ("old.gguf", "manifest.json", "unfinished.json", ".x.gguf.partial"):
         (tmp_path / name).write_text("x")
-    gguf_module._make_room(tmp_path)
-    gguf_module._make_room(tmp_path / "new" / "deep")
-    assert (tmp_path / "new" / "deep").is_dir()
+    export_gguf(opened, tmp_path)
+    export_gguf(opened, tmp_path / "new" / "deep")
+    assert (tmp_path / "new" / "deep" / "model-f16.gguf").is_file()
     with pytest.raises(InputError, match="new: not an earlier export's file"):
-        gguf_module._make_room(tmp_path)
-    with pytest.raises(InputError, match=r"old\.gguf: --out is a folder"):
-        gguf_module._make_room(tmp_path / "old.gguf")
-    with pytest.raises(InputError, match=r"manifest\.json: --out is a folder"):
-        gguf_module._make_room(tmp_path / "manifest.json")
-    with pytest.raises(InputError, match=r"none\.gguf: --out is a folder"):
-        gguf_module._make_room(tmp_path / "none.gguf")
+        export_gguf(opened, tmp_path)
+    for name in ("old.gguf", "manifest.json", "none.gguf"):
+        with pytest.raises(InputError, match=f"{name}: --out is a folder"):
+            export_gguf(opened, tmp_path / name)
+    with pytest.raises(InputError, match=r"old\.gguf: not a folder"):
+        prepare_folder(tmp_path / "old.gguf", bool)
 
 
 def test_weights_are_cut_where_a_file_is_full(tmp_path: Path):
@@ -189,7 +190,8 @@ def test_tensor_files_refuse_what_they_cannot_take(tmp_path: Path):
         for name in "cd":
             with pytest.raises(InputError, match=f"2.safetensors: tensor {name} holds values that are not finite"):
                 files.tensor(name)
-    assert files._files == {}
+    with pytest.raises(SafetensorError, match="closed"):
+        files.tensor("a")
     save_file({"a": torch.zeros(1)}, two)
     with pytest.raises(InputError, match=r"2\.safetensors: tensor a is in 1\.safetensors too"):
         TensorFiles([one, two])
@@ -243,7 +245,7 @@ def test_the_largest_value_of_a_format_fits_and_no_larger_one(gguf_type: str, mo
     for sign in (1, -1):
         whole = torch.tensor([0.0, sign * most])
         assert _checked("t", whole, gguf_type) is whole
-        with pytest.raises(InputError, match=f"tensor t: values beyond {most:,.0f} do not fit {gguf_type}"):
+        with pytest.raises(InputError, match=f"tensor t: values above {most:,.0f} do not fit {gguf_type}"):
             _checked("t", whole * 1.001, gguf_type)
     assert _checked("t", torch.tensor([1e38]), "bf16").item() == torch.tensor(1e38).item()
 
@@ -301,7 +303,7 @@ def test_as_many_layers_as_are_read_and_one_more(monkeypatch: pytest.MonkeyPatch
         (
             two,
             Shapes(two, **{"norm.weight": (31,)}),
-            r"w: tensor norm.weight has shape \(31,\), the configuration's is \(32,\)",
+            r"w: tensor norm.weight has shape \(31,\), the configuration says \(32,\)",
         ),
         (two, Shapes(two, extra=(1,)), "w: tensor extra is not part of this network"),
         (two, Shapes(two, **{"lm_head.weight": (512, 32)}), "w: tensor lm_head.weight is not part"),
@@ -319,7 +321,7 @@ def test_a_vocabulary_has_room_for_every_piece(n_pieces: int, fits: bool):
     if fits:
         opening._check_vocabulary(Path("x"), tokenizer, tiny_config())
     else:
-        with pytest.raises(InputError, match="the tokenizer has 513 pieces, the network's vocabulary 512"):
+        with pytest.raises(InputError, match="the tokenizer has 513 tokens, the network's vocabulary 512"):
             opening._check_vocabulary(Path("x"), tokenizer, tiny_config())
 
 

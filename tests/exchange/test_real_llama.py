@@ -108,7 +108,7 @@ def test_ids_are_llama_cpps(opened: OpenedModel, path: Path):
     params = xllamacpp.CommonParams()
     params.model.path, params.n_ctx, params.n_parallel, params.warmup, params.verbosity = str(path), 64, 1, False, 0
     server = xllamacpp.Server(params)
-    pieces = [opened.tokenizer.piece(token_id) for token_id in range(0, opened.tokenizer.vocab_size, 100)]
+    pieces = [opened.tokenizer.token(token_id) for token_id in range(0, opened.tokenizer.vocab_size, 100)]
     for text in [*hard_texts(pieces), *TEXTS]:
         if not text or "\0" in text:  # it ends a text at a zero byte
             continue

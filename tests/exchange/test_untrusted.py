@@ -121,7 +121,7 @@ def test_a_safetensors_header_of_a_lying_length(model_folder: Path, tmp_path: Pa
     folder = fresh_copy(model_folder / "hf", tmp_path, "model")
     header, data = read_safetensors(folder / "model.safetensors")
     write_safetensors(folder / "model.safetensors", header, data, size)
-    with pytest.raises(InputError, match=r"model\.safetensors: not a whole safetensors file"):
+    with pytest.raises(InputError, match=r"model\.safetensors: not a complete safetensors file"):
         open_model(folder, "cpu")
 
 
@@ -197,17 +197,17 @@ LIES = {
     "version": "GGUF version 9",
     "values": "metadata values",
     "tensors": "tensors",
-    "string": "cut off",
+    "string": "truncated",
     "kind": "unknown type 99",
     "alignment": "general.alignment: 0",
     "odd alignment": "general.alignment: 7",
     "shape": "shape",
-    "size": "other.w lies outside",
+    "size": "other.w is outside",
     "type": "GGML type 77; f32, f16, q4_0, q4_1, q8_0, bf16 are read",
     "blocks": "rows of 8 values, no multiple of 32",
-    "overlap": "other.w lies outside of the file, upon another",
-    "offset": "lies outside",
-    "place": "off its place",
+    "overlap": "other.w is outside of the file, overlaps another",
+    "offset": "is outside",
+    "place": "not aligned",
     "twice": "occurs twice",
     "dimensions": "9 dimensions",
 }

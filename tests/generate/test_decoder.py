@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from tests.tiny_model import random_tokens, tiny_llama
-from tinyllama.exchange.hugging_face_names import to_hugging_face
+from tinyllama.exchange.tensor_names import to_hugging_face
 from tinyllama.generate.decoder import Decoder
 from tinyllama.generate.generate_config import GenerateConfig
 from tinyllama.model.llama import Llama

@@ -108,7 +108,7 @@ def test_what_cannot_be_compared(tmp_path: Path):
     write_scores(one, "piqa", **acc, examples=[("h1", {"acc": 1}), ("h2", {"acc": 1})])
     write_scores(two, "piqa", **acc, examples=[("h1", {"acc": 1}), ("h3", {"acc": 1})])
     write_scores(three, "boolq", **acc, examples=[])
-    with pytest.raises(InputError, match="1 examples in common, two are needed"):
+    with pytest.raises(InputError, match="1 examples in common; two are needed"):
         compare(one, two)
     with pytest.raises(InputError, match="no task in common; they have piqa and boolq"):
         compare(one, three)

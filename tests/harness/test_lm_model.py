@@ -96,7 +96,7 @@ def test_long_texts_lose_tokens_from_the_left_and_are_counted(opened: OpenedMode
     kept = ids[-opened.config.seq_len - 1 :]
     assert found == pytest.approx(sum(token_logprobs(opened.model, kept)[-n:]), rel=1e-5)
     assert model.n_truncated == 1
-    with pytest.raises(InputError, match=r"a text to judge has \d+ tokens"):
+    with pytest.raises(InputError, match=r"a text to score has \d+ tokens"):
         model.loglikelihood(asked("loglikelihood", [("A", long)]))
 
 
@@ -147,14 +147,14 @@ def test_batches_that_memory_cannot_hold_are_made_smaller(
 
     monkeypatch.setattr(Llama, "hidden", small)
     assert model.loglikelihood(requests) == [(pytest.approx(logprob, rel=1e-5), greedy) for logprob, greedy in wanted]
-    assert "going on with batches of" in " ".join(capfd.readouterr().err.split())
+    assert "continuing with batches of" in " ".join(capfd.readouterr().err.split())
     assert len(signs) == 3  # too large, then in two
     most = 3  # not even one row
     with pytest.raises(torch.OutOfMemoryError):
         model.loglikelihood(requests)
 
 
-def test_fewer_texts_together_when_memory_does_not_hold_them(
+def test_fewer_texts_per_batch_when_memory_does_not_hold_them(
     opened: OpenedModel, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     setting: dict[str, Any] = {"until": ["e"], "max_gen_toks": 6}
@@ -175,7 +175,7 @@ def test_fewer_texts_together_when_memory_does_not_hold_them(
     assert model.generate_until(requests) == wanted
     assert heard == dict(enumerate(wanted))
     assert tried == [5, 2, 2, 1]
-    assert "going on with 2 texts together" in " ".join(capfd.readouterr().err.split())
+    assert "continuing with batches of 2 texts" in " ".join(capfd.readouterr().err.split())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

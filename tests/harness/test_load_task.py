@@ -14,7 +14,7 @@ from tinyllama.harness.load_task import (
     AbstainingTask,
     ExamplesTask,
     _config,
-    _unfit,
+    _misfit,
     load_task,
     right_choice,
     spread,
@@ -89,11 +89,11 @@ def test_a_limit_asks_about_examples_spread_over_the_file(data: Path):
     assert loaded.task.instances == loaded.requests
     assert "jar" in str(loaded.requests[0].args[0])
     assert "tea" in str(loaded.requests[2].args[0])
-    part, other = loaded.part(0, 2), loaded.part(1, 2)
+    part, other = loaded.share(0, 2), loaded.share(1, 2)
     assert (part.doc_ids, other.doc_ids) == ([0], [2])
     assert [request.doc_id for request in other.requests] == [2, 2]
     whole = load_task(ENTRIES["piqa"], data)
-    assert [whole.part(n, 3).doc_ids for n in range(3)] == [[0, 3], [1], [2]]
+    assert [whole.share(n, 3).doc_ids for n in range(3)] == [[0, 3], [1], [2]]
     assert spread(7, 3) == [0, 2, 4]
     assert spread(5, 5) == [0, 1, 2, 3, 4]
     assert spread(5, 4) == [0, 1, 2, 3]
@@ -140,11 +140,11 @@ def test_the_right_choice(choices: list[Any], gold: Any, wanted: int | None, mul
 
 def test_an_example_that_does_not_fit_is_named(data: Path):
     piqa = ENTRIES["piqa"]
-    assert str(_unfit(piqa, Path("d"), 4, ValueError("bad\nmore"))) == (
+    assert str(_misfit(piqa, Path("d"), 4, ValueError("bad\nmore"))) == (
         "d/piqa/validation.jsonl.gz: example 5 does not fit the task piqa (ValueError: bad)"
     )
-    assert str(_unfit(piqa, None, 0, KeyError())) == "piqa: example 1 does not fit the task piqa (KeyError: )"
-    assert len(str(_unfit(piqa, None, 0, ValueError("x" * 999)))) < 300
+    assert str(_misfit(piqa, None, 0, KeyError())) == "piqa: example 1 does not fit the task piqa (KeyError: )"
+    assert len(str(_misfit(piqa, None, 0, ValueError("x" * 999)))) < 300
     write_rows(data / "piqa" / "validation.jsonl.gz", [*PIQA, PIQA[0] | {"label": 2}])
     with pytest.raises(InputError, match="example 5 does not fit"):
         load_task(piqa, data)

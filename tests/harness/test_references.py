@@ -1,21 +1,15 @@
 """Published scores: tokens, shots and numbers beside what the models' names and the sources say."""
 
 import re
+import tomllib
+from pathlib import Path
 
 import pytest
 
-from tinyllama.harness.references import (
-    FINE_TUNED,
-    LEADERBOARD,
-    LM_EVAL,
-    OWN_HARNESS,
-    REFERENCES,
-    SEVEN_METRICS,
-    Reference,
-    _bert,
-    _shares,
-)
+from tinyllama.harness.references import LEADERBOARD, LM_EVAL, REFERENCES, SEVEN_METRICS, Reference, read_references
+from tinyllama.harness.task_list import all_tasks
 
+OWN_HARNESS, FINE_TUNED = "its own harness, zero-shot", "fine-tuned, GLUE test set"
 BILLION = 1e9
 TOKENS = {"Pythia": 300, "LLaMA": 1000, "Llama 2": 2000, "GPT-3": 300, "SmolLM2": 2000}  # of others than TinyLlama
 
@@ -95,14 +89,32 @@ def test_gpt_3s_four_tasks_that_are_divided_by_the_probability_without_context()
     }
 
 
+def table(columns: str, scores: str) -> str:
+    row = f'{{ model = "m", scores = [{scores}] }}'
+    return f'[[table]]\nsetting = "s"\nsource = "x"\ncolumns = [{columns}]\nrows = [{row}]\n'
+
+
 def test_percentages_are_shares_and_perplexities_are_not():
-    assert _shares((("a", "acc"), ("b", "perplexity")), "12.345 12.345") == {
-        ("a", "acc"): 0.12345,
-        ("b", "perplexity"): 12.345,
-    }
-    assert _shares((("a", "acc"),), "33.333333") == {("a", "acc"): 0.333333}
+    [found] = read_references(table('"a acc", "b perplexity", "c acc"', "12.345, 12.345, 33.333333"))
+    assert found == Reference(
+        "m", "s", 0, "x", {("a", "acc"): 0.12345, ("b", "perplexity"): 12.345, ("c", "acc"): 0.333333}
+    )
     with pytest.raises(ValueError, match="shorter"):
-        _shares(SEVEN_METRICS, "1 2 3")
-    assert len(_bert(" ".join("1" * 13))) == 13
+        read_references(table('"a acc", "b acc"', "1"))
     assert dict(SEVEN_METRICS)["winogrande"] == dict(SEVEN_METRICS)["boolq"] == "acc"
     assert [metric for _, metric in SEVEN_METRICS].count("acc_norm") == 5
+
+
+def test_each_score_is_of_a_task_and_metric_that_are_measured_here():
+    pytest.importorskip("lm_eval")
+    tasks = all_tasks()
+    metrics = {(name, metric) for name, task in tasks.items() for metric in task.metrics}
+    known = {key for r in REFERENCES for key in r.scores}
+    assert known <= metrics
+    assert all(r.model and r.source and r.setting for r in REFERENCES)
+    assert len({(r.title, r.setting, *r.scores) for r in REFERENCES}) == len(REFERENCES)
+
+
+def test_the_file_is_packaged():
+    patterns = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert "harness/references.toml" in patterns["tool"]["setuptools"]["package-data"]["tinyllama"]

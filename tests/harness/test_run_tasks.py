@@ -98,7 +98,7 @@ def test_a_killed_evaluation_goes_on_within_the_task(
 ):
     plain = evaluate_tasks(opened, ["piqa", "cola"], TaskSettings(data), tmp_path / "plain")
     judged: list[int] = []
-    real = HarnessModel._judge
+    real = HarnessModel._score_rows
 
     def judge(self: HarnessModel, rows: Any, most: int) -> Any:
         if len(judged) == most:
@@ -107,14 +107,14 @@ def test_a_killed_evaluation_goes_on_within_the_task(
         return real(self, rows)
 
     out, settings = tmp_path / "out", TaskSettings(data, tokens_per_batch=1)
-    monkeypatch.setattr(HarnessModel, "_judge", lambda self, rows: judge(self, rows, 3))
+    monkeypatch.setattr(HarnessModel, "_score_rows", lambda self, rows: judge(self, rows, 3))
     with pytest.raises(_KilledError):
         evaluate_tasks(opened, ["piqa", "cola"], settings, out)
     lines = (out / ".piqa.answers.jsonl").read_text()
     assert lines.count("\n") == 3  # the settings, and two batches: the third was under way
     (out / ".piqa.answers.jsonl").write_text(lines + '{"kind": "loglikelihood", "answ')  # cut off by the kill
     judged.clear()
-    monkeypatch.setattr(HarnessModel, "_judge", lambda self, rows: judge(self, rows, 99))
+    monkeypatch.setattr(HarnessModel, "_score_rows", lambda self, rows: judge(self, rows, 99))
     again = evaluate_tasks(opened, ["piqa", "cola"], settings, out)
     assert sum(judged) == 2 * 2 + 4 * 2  # two examples of PIQA were left, and CoLA's four
     for name in ("piqa", "cola"):
@@ -204,7 +204,7 @@ def test_the_command(run_dir: Path, data: Path, command: Callable[..., Any]):
         (["--tasks", "hellaswagg", "--data-dir", "DATA"], "did you mean hellaswag?"),
         (["--tasks", "sst2", "--data-dir", "DATA"], "glue_sst2/validation.jsonl.gz: no such file"),
         (["--tasks", "piqa", "--data-dir", "DATA/nowhere"], "nowhere: no such folder"),
-        (["--compare", "RUN", "RUN"], "with --compare give the two models there alone"),
+        (["--compare", "RUN", "RUN"], "with --compare, give the two models only there"),
     ],
 )
 def test_what_the_command_refuses(

@@ -11,7 +11,7 @@ from tinyllama.harness.scorecard import (
     RUN_CARD,
     _cell,
     _number,
-    _short,
+    _shortened,
     card,
     render,
     write_run_card,
@@ -146,7 +146,7 @@ def test_what_people_read(found: dict[str, Any]):
     assert "lambada: 100 of 100 examples, cut" in lines
     assert "piqa: 50 of 1,838 examples" in lines
     assert sum(line.startswith("piqa: ") for line in lines) == 1
-    assert "Published in other settings, not to be compared with the table:" in lines
+    assert "Published in other settings, not comparable with the table:" in lines
     assert any(line.startswith("piqa acc_norm: GPT-3 175B 81.00 (its own harness, zero-shot)") for line in lines)
     assert any(
         line.startswith("TinyLlama 103B          average of the seven 46.11%, without BoolQ 43.85%") for line in lines
@@ -168,5 +168,5 @@ def test_numbers_and_names_as_they_stand():
     assert _cell({"value": 0.5, "stderr": None}, "acc") == "50.00"
     assert _cell({"value": 0.5, "stderr": 0.0123}, "acc") == "50.00 ± 1.2"
     assert _cell({"value": 0.5, "stderr": 0.0123}, "bits_per_byte") == "0.5 ± 0.012"
-    assert _short("x" * 24) == "x" * 24
-    assert _short("a" + "x" * 24) == "…" + "x" * 23
+    assert _shortened("x" * 24) == "x" * 24
+    assert _shortened("a" + "x" * 24) == "…" + "x" * 23

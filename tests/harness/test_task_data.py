@@ -55,13 +55,13 @@ def test_a_range_of_rows_counts_over_all_files(folder: Path, rows: tuple[int, in
 
 
 def test_a_range_beyond_the_rows_is_refused(folder: Path):
-    with pytest.raises(InputError, match=r"x\.jsonl\.gz: 3 examples; those from number 4 on are wanted"):
+    with pytest.raises(InputError, match=r"x\.jsonl\.gz: 3 examples; the task starts at number 4"):
         read_rows(folder, ["x.jsonl.gz"], ["a"], (3, 9))
 
 
 def test_values_that_are_not_allowed_are_named(folder: Path):
     assert numbers(read_rows(folder, ["x.jsonl.gz"], ["a"], None, {"a": [1, 2]})) == [1, 2, 1]
-    with pytest.raises(InputError, match=r"x\.jsonl\.gz, line 4: 'a' is 2; \[1\] are possible"):  # blank lines count
+    with pytest.raises(InputError, match=r"x\.jsonl\.gz, line 4: 'a' is 2; permitted are \[1\]"):  # blank lines count
         read_rows(folder, ["x.jsonl.gz"], ["a"], None, {"a": [1]})
 
 
@@ -70,12 +70,12 @@ def test_values_that_are_not_allowed_are_named(folder: Path):
     [
         (b"", ["a"], "no example in it"),
         (b"\n \n", ["a"], "no example in it"),
-        (lines(A, "[1]\n"), ["a"], "line 2: list; an object is wanted"),
+        (lines(A, "[1]\n"), ["a"], "line 2: list instead of an object"),
         (lines(A, "{\n"), ["a"], "line 2: not JSON"),
         (b"[" * 100_000, ["a"], "line 1: not JSON"),
         (lines(A, {"b": 1}), ["a"], "line 2: no field 'a'; it has 'b'"),
         (lines({"a": None}), ["a"], "line 1: field 'a' is null"),
-        (lines({"b": 3}), ["b.c"], "line 1: no field 'b.c'; 3 is no object"),
+        (lines({"b": 3}), ["b.c"], "line 1: no field 'b.c'; 3 is not an object"),
         (lines({"b": {"d": 1}}), ["b.c"], "line 1: no field 'b.c'; it has 'd'"),
         (lines({"b": {"c": None}}), ["b.c"], "line 1: field 'b.c' is null"),
         (lines(A) + b"\xff\n", ["a"], "not UTF-8"),

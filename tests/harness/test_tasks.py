@@ -266,7 +266,7 @@ BAD_ROWS: list[tuple[list[Any], str]] = [
     ([], r"validation.jsonl.gz: no example in it"),
     ([PIQA[0], {"goal": "x", "sol1": "y", "label": 0}], r"line 2: no field 'sol2'; it has 'goal', 'sol1', 'label'"),
     ([PIQA[0], PIQA[1] | {"sol2": None}], r"line 2: field 'sol2' is null"),
-    ([["goal"]], r"line 1: list; an object is wanted"),
+    ([["goal"]], r"line 1: list instead of an object"),
     ([PIQA[0] | {"label": "left"}], r"example 1 does not fit the task piqa \(ValueError: answer 'left' is none of 2"),
     ([PIQA[0], PIQA[1] | {"label": -1}], r"example 2 does not fit the task piqa \(ValueError: answer -1 is none of 2"),
 ]
@@ -283,7 +283,7 @@ def test_a_field_within_a_field_is_looked_for(tmp_path: Path):
     """Without its text an answer would count as "unanswerable"."""
     for answers, message in (
         ({"texts": ["x"]}, "it has 'texts'"),
-        (["x"], "is no object"),
+        (["x"], "is not an object"),
         ({"text": None}, "is null"),
     ):
         row = SQUAD[0] | {"answers": answers}
@@ -295,7 +295,7 @@ def test_a_field_within_a_field_is_looked_for(tmp_path: Path):
 def test_a_label_that_is_no_choice_is_refused_where_lm_eval_would_take_it(tmp_path: Path):
     row = {"premise": "It rained.", "choice1": "A.", "choice2": "B.", "question": "cause", "label": 0}
     write_rows(tmp_path / "superglue_copa" / "validation.jsonl.gz", [row, row | {"label": 2}])
-    with pytest.raises(InputError, match=r"line 2: 'label' is 2; \[0, 1\] are possible"):
+    with pytest.raises(InputError, match=r"line 2: 'label' is 2; permitted are \[0, 1\]"):
         load_task(ENTRIES["copa"], tmp_path)
 
 
@@ -325,7 +325,7 @@ def test_an_example_longer_than_the_context_is_cut_and_counted(
     assert found["n_truncated"] >= 1
     assert json.loads((tmp_path / "out" / f"{name}.json").read_text())["n_truncated"] == found["n_truncated"]
     said = " ".join(capfd.readouterr().err.split())
-    assert f"{found['n_truncated']} texts were longer than the context, cut from the left" in said
+    assert f"{found['n_truncated']} texts were longer than the context and lost tokens on the left" in said
 
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path):

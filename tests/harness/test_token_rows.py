@@ -24,7 +24,7 @@ def test_a_row_by_hand():
     assert row.tokens == [1, 2, 3, 5, 6]
     assert row.positions == [0, 1, 2, 2, 3]
     assert row.branches == [0, 0, 1, 2, 2]
-    assert row.places == [[1, 2], [1, 3, 4], [1]]
+    assert row.outputs == [[1, 2], [1, 3, 4], [1]]
     assert row.is_tree
     assert not make_row([scored(1, 2, 3), scored(1, 2, 4)]).is_tree  # one-token choices: a plain row
 
@@ -60,7 +60,7 @@ def test_rows_give_the_logits_of_each_sequence_alone(data: st.DataObject):
     for rows in batches_by_length(make_rows(sequences, 12), data.draw(st.integers(1, 40))):
         batch = as_tensors(rows, data.draw(st.sampled_from([1, 8])))
         mask = None if batch.branches is None else tree_mask(batch.branches)
-        hidden = model.hidden(batch.tokens, batch.positions, mask)[batch.places[0], batch.places[1]]
+        hidden = model.hidden(batch.tokens, batch.positions, mask)[batch.outputs[0], batch.outputs[1]]
         wanted, targets = [], []
         for row in rows:
             for one in row.sequences:

@@ -157,7 +157,9 @@ def test_faults_are_said_before_the_first_step(tmp_path: Path):
         TrainingTasks(["piqa"], str(tmp_path), 10)
     data = str(write_task_files(tmp_path / "data"))
     assert TrainingTasks(["squad_v2", "piqa"], data, 10, 49)
-    with pytest.raises(InputError, match="squad_v2 makes 48 new tokens, which leave no room for a prompt in a context"):
+    with pytest.raises(
+        InputError, match="squad_v2 generates 48 tokens, which leaves no room for a prompt in a context"
+    ):
         TrainingTasks(["squad_v2"], data, 10, 48)
 
 

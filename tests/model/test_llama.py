@@ -12,7 +12,8 @@ from transformers import LlamaForCausalLM
 from transformers.models.llama import modeling_llama
 
 from tests.tiny_model import random_tokens, tiny_config, tiny_llama
-from tinyllama.exchange.hugging_face_names import config_to_hugging_face, to_hugging_face
+from tinyllama.exchange.hugging_face_names import config_to_hugging_face
+from tinyllama.exchange.tensor_names import to_hugging_face
 from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import PRESETS
 from tinyllama.model.loss import next_token_loss

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from tests.tiny_model import random_tokens, tiny_llama
-from tinyllama.model.packed_weights import pack
+from tinyllama.model.packed_llama import pack
 
 
 def linears() -> list[nn.Linear]:

@@ -106,7 +106,7 @@ def test_each_special_id_lies_in_the_vocabulary(tmp_path: Path, key: str):
 def test_each_sum_is_that_of_the_files(tmp_path: Path, key: str):
     whole = {"tokens": 20, "documents": 4, "text_bytes": 40}[key]
     assert getattr(read_index(write_split(tmp_path / "a")), key) == whole
-    with pytest.raises(InputError, match=f"{key}: {whole + 1}, but the files' sum is {whole}"):
+    with pytest.raises(InputError, match=f"{key}: {whole + 1}, but the sum over the files is {whole}"):
         read_index(write_split(tmp_path / "b", **{key: whole + 1}))
 
 

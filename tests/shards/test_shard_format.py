@@ -157,7 +157,7 @@ def test_an_id_outside_the_vocabulary_is_found_when_it_is_read(split: Path):
     ("values", "message"),
     [
         ({"format_version": 2}, "shard format version 2"),
-        ({"tokens": 5}, "tokens: 5, but the files' sum is"),
+        ({"tokens": 5}, "tokens: 5, but the sum over the files is"),
         ({"vocab_size": "many"}, "vocab_size"),
         ({"vocab_size": 100_000}, "dtype: uint16"),
         ({"bos_id": 600}, "bos_id or eos_id outside"),

@@ -181,7 +181,7 @@ def test_other_settings_begin_again(corpus: Path, tokenizer: Tokenizer, shards: 
 def test_a_folder_of_something_else_is_left_alone(corpus: Path, tokenizer: Tokenizer, tmp_path: Path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train/thesis.txt").write_text("dear")
-    with pytest.raises(InputError, match=r"thesis\.txt: in the way"):
+    with pytest.raises(InputError, match=r"thesis\.txt: not a file of token shards"):
         write_shards(SMALL, [corpus], tokenizer, tmp_path)
     assert (tmp_path / "train/thesis.txt").read_text() == "dear"
 
@@ -207,7 +207,7 @@ def test_one_document(tokenizer: Tokenizer, tmp_path: Path, capfd: pytest.Captur
     path = write_rows(tmp_path / "in.jsonl", [{"id": "only", "text": "one document"}])
     summary = write_shards(SMALL, [path], tokenizer, tmp_path / "out")
     assert (summary["train_documents"], summary["validation_documents"], summary["validation_tokens"]) == (1, 0, 0)
-    assert "no validation document" in capfd.readouterr().err
+    assert "no document fell into the validation split" in capfd.readouterr().err
     assert TokenShards(tmp_path / "out/validation").n_tokens == 0
 
 
@@ -239,7 +239,7 @@ def test_documents_resume_in_a_later_file_and_go_on_to_the_last(monkeypatch: pyt
 
     monkeypatch.setattr(shard_writer, "read_documents", read_documents)
     sources = [shard_writer.Source(Path(name), False) for name in "abc"]
-    found = shard_writer._documents(sources, "train", 0.0, shard_writer.Place(1, 2))
+    found = shard_writer._documents(sources, "train", 0.0, shard_writer.InputRow(1, 2))
     assert [(place.file, place.row, document.id) for place, document in found] == [
         (1, 2, "b2"), (2, 0, "c0"), (2, 1, "c1"), (2, 2, "c2"),
     ]  # fmt: skip

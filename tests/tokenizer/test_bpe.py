@@ -104,7 +104,7 @@ def test_decoding_is_sentencepieces(trained: Path, tokenizer: Tokenizer, ids: li
 
 
 def test_what_has_no_text_and_what_is_broken(tokenizer: Tokenizer):
-    byte = {int(tokenizer.piece(i)[3:5], 16): i for i in range(3, 259)}
+    byte = {int(tokenizer.token(i)[3:5], 16): i for i in range(3, 259)}
     assert tokenizer.decode([1, 2]) == ""
     assert tokenizer.decode([1000]) == tokenizer.decode([-1]) == "\ufffd"
     assert tokenizer.decode([byte[0xE4], byte[0xBD], byte[0xA0]]) == "你"
@@ -122,11 +122,11 @@ def test_token_bytes_sum_to_the_text_and_its_prefix(tokenizer: Tokenizer, texts:
 
 def test_pieces_and_ids(tokenizer: Tokenizer, trained: Path):
     assert (tokenizer.unk_id, tokenizer.bos_id, tokenizer.eos_id, tokenizer.vocab_size) == (0, 1, 2, 1000)
-    assert [tokenizer.piece(i) for i in (0, 1, 2, 3, 258)] == ["<unk>", "<s>", "</s>", "<0x00>", "<0xFF>"]
+    assert [tokenizer.token(i) for i in (0, 1, 2, 3, 258)] == ["<unk>", "<s>", "</s>", "<0x00>", "<0xFF>"]
     assert tokenizer.fingerprint == sha256_file(trained / "tokenizer.model")
     for outside in (-1, 1000):
         with pytest.raises(IndexError, match="vocabulary of 1000"):
-            tokenizer.piece(outside)
+            tokenizer.token(outside)
 
 
 @pytest.mark.parametrize("text", ["\ud800", "ok then \udfff no"])
@@ -257,8 +257,8 @@ def test_a_file_too_large_is_not_read(tmp_path: Path, name: str):
         ("▁the", "'▁the', is no special token"),
         ("<no such>", "'<no such>', is no special token"),
         ({"content": "a"}, "'a', is no special token"),
-        (5, "bos_token: 5; a token's text is wanted"),
-        ({"content": [1]}, "a token's text is wanted"),
+        (5, "bos_token: 5 must be a token's text, or null"),
+        ({"content": [1]}, "must be a token's text"),
     ],
 )
 def test_a_tokenizer_config_that_lies(trained: Path, tmp_path: Path, value: Any, message: str):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tinyllama.errors import InputError, RecipeError
 from tinyllama.tokenizer.bpe import Tokenizer
-from tinyllama.tokenizer.bpe_train import TrainingText, cut_line, train_tokenizer
+from tinyllama.tokenizer.bpe_train import TrainingText, split_line, train_tokenizer
 from tinyllama.tokenizer.tokenizer_config import TokenizerConfig
 
 WriteJsonl = Callable[[Path, list[str]], Path]
@@ -54,15 +54,15 @@ def test_the_summary_is_true(corpus: Path, texts: list[str], tmp_path: Path):
     assert summary["text_bytes"] == text_bytes
     assert summary["bytes_per_token"] == pytest.approx(text_bytes / len(ids), abs=1e-4)
     assert summary["byte_fallback_share"] == pytest.approx(sum(3 <= i < 259 for i in ids) / len(ids), abs=1e-6)
-    assert max(len(tokenizer.piece(i)) for i in range(259, 1000)) == len(summary["longest_pieces"][0])
+    assert max(len(tokenizer.token(i)) for i in range(259, 1000)) == len(summary["longest_pieces"][0])
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
 
 
 def test_llamas_scheme(tokenizer: Tokenizer):
-    pieces = [tokenizer.piece(i) for i in range(tokenizer.vocab_size)]
+    pieces = [tokenizer.token(i) for i in range(tokenizer.vocab_size)]
     assert not [piece for piece in pieces[259:] if "\n" in piece]
     assert not [p for p in pieces[259:] if len(p) > 1 and any(c.isdigit() for c in p)]  # digits stand alone
-    assert [tokenizer.piece(i) for i in tokenizer.encode("12\n")] == ["▁", "1", "2", "<0x0A>"]
+    assert [tokenizer.token(i) for i in tokenizer.encode("12\n")] == ["▁", "1", "2", "<0x0A>"]
     assert "▁▁▁▁" in pieces  # indentation has pieces of its own
 
 
@@ -131,14 +131,14 @@ def test_nothing_is_written_to_stderr_but_our_line(corpus: Path, tmp_path: Path,
 
 @given(st.text("ab 你\t", max_size=200), st.integers(1, 30))
 def test_cut_lines_are_short_and_lose_only_blanks(line: str, limit: int):
-    parts = list(cut_line(line, limit))
+    parts = list(split_line(line, limit))
     assert all(0 < len(part) <= limit for part in parts)
     assert "".join(parts).replace(" ", "") == line.replace(" ", "")
 
 
 def test_cutting_at_blanks_keeps_the_words():
     line = "the quick brown fox jumps over"
-    assert [word for part in cut_line(line, 10) for word in part.split()] == line.split()
+    assert [word for part in split_line(line, 10) for word in part.split()] == line.split()
 
 
 def test_killed_while_training_leaves_nothing_half_written(

@@ -140,7 +140,7 @@ def test_an_added_token_that_is_not_special_is_text(tmp_path: Path):
     document["added_tokens"] += [special(12, " tool▁", special=False), special(13, "<pad>")]
     tokenizer = load(tmp_path, document)
     assert tokenizer.encode("a tool▁") == [9, 12]
-    assert (tokenizer.vocab_size, tokenizer.piece(13)) == (14, "<pad>")
+    assert (tokenizer.vocab_size, tokenizer.token(13)) == (14, "<pad>")
     assert tokenizer.decode([7, 12, 13, 7]) == "a tool▁a"
     assert (tokenizer.token_bytes(12), tokenizer.token_bytes(13)) == (8, 0)
     kept = json.loads(tokenizer._reference.without_special_tokens())
@@ -151,7 +151,7 @@ def test_an_id_that_no_piece_has_is_empty(tmp_path: Path):
     document = llama_form()
     document["model"]["vocab"]["zz"] = 14
     tokenizer = load(tmp_path, document)
-    assert (tokenizer.vocab_size, tokenizer.piece(13), tokenizer.token_bytes(13)) == (15, "", 0)
+    assert (tokenizer.vocab_size, tokenizer.token(13), tokenizer.token_bytes(13)) == (15, "", 0)
     assert tokenizer.decode([7, 13, 14]) == "azz"
 
 
@@ -159,14 +159,14 @@ def test_an_id_that_no_piece_has_is_empty(tmp_path: Path):
     ("changes", "words"),
     [
         ({"model": {"type": "WordPiece"}}, "model type WordPiece, only BPE is read"),
-        ({"model": {"type": "BPE", "vocab": {}}}, "model.vocab: no pieces in it"),
+        ({"model": {"type": "BPE", "vocab": {}}}, "model.vocab: it has no tokens"),
         (
             {"model": {"type": "BPE", "vocab": {"a": True}}},
-            "piece 'a' has the id True; ids are whole numbers below 1,048,576",
+            "token 'a' has the id True; ids are whole numbers below 1,048,576",
         ),
-        ({"model": {"type": "BPE", "vocab": {"a": 2**20}}}, "piece 'a' has the id 1048576"),
-        ({"model": {"type": "BPE", "vocab": {"a": -1}}}, "piece 'a' has the id -1"),
-        ({"added_tokens": [special(2**20, "x")]}, "piece 'x' has the id 1048576"),
+        ({"model": {"type": "BPE", "vocab": {"a": 2**20}}}, "token 'a' has the id 1048576"),
+        ({"model": {"type": "BPE", "vocab": {"a": -1}}}, "token 'a' has the id -1"),
+        ({"added_tokens": [special(2**20, "x")]}, "token 'x' has the id 1048576"),
         ({"added_tokens": [special(5, "x"), special(6, "")]}, "added_tokens: one without content"),
         (
             {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "BQAAAAA="}},
@@ -185,9 +185,9 @@ def test_what_is_no_tokenizer_json(tmp_path: Path, changes: dict[str, Any], word
 
 
 def test_the_largest_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(encoders, "MAX_PIECES", 12)
+    monkeypatch.setattr(encoders, "MAX_VOCAB_SIZE", 12)
     assert load(tmp_path, llama_form()).vocab_size == 12
-    monkeypatch.setattr(encoders, "MAX_PIECES", 11)
+    monkeypatch.setattr(encoders, "MAX_VOCAB_SIZE", 11)
     assert "has the id 11; ids are whole numbers below 11" in refused(tmp_path, llama_form())
 
 
@@ -199,7 +199,7 @@ def test_bytes_behind_gpt2s_stand_ins(tmp_path: Path):
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     form = llama_form(added_tokens=[], normalizer=None, model=model, pre_tokenizer=byte_level, decoder=byte_level)
     tokenizer = load(tmp_path, form)
-    table = dict(zip(pieces, tokenizer._vocabulary.piece_bytes, strict=True))
+    table = dict(zip(pieces, tokenizer._vocabulary.token_bytes, strict=True))
     by_hand = {
         "Ā": 0x00, "Ċ": 0x0A, "ğ": 0x1F, "Ġ": 0x20, "!": 0x21, "~": 0x7E, "ġ": 0x7F, "ł": 0xA0, "¡": 0xA1, "¬": 0xAC,
         "Ń": 0xAD, "®": 0xAE, "ÿ": 0xFF,
@@ -256,10 +256,10 @@ def test_a_file_may_be_as_large_as_the_limit(trained: Path, tmp_path: Path, monk
     monkeypatch.setattr(bpe, "MAX_FILE_BYTES", size)
     Tokenizer.load(trained)
     monkeypatch.setattr(bpe, "MAX_FILE_BYTES", size - 1)
-    with pytest.raises(InputError, match=f"larger than {size - 1:,} bytes, so it is no tokenizer"):
+    with pytest.raises(InputError, match=f"larger than {size - 1:,} bytes; that is no tokenizer"):
         Tokenizer.load(trained)
     (tmp_path / "tokenizer.model").touch()
-    with pytest.raises(InputError, match="no pieces in it"):
+    with pytest.raises(InputError, match="it has no tokens"):
         Tokenizer.load(tmp_path)
 
 
@@ -289,13 +289,13 @@ def test_one_differing_text_is_enough_to_distrust_it(
 ):
     pytest.importorskip("gigatoken")
     plain = Tokenizer.load(trained)
-    wrong = encoders.hard_texts(plain._vocabulary.pieces)[place]
+    wrong = encoders.hard_texts(plain._vocabulary.tokens)[place]
     whole = encoders.GigatokenEncoder.encode
     monkeypatch.setattr(
         encoders.GigatokenEncoder, "encode", lambda self, text: [5] if text == wrong else whole(self, text)
     )
     assert plain._batch_encoder is plain._reference
-    assert "gigatoken gave other ids on the self-check" in " ".join(capsys.readouterr().err.split())
+    assert "gigatoken gave other ids in the self-check" in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_the_fast_encoder_refuses_goes_to_the_reference(
@@ -308,7 +308,7 @@ def test_what_the_fast_encoder_refuses_goes_to_the_reference(
     monkeypatch.setitem(sys.modules, "gigatoken", fake)
     tokenizer = Tokenizer.load(trained)
     assert tokenizer._batch_encoder is tokenizer._reference
-    assert "with sentencepiece (gigatoken refused: panicked)" in " ".join(capsys.readouterr().err.split())
+    assert "sentencepiece encodes (gigatoken refused: panicked)" in " ".join(capsys.readouterr().err.split())
 
     def interrupted(text: str) -> None:
         raise KeyboardInterrupt
@@ -318,7 +318,7 @@ def test_what_the_fast_encoder_refuses_goes_to_the_reference(
         Tokenizer.load(trained)._batch_encoder  # noqa: B018
     monkeypatch.setitem(sys.modules, "gigatoken", None)
     assert Tokenizer.load(trained)._batch_encoder.name == "sentencepiece"
-    assert "it is not installed" in " ".join(capsys.readouterr().err.split())
+    assert "but not installed" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_fast_encoder_is_made_anew_after_so_many_characters(monkeypatch: pytest.MonkeyPatch):

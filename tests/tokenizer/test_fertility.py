@@ -18,8 +18,8 @@ from tinyllama.tokenizer.fertility import (
     count_tokens,
     fertility,
     hash_share,
-    is_byte_piece,
-    longest_pieces,
+    is_byte_token,
+    longest_tokens,
 )
 
 
@@ -80,8 +80,8 @@ def test_kinds_without_end_are_put_together(tokenizer: Tokenizer):
 
 
 def test_longest_pieces(tokenizer: Tokenizer):
-    ordinary = [tokenizer.piece(i) for i in range(259, tokenizer.vocab_size)]
-    found = longest_pieces(tokenizer)
+    ordinary = [tokenizer.token(i) for i in range(259, tokenizer.vocab_size)]
+    found = longest_tokens(tokenizer)
     assert len(found) == 10
     assert set(found) <= set(ordinary)
     shortest = min(map(len, found))
@@ -137,7 +137,7 @@ def test_a_seventeenth_kind_goes_under_other():
 
 
 def test_how_much_of_each_kind_is_measured():
-    assert (fertility_file.SAMPLE_BYTES, fertility_file.MAX_KINDS, fertility_file.LONGEST_PIECES) == (2_000_000, 16, 10)
+    assert (fertility_file.SAMPLE_BYTES, fertility_file.MAX_KINDS, fertility_file.N_LONGEST) == (2_000_000, 16, 10)
 
 
 def test_a_hash_share_is_the_first_eight_bytes_of_sha256():
@@ -150,11 +150,11 @@ def test_nothing_divides_by_zero(tokenizer: Tokenizer):
     nothing = {"bytes_per_token": 0, "byte_fallback_share": 0, "byte_fallback_share_without_newlines": 0}
     found = fertility(tokenizer, sample_of([("web", "")]))
     row = {"documents": 1, "text_bytes": 0, "sample_bytes": 0} | nothing
-    assert found == nothing | {"by_kind": {"web": row}, "longest_pieces": longest_pieces(tokenizer)}
+    assert found == nothing | {"by_kind": {"web": row}, "longest_pieces": longest_tokens(tokenizer)}
 
 
 def test_which_pieces_are_bytes_and_which_are_longest():
     pieces = ["<unk>", "<s>", "</s>", "<0x41>", "<0x4>", "<0x411>", "xxx", "aaa", "▁▁▁▁", "<0xAB", "0x41>", *"bcdefghi"]
-    assert [piece for piece in pieces if is_byte_piece(piece)] == ["<0x41>"]
-    fake: Any = SimpleNamespace(vocab_size=len(pieces), piece=pieces.__getitem__, bos_id=1, eos_id=2, unk_id=0)
-    assert longest_pieces(fake) == ["<0x411>", "0x41>", "<0x4>", "<0xAB", "▁▁▁▁", "aaa", "xxx", "b", "c", "d"]
+    assert [piece for piece in pieces if is_byte_token(piece)] == ["<0x41>"]
+    fake: Any = SimpleNamespace(vocab_size=len(pieces), token=pieces.__getitem__, bos_id=1, eos_id=2, unk_id=0)
+    assert longest_tokens(fake) == ["<0x411>", "0x41>", "<0x4>", "<0xAB", "▁▁▁▁", "aaa", "xxx", "b", "c", "d"]

@@ -25,7 +25,7 @@ FULL_STRINGS = 100_000
 
 def words_of(tokenizer: Tokenizer) -> list[str]:
     """Pieces as texts hold them."""
-    return [tokenizer.piece(i).replace("▁", " ") for i in range(259, tokenizer.vocab_size)]
+    return [tokenizer.token(i).replace("▁", " ") for i in range(259, tokenizer.vocab_size)]
 
 
 def own_readers(folder: Path) -> dict[str, Reader]:

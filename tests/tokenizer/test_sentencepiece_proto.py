@@ -53,7 +53,7 @@ def test_a_model_with_user_defined_pieces_is_encoded_by_the_reference(with_user_
 
 
 def test_it_is_not_written_as_a_tokenizer_json_that_would_differ(with_user_defined: Path):
-    with pytest.raises(InputError, match=r"2 user-defined pieces, such as '\[DOC_1\]'"):
+    with pytest.raises(InputError, match=r"2 user-defined tokens, such as '\[DOC_1\]'"):
         to_tokenizer_json(SentencePieceProcessor(model_file=str(with_user_defined)))
 
 

@@ -69,7 +69,7 @@ def test_after_training_on_nothing_else(tmp_path: Path, write_jsonl: Callable[[P
     train_tokenizer(TokenizerConfig(vocab_size=286), [corpus], tmp_path / "out")
     alone = Tokenizer.load(tmp_path / "out" / JSON_FILE)
     tokenizer = Tokenizer.load(tmp_path / "out")
-    assert (tokenizer.piece(1), tokenizer.piece(2)) == ("<s>", "</s>")
+    assert (tokenizer.token(1), tokenizer.token(2)) == ("<s>", "</s>")
     for text in (*LITERALS, " ".join(LITERALS), "".join(LITERALS)):
         ids = tokenizer.encode(text)
         assert {0, 1, 2}.isdisjoint(ids)

@@ -10,7 +10,7 @@ import pytest
 
 from tinyllama.errors import InputError, RecipeError
 from tinyllama.tokenizer import bpe_train
-from tinyllama.tokenizer.bpe_train import TrainingText, cut_line, train_tokenizer
+from tinyllama.tokenizer.bpe_train import TrainingText, split_line, train_tokenizer
 from tinyllama.tokenizer.tokenizer_config import TokenizerConfig
 
 WriteJsonl = Callable[[Path, list[str]], Path]
@@ -85,7 +85,7 @@ def test_empty_documents_are_documents(tmp_path: Path, write_jsonl: WriteJsonl):
     ],
 )
 def test_lines_are_cut_at_the_last_blank_that_fits(line: str, parts: list[str]):
-    assert list(cut_line(line, 5)) == parts
+    assert list(split_line(line, 5)) == parts
 
 
 def test_sentences_are_the_lines_of_the_kept_documents(tmp_path: Path, write_jsonl: WriteJsonl):
@@ -125,12 +125,12 @@ def test_llamas_settings_and_the_recipes_reach_sentencepiece(tmp_path: Path, wri
 @pytest.mark.parametrize(
     ("message", "words"),
     [
-        ("Vocabulary size too high (4096). Please set it to a value <= 300.", "the text allows at most 300 pieces; set"),
-        ("Vocabulary size is smaller than required_chars. 270 vs 286. x", "special tokens alone need 286; set it at least"),
+        ("Vocabulary size too high (4096). Please set it to a value <= 300.", "the text allows at most 300 tokens; set"),
+        ("Vocabulary size is smaller than required_chars. 270 vs 286. x", "special tokens need 286 tokens; raise it"),
     ],
 )  # fmt: skip
 def test_a_size_that_does_not_suit_the_text_is_mended_by_number(message: str, words: str):
-    error = bpe_train._mendable(444, message)
+    error = bpe_train._explained(444, message)
     assert isinstance(error, RecipeError)
     assert str(error).startswith("tokenizer.vocab_size = 444: ")
     assert words in str(error)

@@ -104,8 +104,6 @@ def test_a_checkpoint_of_a_later_version_is_refused_and_stays(run_dir: Path):
         api.pretrain("small-120m", run_dir, [*overrides(), "train.time_limit_minutes=1e-6"])
     (path,) = form.checkpoints(run_dir / "checkpoints")
     as_version(path, 4, set())
-    with pytest.raises(
-        InputError, match="format_version 4, this program reads 2 and 3; go on with the one that wrote it"
-    ):
+    with pytest.raises(InputError, match="format_version 4, this program reads 2 and 3; use the version that wrote it"):
         api.pretrain("small-120m", run_dir, overrides())
     assert path.is_dir()

@@ -108,7 +108,7 @@ class Pieces:
     def __init__(self, *pieces: str) -> None:
         self.pieces, self.vocab_size = pieces, len(pieces)
 
-    def piece(self, number: int) -> str:
+    def token(self, number: int) -> str:
         return self.pieces[number]
 
 

@@ -152,7 +152,7 @@ def test_models_of_strangers(tmp_path: Path, prepared_run: Path):
     (folder / "config.json").write_text(json.dumps({"model_type": "llama", "intermediate_size": 48, **sizes}))
     header = b'{"model.norm.weight": {"dtype": "F32", "shape": [32], "data_offsets": [0, 99999999999]}}'
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(128))
-    assert "model.safetensors: not a whole safetensors file" in fails("generate", folder, "--prompt", "a")
+    assert "model.safetensors: not a complete safetensors file" in fails("generate", folder, "--prompt", "a")
 
 
 def test_plan(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""Saves a run's state while training goes on: training stands still for a copy in memory, a thread does the rest."""
+"""Saves a run's state during training: training waits for a copy in host memory, a thread writes it."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -19,20 +19,20 @@ Named = Iterable[tuple[str, Tensor]]
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint that is on the disk."""
+    """A checkpoint that was written."""
 
     path: Path
     step: int
-    stall_seconds: float  # training stood still: for the save before this one, and for the copy
+    stall_seconds: float  # training waited: for the save before this one, and for the copy
     write_seconds: float  # of the thread: write, hash, sync, rename
     n_bytes: int
 
 
 class HostCopy:
-    """Copies of tensors in host memory, which the next copy of the same tensors uses again.
+    """Copies of tensors in host memory, which is used again by the next copy of the same tensors.
 
-    From a GPU the memory is pinned and the host does not wait: the copy stands in the device's queue, before the update
-    that would change what is copied.
+    For tensors on a GPU the memory is pinned and the host does not wait: the copy is in the device's queue, before the
+    update that changes the tensors.
     """
 
     def __init__(self) -> None:
@@ -42,21 +42,21 @@ class HostCopy:
         self._seconds = 0.0
 
     def prepare(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
-        """Begin to make room for copies of the tensors, in a thread: to pin 13 GB takes some 12 seconds."""
+        """Allocate memory for copies of the tensors in a thread: pinning 13 GB takes about 12 seconds."""
         assert self._preparing is None
-        self._preparing = Thread(target=self._make_room, args=(tensors,), name="room for saves", daemon=True)
+        self._preparing = Thread(target=self._allocate_all, args=(tensors,), name="memory for saves", daemon=True)
         self._preparing.start()
 
-    def _make_room(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
+    def _allocate_all(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         try:
-            self._held = {name: self._room(name, value) for name, value in tensors}
-        except RuntimeError:  # no memory: `take` tries again, and raises where training can answer it
+            self._held = {name: self._allocate(name, value) for name, value in tensors}
+        except RuntimeError:  # no memory: `take` tries again, and its error is handled by training
             return
 
     def take(self, tensors: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
-        """Copies under the same names, whole after `seconds()`. 64-bit values become fp32.
+        """Copies under the same names, complete after `seconds()`. 64-bit values become fp32.
 
-        Each tensor is asked for when the one before it is copied, or its copy stands in the device's queue.
+        Each tensor is requested when the one before it is copied, or its copy is in the device's queue.
         """
         started = time.perf_counter()
         if self._preparing is not None:
@@ -68,7 +68,7 @@ class HostCopy:
             if value.is_cuda and self._events is None:
                 self._events = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
                 self._events[0].record()
-            copies[name] = self._room(name, value)
+            copies[name] = self._allocate(name, value)
             copies[name].copy_(value.detach(), non_blocking=value.is_cuda)
         if self._events is not None:
             self._events[1].record()
@@ -76,7 +76,7 @@ class HostCopy:
         self._seconds = time.perf_counter() - started
         return copies
 
-    def _room(self, name: str, value: Tensor) -> Tensor:
+    def _allocate(self, name: str, value: Tensor) -> Tensor:
         dtype = torch.float32 if value.dtype == torch.float64 else value.dtype
         held = self._held.get(name)
         if held is not None and held.shape == value.shape and held.dtype == dtype:
@@ -84,7 +84,7 @@ class HostCopy:
         return torch.empty(value.shape, dtype=dtype, pin_memory=value.is_cuda)
 
     def seconds(self) -> float:
-        """How long training stood still for the last copy, on the device or else on the host; waits until it is whole."""
+        """How long training waited for the last copy, on the device or else on the host; waits until it is complete."""
         if self._events is None:
             return self._seconds
         self._events[1].synchronize()
@@ -94,8 +94,8 @@ class HostCopy:
 class AsyncSaver:
     """Writes checkpoints of one run into `folder`, one at a time.
 
-    `before_commit` runs in the thread before the checkpoint takes its name: what must be on the disk first.
-    `on_saved` runs in the thread after it. An error of the thread is raised by the next `save` or `wait`.
+    `before_commit` runs in the thread before the checkpoint gets its name, to write what must be on disk first.
+    `on_saved` runs in the thread afterwards. An error of the thread is raised by the next `save` or `wait`.
     """
 
     def __init__(
@@ -113,15 +113,15 @@ class AsyncSaver:
 
     @property
     def is_writing(self) -> bool:
-        """Whether the thread is at work."""
+        """Whether the thread is writing."""
         return self._thread is not None and self._thread.is_alive()
 
     def prepare(self, weights: Named, moments: Named) -> None:
-        """Let a thread make room in memory for what `save` copies, so that the first one is as quick as the others."""
+        """Allocate memory for `save` in a thread, so that the first save is as fast as the others."""
         self._copy.prepare(_flat({form.WEIGHTS: weights, form.OPTIMIZER: moments}))
 
     def save(self, weights: Named, moments: Named, state: RunState, tokenizer_files: list[Path]) -> None:
-        """Copy the tensors and let the thread write `folder`/step_NNNNNNNN; waits for the save before this one.
+        """Copy the tensors and write `folder`/step_NNNNNNNN in the thread; waits for the save before this one.
 
         `moments`: the optimizer's tensors under `MOMENT.PARAMETER NAME`.
         """
@@ -138,7 +138,7 @@ class AsyncSaver:
         self._thread.start()
 
     def wait(self) -> None:
-        """Wait until what was given to `save` is on the disk. Raises the error that kept it from getting there, once."""
+        """Wait until the last `save` is on disk. Raises its error, once."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -162,12 +162,12 @@ class AsyncSaver:
             if self._on_saved is not None:
                 self._on_saved(saved)
             remove_others(self.folder, self.retention)
-        except BaseException as error:  # raised where training can answer it
+        except BaseException as error:  # raised by the next `save` or `wait`
             self._error = error
 
 
 def _flat(groups: dict[str, Named]) -> Named:
-    """All tensors of all files under FILE/NAME."""
+    """All tensors of all files, named FILE/NAME."""
     for file, group in groups.items():
         for name, tensor in group:
             yield f"{file}/{name}", tensor

@@ -1,4 +1,4 @@
-"""Which checkpoints of a run stay."""
+"""Which checkpoints of a run are kept."""
 
 import math
 from collections.abc import Iterable
@@ -13,10 +13,10 @@ from tinyllama.errors import InputError
 
 @dataclass(frozen=True)
 class Retention:
-    """The last `last`; those of every `every_steps`-th step for ever (0: none); the best by validation loss.
+    """Kept are the `last` most recent, every `every_steps`-th permanently (0: none), and the best by validation loss.
 
-    With `safe_steps`, also the last one that is so many steps older than the newest, to go back to when a fault is found
-    late; and the oldest of the younger ones, which takes its place in time.
+    With `safe_steps`, also the latest that is at least so many steps older than the newest, for a rollback after a late
+    detection, and the oldest of those after it, which will replace it.
     """
 
     last: int
@@ -25,7 +25,7 @@ class Retention:
     safe_steps: int = 0
 
     def kept_steps(self, states: Iterable[RunState]) -> set[int]:
-        """Steps whose checkpoints stay. A checkpoint carries the validation loss that was measured last before it."""
+        """Steps whose checkpoints are kept. A checkpoint has the latest validation loss before it."""
         newest_first = sorted(states, key=lambda state: state.step, reverse=True)
         kept = {state.step for state in newest_first[: max(self.last, 1)]}
         if self.safe_steps and newest_first:
@@ -36,12 +36,12 @@ class Retention:
             kept |= {state.step for state in newest_first if state.step % self.every_steps == 0}
         losses = {state.step: _validation_loss(state) for state in reversed(newest_first)}
         if self.best and losses and min(losses.values()) < math.inf:
-            kept.add(min(losses, key=lambda step: losses[step]))  # of equals the earliest: there it was measured
+            kept.add(min(losses, key=lambda step: losses[step]))  # of equal ones the earliest, at which it was measured
         return kept
 
 
 def remove_others(folder: Path, retention: Retention) -> list[str]:
-    """Remove the checkpoints that need not stay; returns their names. A folder that cannot be read is left alone."""
+    """Remove the checkpoints that are not kept; returns their names. A folder that cannot be read is not removed."""
     states: dict[Path, RunState] = {}
     for path in form.checkpoints(folder):
         try:

@@ -23,10 +23,10 @@ def write_checkpoint(
     tokenizer_files: list[Path],
     before_commit: Callable[[], None] | None = None,
 ) -> Path:
-    """Write `folder`/step_NNNNNNNN atomically; returns its path. Raises OSError, and then nothing of it is left.
+    """Write `folder`/step_NNNNNNNN atomically; returns its path. Raises OSError; then nothing is left of it.
 
-    `tensors`: those in host memory of each safetensors file, by the file's name. `before_commit` runs when the
-    checkpoint is written and has not yet taken its name.
+    `tensors`: in host memory, by name of the safetensors file and of the tensor. `before_commit` runs when the checkpoint
+    is written, before it gets its name.
     """
     path = folder / form.checkpoint_name(state.step)
     with files.atomic_folder(path) as partial:
@@ -41,14 +41,14 @@ def write_checkpoint(
 
 
 def load_tensors(path: Path, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-    """Every tensor of a safetensors file. Raises InputError when its header lies or it is no such file."""
+    """Every tensor of a safetensors file. Raises InputError if it is not a valid one."""
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path}: not a whole safetensors file ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{path}: not a complete safetensors file ({str(error).splitlines()[0]})") from None
 
 
 def check_weights(shapes: Mapping[str, torch.Size], tensors: dict[str, Tensor], origin: Path) -> None:
@@ -67,7 +67,7 @@ def check_moments(shapes: Mapping[str, torch.Size], tensors: dict[str, Tensor], 
     """Raises InputError for a missing or misshapen moment."""
     for name, shape in shapes.items():
         if name not in tensors or tensors[name].shape != shape:
-            raise InputError(f"{origin}: {name} is missing or of another shape")
+            raise InputError(f"{origin}: {name} is missing or has another shape")
 
 
 @torch.no_grad()

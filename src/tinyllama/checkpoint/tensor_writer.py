@@ -1,8 +1,7 @@
-"""Writes a safetensors file from tensors in host memory without a second copy of them, hashed on the way.
+"""Writes a safetensors file from tensors in host memory without copying them, and hashes it while writing.
 
-The form is that of the safetensors library, which reads what is written here: eight bytes with the header's length, the
-header as JSON, the tensors' bytes one after another. The library's own writer copies every tensor once more, and hides
-the error number by which a full disk is known.
+The format is that of the safetensors library, which reads these files: eight bytes with the header's length, the header
+as JSON, the tensors' bytes. The library's own writer copies every tensor, and hides the errno of a full disk.
 """
 
 import hashlib
@@ -14,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-PIECE_BYTES = 16 * 2**20  # Python's lock is free while a piece is hashed or written: training goes on
+CHUNK_BYTES = 16 * 2**20  # the GIL is free while a chunk is hashed or written, so training continues
 DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
@@ -31,11 +30,11 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> str:
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
     with path.open("wb", buffering=0) as file:
-        for piece in _pieces([struct.pack("<Q", len(text)) + text, *(_bytes_of(value) for _, value in ordered)]):
-            digest.update(piece)
+        for chunk in _chunks([struct.pack("<Q", len(text)) + text, *(_bytes_of(value) for _, value in ordered)]):
+            digest.update(chunk)
             written = 0
-            while written < len(piece):
-                written += file.write(piece[written:])
+            while written < len(chunk):
+                written += file.write(chunk[written:])
     return digest.hexdigest()
 
 
@@ -43,7 +42,7 @@ def _bytes_of(value: Tensor) -> memoryview:
     return value.detach().reshape(-1).view(torch.uint8).numpy().data
 
 
-def _pieces(blocks: list[bytes | memoryview]) -> Iterator[memoryview]:
+def _chunks(blocks: list[bytes | memoryview]) -> Iterator[memoryview]:
     for block in map(memoryview, blocks):
-        for start in range(0, len(block), PIECE_BYTES):
-            yield block[start : start + PIECE_BYTES]
+        for start in range(0, len(block), CHUNK_BYTES):
+            yield block[start : start + CHUNK_BYTES]

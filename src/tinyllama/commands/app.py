@@ -181,7 +181,7 @@ def tokenizer_train(
 
 @tokenizer_app.command("encode")
 def tokenizer_encode(tokenizer: TokenizerPath, as_json: Json = False) -> None:
-    """Token ids of JSON strings, one a line, from stdin; no BOS or EOS is added.
+    """Encode JSON strings, one per line of stdin, to token ids; no BOS or EOS is added.
 
     Example: echo '"Hello world"' | tinyllama tokenizer encode tokenizer --json
     """
@@ -194,7 +194,7 @@ def tokenizer_encode(tokenizer: TokenizerPath, as_json: Json = False) -> None:
 
 @tokenizer_app.command("decode")
 def tokenizer_decode(tokenizer: TokenizerPath, as_json: Json = False) -> None:
-    """Texts of lists of token ids, one a line, from stdin.
+    """Decode JSON lists of token ids, one per line of stdin.
 
     Example: echo '[1, 450, 29871]' | tinyllama tokenizer decode tokenizer
     """
@@ -215,7 +215,7 @@ def shards(
     recipe: OtherRecipe = None,
     as_json: Json = False,
 ) -> None:
-    """Documents into token shards.
+    """Tokenize documents into token shards.
 
     Example: tinyllama shards cleaned --tokenizer tokenizer --out shards
     """
@@ -334,11 +334,11 @@ def export(
         Literal["hf", "gguf"], typer.Option("--format", help="hf: a Hugging Face folder; gguf: for llama.cpp.")
     ] = "hf",
     gguf_type: Annotated[
-        Literal["f32", "f16", "bf16", "q8_0"], typer.Option(help="Number format of the matrices of a GGUF.")
+        Literal["f32", "f16", "bf16", "q8_0"], typer.Option(help="Number format of the matrices in a GGUF file.")
     ] = "f16",
     as_json: Json = False,
 ) -> None:
-    """A Hugging Face folder that opens in Transformers without our code, or a GGUF file for llama.cpp.
+    """Export a model as a Hugging Face folder for Transformers, or as a GGUF file for llama.cpp.
 
     Example: tinyllama export runs/quickstart --out gguf --format gguf --gguf-type q8_0
     """

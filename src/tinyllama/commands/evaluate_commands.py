@@ -1,4 +1,4 @@
-"""The commands that say how good a model is: `evaluate` and `scorecard`."""
+"""The commands that evaluate a model: `evaluate` and `scorecard`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +11,7 @@ from tinyllama.errors import InputError
 DataDir = Annotated[
     Path | None,
     typer.Option(
-        "--data-dir", help="A folder with one folder a task; nothing is fetched. Default: Hugging Face's hub."
+        "--data-dir", help="Folder with one folder per task; nothing is downloaded. Default: the Hugging Face hub."
     ),
 ]
 
@@ -22,29 +22,33 @@ AnyModel = Annotated[
 ]
 Tasks = Annotated[
     str | None,
-    typer.Option(help="Tasks and groups, by commas: zero_shot, glue, superglue, squad, lambada, arc_easy ...; all."),
+    typer.Option(
+        help="Tasks and groups, separated by commas: zero_shot, glue, superglue, squad, lambada, arc_easy ...; all."
+    ),
 ]
-Limit = Annotated[int | None, typer.Option(help="Examples of each task, evenly spread; default: all.", min=1)]
-Shots = Annotated[int, typer.Option(help="Solved examples before each question.", min=0)]
+Limit = Annotated[int | None, typer.Option(help="Number of examples per task, evenly spaced; default: all.", min=1)]
+Shots = Annotated[int, typer.Option(help="Number of solved examples before each question.", min=0)]
 Pair = Annotated[
     tuple[Path, Path] | None,
-    typer.Option(metavar="A B", help="Two MODELs, or folders with results: do they differ?"),
+    typer.Option(metavar="A B", help="Compare two MODELs, or two folders with results."),
 ]
-Results = Annotated[Path | None, typer.Option(help="Folder for results; default: in the run, else evaluations/MODEL.")]
+Results = Annotated[
+    Path | None, typer.Option(help="Folder for results; default: in the run folder, else evaluations/MODEL.")
+]
 Format = Annotated[NumberFormat, typer.Option(help="Number format; auto: bf16 on a GPU, else fp32.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 BatchTokens = Annotated[
-    int | None, typer.Option(help="Tokens computed together; default 2,048 on a CPU, 65,536 on a GPU.", min=1)
+    int | None, typer.Option(help="Tokens per batch; default: 2,048 on a CPU, 65,536 on a GPU.", min=1)
 ]
 Compiled = Annotated[
     bool | None,
     typer.Option(
         "--compile/--no-compile",
-        help="Compile the layers, which takes half a minute first; default: on a GPU once there is enough to do.",
+        help="Compile the layers, which takes half a minute; default: on a GPU, if there is enough to compute.",
         show_default=False,
     ),
 ]
-Context = Annotated[int | None, typer.Option(help="Context, at most the network's own.", min=2)]
+Context = Annotated[int | None, typer.Option(help="Context in tokens, at most the network's.", min=2)]
 
 
 def evaluate(
@@ -62,10 +66,10 @@ def evaluate(
     compiled: Compiled = None,
     as_json: Json = False,
 ) -> None:
-    """Standard tasks with their standard errors; without --tasks, a run's own held-out documents.
+    """Evaluate a model on standard tasks; without --tasks, on a run's own held-out documents.
 
-    Results are written as each task ends; the same command goes on after a stop. With --compare: the paired difference of
-    two models on the same examples, with its 95% interval.
+    Results are written when each task ends; the same command resumes after an interruption. --compare shows the paired
+    difference of two models on the same examples, with its 95% interval.
 
     Example: tinyllama evaluate runs/mine --tasks zero_shot,lambada --data-dir eval --limit 200
 
@@ -78,7 +82,7 @@ def evaluate(
     asked |= {"tokens_per_batch": tokens_per_batch, "max_tokens": max_tokens, "compiled": compiled}
     if compare is not None:
         if model is not None:
-            raise InputError(f"{model}: with --compare give the two models there alone")
+            raise InputError(f"{model}: with --compare, give the two models only there")
         if names:
             need_lm_eval()
             _check_data_dir(data_dir)
@@ -105,11 +109,11 @@ def evaluate(
 
 def scorecard(
     models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL...", help="MODELs that were evaluated, or result folders.")
+        list[Path], typer.Argument(metavar="MODEL...", help="MODELs that were evaluated, or folders with results.")
     ],
     as_json: Json = False,
 ) -> None:
-    """Scores beside published ones of the same task, metric and number of shots.
+    """Show scores next to published ones of the same task, metric and number of shots.
 
     Example: tinyllama scorecard runs/mine
     """
@@ -132,13 +136,13 @@ def _run_tasks(
     from tinyllama.harness.run_tasks import TaskSettings, evaluate_tasks
     from tinyllama.harness.task_list import choose_tasks
 
-    choose_tasks(names)  # a misspelt name is said before a large model is opened
+    choose_tasks(names)  # refuse a misspelt name before a large model is loaded
     opened = open_model(model, device, number_format(dtype))
     return evaluate_tasks(opened, names, TaskSettings(**asked), out or _default_results(model))
 
 
 def _default_results(model: Path) -> Path:
-    """Where a MODEL's results are: of a run, those of its newest checkpoint."""
+    """The results folder of a MODEL; of a run, that of its newest checkpoint."""
     from tinyllama.harness.task_results import results_folder
 
     if (model / "checkpoints").is_dir():
@@ -149,7 +153,7 @@ def _default_results(model: Path) -> Path:
 
 
 def _results_of(path: Path) -> Path:
-    """The results folder of a MODEL, or the path itself when it is one."""
+    """The results folder of a MODEL, or the path itself if it is a results folder."""
     from tinyllama.harness.task_results import SCORES
 
     is_model = (path / "checkpoints").is_dir() or (path / "config.json").is_file() or path.is_file()
@@ -157,7 +161,7 @@ def _results_of(path: Path) -> Path:
         return path
     found = _default_results(path)
     if not found.is_dir():
-        raise InputError(f"{path}: no results of it; first: tinyllama evaluate {path} --tasks zero_shot --data-dir D")
+        raise InputError(f"{path}: it has no results; run: tinyllama evaluate {path} --tasks zero_shot --data-dir D")
     return found
 
 
@@ -169,7 +173,7 @@ def _compare(a: Path, b: Path, as_json: bool) -> None:
 
 
 def _write_card(model: Path, results: Path) -> None:
-    """A run keeps its card where the report finds it."""
+    """Write the scorecard into a run folder, for the report."""
     if (model / "checkpoints").is_dir():
         from tinyllama.harness.scorecard import write_run_card
 
@@ -185,10 +189,10 @@ def _task_lines(found: dict[str, Any]) -> str:
             + (f" ± {error:.2g}" if (error := scores[f"{metric}_stderr"]) is not None else "")
             for metric in metrics
         ]
-        part = "" if scores["n"] == scores["n_official"] else f" of {scores['n_official']:,}"
+        total = "" if scores["n"] == scores["n_official"] else f" of {scores['n_official']:,}"
         note = f" ({scores['note']})" if "note" in scores else ""
-        lines.append(f"{name:<16}{', '.join(shown)}; {scores['n']:,}{part} examples{note}")
+        lines.append(f"{name:<16}{', '.join(shown)}; {scores['n']:,}{total} examples{note}")
     for name, average in found["averages"].items():
         lines.append(f"{name:<16}average {average['value']:.4f} ± {average['stderr']:.4f}")
-    lines += [f"{name:<16}left out: {reason}" for name, reason in found["left_out"].items()]
+    lines += [f"{name:<16}skipped: {reason}" for name, reason in found["left_out"].items()]
     return "\n".join([*lines, f"results: {found['results']}"])

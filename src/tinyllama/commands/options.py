@@ -106,7 +106,7 @@ def plain_value(value: Any) -> str:
 
 def fertility_table(by_kind: dict[str, dict[str, Any]]) -> str:
     """A tokenizer's fit as a table, a line for each kind of source."""
-    lines = [f"{'kind':<12}{'documents':>12}{'bytes':>18}{'bytes/token':>13}{'byte pieces':>13}{'less newlines':>15}"]
+    lines = [f"{'kind':<12}{'documents':>12}{'bytes':>18}{'bytes/token':>13}{'byte tokens':>13}{'less newlines':>15}"]
     for kind, row in by_kind.items():
         name = kind if kind.isprintable() else ascii(kind)  # kinds are whatever the documents say
         shares = f"{row['byte_fallback_share']:>13.3%}{row['byte_fallback_share_without_newlines']:>15.3%}"

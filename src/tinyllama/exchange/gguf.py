@@ -1,12 +1,12 @@
-"""Writes a model as one GGUF file, for llama.cpp and what is built on it. Needs the extra `gguf`."""
+"""Writes a model as one GGUF file, for llama.cpp and programs built on it. Needs the extra `gguf`."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from tinyllama.errors import InputError, MissingExtraError
+from tinyllama.exchange.export_files import complete_file, plain_llama, prepare_folder
 from tinyllama.exchange.gguf_format import BLOCK, FORMATS
 from tinyllama.exchange.gguf_names import (
     ARCHITECTURE,
@@ -14,31 +14,28 @@ from tinyllama.exchange.gguf_names import (
     config_to_metadata,
     n_heads_of,
     rope_factors,
-    to_gguf,
     to_neighbours,
 )
 from tinyllama.exchange.gguf_tokenizer import tokenizer_to_metadata
 from tinyllama.exchange.model_card import card_facts
 from tinyllama.exchange.open_model import OpenedModel
-from tinyllama.exchange.plain_llama import plain_llama
-from tinyllama.files import sync_folder
+from tinyllama.exchange.tensor_names import to_gguf
 from tinyllama.model.llama_config import LlamaConfig
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
+GGUF_TYPES = {"f32": 0, "f16": 1, "bf16": 32, "q8_0": 7}  # llama.cpp's number of the file type
 _LARGEST = {"f16": 65_504.0, "q8_0": 127 * 65_504.0}  # q8_0: the scale of 32 values is an f16
-_MANIFESTS = {"manifest.json", "unfinished.json"}  # of the phase that exports
 
 
 def export_gguf(opened: OpenedModel, out: Path, gguf_type: str = "f16") -> dict[str, Any]:
     """Write `opened` as `out`/model-TYPE.gguf; return `files` (its name) and `parameters` of the exported network.
 
-    `gguf_type`: the matrices' number format, f32, f16, bf16 or q8_0 (8 bits and a scale for 32 values; a matrix whose rows
-    do not divide by 32 is f16 then); norms are f32. Embedding projections are folded in. Raises InputError when `out`
-    holds other files, the tokenizer has no form in GGUF, or a value is too large for the type; MissingExtraError without
-    the package `gguf`.
+    `gguf_type`: the matrices' number format, f32, f16, bf16 or q8_0 (8 bits and a scale for 32 values; a matrix whose row
+    length is not divisible by 32 is f16); norms are f32. Embedding projections are multiplied in. Raises InputError when
+    `out` holds other files, GGUF cannot express the tokenizer, or a value is too large for the type; MissingExtraError
+    without the package `gguf`.
     """
     try:
         import gguf
@@ -46,7 +43,9 @@ def export_gguf(opened: OpenedModel, out: Path, gguf_type: str = "f16") -> dict[
         raise MissingExtraError(
             "export --format gguf: the package gguf is not installed; pip install 'tinyllama-pretrain[gguf]'"
         ) from None
-    _make_room(out)
+    if out.suffix == ".gguf" or out.is_file():
+        raise InputError(f"{out}: --out is a folder; the file in it is named model-TYPE.gguf")
+    prepare_folder(out, lambda name: name.endswith((".gguf", ".partial")))
     config, weights = plain_llama(opened)
     tensors = {to_gguf(name): value for name, value in weights.items()}
     if config.rope_scaling == "llama3":
@@ -54,26 +53,21 @@ def export_gguf(opened: OpenedModel, out: Path, gguf_type: str = "f16") -> dict[
     metadata = {
         "general.type": "model",
         "general.name": str(card_facts(opened)["name"]),
-        "general.file_type": int(_file_types(gguf)[gguf_type]),
+        "general.file_type": GGUF_TYPES[gguf_type],
         "general.quantization_version": gguf.GGML_QUANT_VERSION,
         **config_to_metadata(config),
         **tokenizer_to_metadata(opened.tokenizer, config.vocab_size, opened.add_bos, opened.origin),
     }
     path = out / f"model-{gguf_type}.gguf"
-    partial = out / f".{path.name}.partial"
-    try:
+    with complete_file(path) as partial:
         _write(partial, metadata, tensors, config, gguf_type)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    sync_folder(out)
     return {"files": [path.name], "parameters": sum(value.numel() for value in weights.values())}
 
 
 def _write(
     path: Path, metadata: dict[str, Any], tensors: dict[str, Tensor], config: LlamaConfig, gguf_type: str
 ) -> None:
-    """Header, metadata, then the tensors one at a time, so that only one is held in two formats."""
+    """Write header, metadata, then the tensors one at a time, so that only one is in memory in two formats."""
     import gguf
 
     writer = gguf.GGUFWriter(None, ARCHITECTURE)
@@ -93,13 +87,6 @@ def _write(
         writer.write_tensor_data(gguf.quantize(rows.contiguous().numpy(), kinds[name]))
     writer.flush()
     writer.close()
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _file_types(gguf: Any) -> dict[str, int]:
-    kinds = gguf.LlamaFileType
-    return dict(zip(GGUF_TYPES, (kinds.ALL_F32, kinds.MOSTLY_F16, kinds.MOSTLY_BF16, kinds.MOSTLY_Q8_0), strict=True))
 
 
 def _type_of(value: Tensor, gguf_type: str) -> str:
@@ -112,21 +99,12 @@ def _checked(name: str, value: Tensor, number_format: str) -> Tensor:
     largest = _LARGEST.get(number_format)
     if largest is not None and value.abs().max() > largest:
         raise InputError(
-            f"tensor {name}: values beyond {largest:,.0f} do not fit {number_format}; choose --gguf-type bf16 or f32"
+            f"tensor {name}: values above {largest:,.0f} do not fit {number_format}; choose --gguf-type bf16 or f32"
         )
     return value
 
 
 def _add(writer: "GGUFWriter", key: str, value: Any) -> None:
-    """Write one value as its kind: whole numbers as uint32, others as float32, as llama.cpp wants them."""
+    """Write one value: integers as uint32 and other numbers as float32, as llama.cpp expects."""
     adders = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
     adders.get(type(value), writer.add_array)(key, value)
-
-
-def _make_room(out: Path) -> None:
-    if out.suffix == ".gguf" or (out.exists() and not out.is_dir()):
-        raise InputError(f"{out}: --out is a folder; the file in it is named model-TYPE.gguf")
-    out.mkdir(parents=True, exist_ok=True)
-    for path in sorted(out.iterdir()):
-        if path.is_dir() or not (path.suffix == ".gguf" or path.name in _MANIFESTS or path.name.endswith(".partial")):
-            raise InputError(f"{path}: not an earlier export's file; choose an empty folder for --out")

@@ -1,15 +1,15 @@
-"""Reads the container of llama.cpp's GGUF files (versions 2 and 3, little-endian): metadata, headers, weights.
+"""Reads llama.cpp's GGUF files (versions 2 and 3, little-endian): metadata, tensor headers, weights.
 
-The file is not trusted: every count, length and offset is held against the file's size before memory is taken for it, and
-no two tensors may share bytes, so what is read is never larger than a small multiple of the file.
+The file is not trusted: every count, length and offset is compared with the file's size before memory is allocated, and no
+two tensors may share bytes, so memory is bounded by a small multiple of the file's size.
 """
 
 import math
 import mmap
 import struct
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,14 +18,14 @@ from torch import Tensor
 from tinyllama.errors import InputError
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
-MAX_ENTRIES = 100_000  # of metadata, of tensors
+MAX_ENTRIES = 100_000  # of metadata values, and of tensors
 MAX_STRINGS = 4_000_000  # in all lists of strings together
 DEFAULT_ALIGNMENT = 32
 BLOCK = 32  # values that share a scale in the quantised formats
 
 
-class NumberFormat(NamedTuple):
-    """How `values` numbers of a row lie in `nbytes` bytes."""
+class BlockFormat(NamedTuple):
+    """A block of `values` numbers of a row takes `nbytes` bytes."""
 
     name: str
     values: int
@@ -33,51 +33,52 @@ class NumberFormat(NamedTuple):
 
 
 FORMATS = {
-    0: NumberFormat("f32", 1, 4),
-    1: NumberFormat("f16", 1, 2),
-    2: NumberFormat("q4_0", BLOCK, 18),
-    3: NumberFormat("q4_1", BLOCK, 20),
-    8: NumberFormat("q8_0", BLOCK, 34),
-    30: NumberFormat("bf16", 1, 2),
+    0: BlockFormat("f32", 1, 4),
+    1: BlockFormat("f16", 1, 2),
+    2: BlockFormat("q4_0", BLOCK, 18),
+    3: BlockFormat("q4_1", BLOCK, 20),
+    8: BlockFormat("q8_0", BLOCK, 34),
+    30: BlockFormat("bf16", 1, 2),
 }
-# Kinds of metadata values by their number, as struct and numpy write them; the others are bool, string and list.
+# numpy's names of the numeric metadata types, by GGUF's number; the other types are bool, string and list.
 _NUMBERS = {0: "<u1", 1: "<i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 10: "<u8", 11: "<i8", 12: "<f8"}
 _FLOAT32, _BOOL, _STRING, _LIST = 6, 7, 8, 9
 
 
 class NumberList(NamedTuple):
-    """A list of numbers in metadata, as it lies in the file."""
+    """A list of numbers in the metadata, not converted to Python."""
 
     values: np.ndarray
 
 
 class _Header(NamedTuple):
     shape: tuple[int, ...]
-    number_format: NumberFormat
+    number_format: BlockFormat
     offset: int  # in the file
     nbytes: int
 
 
-class GgufFile:
+class GgufFile(ExitStack):
     """An open GGUF file, memory-mapped; a context manager.
 
-    `metadata`: values by key. `shapes`: every tensor's shape, rows first.
+    `metadata`: values by key. `shapes`: of every tensor, rows first.
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises InputError when the file is no GGUF, is cut off, or its header lies."""
+        """Raises InputError when the file is not GGUF, is truncated, or has a wrong header."""
+        super().__init__()
         self.path = path
         self.metadata: dict[str, Any] = {}
         self._headers: dict[str, _Header] = {}
         try:
             with path.open("rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self._map = self.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         except FileNotFoundError:
             raise InputError(f"{path}: no such file") from None
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: cannot be read ({error})") from None
+        self._at, self._strings_left = 0, MAX_STRINGS
         try:
-            self._at, self._strings_left = 0, MAX_STRINGS
             self._read_header()
         except BaseException:
             self.close()
@@ -91,16 +92,6 @@ class GgufFile:
         if not np.isfinite(values).all():
             raise InputError(f"{self.path}: tensor {name} holds values that are not finite")
         return torch.from_numpy(values).view(header.shape)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._map.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     # -- the header ----------------------------------------------------------------------------------------------------
 
@@ -125,17 +116,17 @@ class GgufFile:
         for name, shape, number_format, offset in sorted(infos, key=lambda info: info[3]):
             nbytes = math.prod(shape) // number_format.values * number_format.nbytes
             if offset % alignment or start + offset < end or start + offset + nbytes > len(self._map):
-                raise self._fault(f"tensor {name} lies outside of the file, upon another or off its place")
+                raise self._fault(f"tensor {name} is outside of the file, overlaps another or is not aligned")
             if name in self._headers:
                 raise self._fault(f"tensor {name} occurs twice")
             self._headers[name] = _Header(shape, number_format, start + offset, nbytes)
             end = start + offset + nbytes
 
-    def _tensor_info(self) -> tuple[str, tuple[int, ...], NumberFormat, int]:
+    def _tensor_info(self) -> tuple[str, tuple[int, ...], BlockFormat, int]:
         name, n_dims = self._string(), self._number("<I")
         if not 1 <= n_dims <= 4:
             raise self._fault(f"tensor {name} has {n_dims} dimensions")
-        shape = tuple(self._number("<Q") for _ in range(n_dims))[::-1]  # theirs begins with the row's length
+        shape = tuple(self._number("<Q") for _ in range(n_dims))[::-1]  # GGUF puts the row length first
         if not all(0 < size < 2**40 for size in shape):
             raise self._fault(f"tensor {name} has shape {shape}")
         kind, offset = self._number("<I"), self._number("<Q")
@@ -186,7 +177,7 @@ class GgufFile:
 
     def _take(self, nbytes: int) -> bytes:
         if nbytes > len(self._map) - self._at:
-            raise self._fault("cut off, or a length in its header is wrong")
+            raise self._fault("truncated, or a length in its header is wrong")
         self._at += nbytes
         return self._map[self._at - nbytes : self._at]
 
@@ -195,7 +186,7 @@ class GgufFile:
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether `path` is a file that begins as a GGUF does."""
+    """Whether `path` is a file that begins with GGUF's magic bytes."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -203,10 +194,10 @@ def is_gguf(path: Path) -> bool:
 
 
 def dequantise(data: bytes, number_format: str) -> np.ndarray:
-    """The fp32 values of `data`, one after the other.
+    """The values of `data` in fp32, a flat array.
 
-    A block of 32 values is (GGML): q8_0: scale (fp16), 32 signed bytes. q4_0: scale, then 16 bytes that hold value i in
-    the low and value i + 16 in the high half, both 8 too large. q4_1: scale, smallest value (fp16), the same 16 bytes.
+    A block of 32 values is, in GGML: q8_0: scale (fp16), 32 signed bytes. q4_0: scale, then 16 bytes with value i
+    in the low and value i + 16 in the high half, each stored plus 8. q4_1: scale, minimum (fp16), 16 bytes without the 8.
     """
     if number_format == "f32":
         return np.frombuffer(data, dtype="<f4").copy()
@@ -220,9 +211,9 @@ def dequantise(data: bytes, number_format: str) -> np.ndarray:
     if number_format == "q4_0":
         blocks = np.frombuffer(data, dtype=[("scale", "<f2"), ("halves", "u1", BLOCK // 2)])
         return ((_halves(blocks["halves"]) - 8) * blocks["scale"].astype(np.float32)[:, None]).reshape(-1)
-    blocks = np.frombuffer(data, dtype=[("scale", "<f2"), ("least", "<f2"), ("halves", "u1", BLOCK // 2)])
+    blocks = np.frombuffer(data, dtype=[("scale", "<f2"), ("minimum", "<f2"), ("halves", "u1", BLOCK // 2)])
     scaled = _halves(blocks["halves"]) * blocks["scale"].astype(np.float32)[:, None]
-    return (scaled + blocks["least"].astype(np.float32)[:, None]).reshape(-1)
+    return (scaled + blocks["minimum"].astype(np.float32)[:, None]).reshape(-1)
 
 
 def _halves(pairs: np.ndarray) -> np.ndarray:  # (n, 16) bytes -> (n, 32) numbers from 0 to 15

@@ -1,53 +1,55 @@
-"""A tokenizer as GGUF metadata, both ways: llama.cpp's kinds `llama` (sentencepiece) and `gpt2` (byte-level BPE).
+"""A tokenizer as GGUF metadata, in both directions: llama.cpp's kinds `llama` (sentencepiece) and `gpt2` (byte-level BPE).
 
-Whatever is written is read back and held against the tokenizer on hard texts: a GGUF with wrong scores or the wrong split
-of words loads everywhere and tokenises wrongly without a word.
+The metadata that is written is read back and compared with the tokenizer on difficult texts, because a GGUF file with wrong
+scores or the wrong pre-tokenizer loads everywhere and tokenizes wrongly without an error.
 """
 
 import json
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from sentencepiece import SentencePieceProcessor
 
 from tinyllama.errors import InputError
+from tinyllama.exchange.file_settings import FileSettings
 from tinyllama.exchange.gguf_format import NumberList
 from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE, Tokenizer
-from tinyllama.tokenizer.encoders import hard_texts
-from tinyllama.tokenizer.sentencepiece_proto import user_defined_pieces
+from tinyllama.tokenizer.encoders import BYTE_TOKEN
+from tinyllama.tokenizer.sentencepiece_proto import encode_field, user_defined_pieces
 
 Metadata = dict[str, Any]
-MAX_PIECES = 2_000_000
+MAX_TOKENS = 2_000_000
 _LARGEST_F32 = 3.4e38
 _KEY = "tokenizer.ggml."
-# Kinds of pieces; sentencepiece and llama.cpp number them alike.
+# Types of tokens, the same numbers in sentencepiece and llama.cpp.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 _SPECIAL = {"bos_token": "bos_token_id", "eos_token": "eos_token_id", "unk_token": "unknown_token_id"}
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-_LLAMA3_WORDS = (
+_LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# How a byte-level tokenizer cuts text into words before it joins pairs, by llama.cpp's name for it (`pre`).
-_WORDS: dict[str, list[dict[str, Any]]] = {
+# Steps of the pre-tokenizer of a byte-level tokenizer, by llama.cpp's name for it (`pre`).
+_PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
     "gpt-2": [_BYTE_LEVEL | {"use_regex": True}],
     "smollm": [{"type": "Digits", "individual_digits": True}, _BYTE_LEVEL | {"use_regex": True}],
     "llama-bpe": [
-        {"type": "Split", "pattern": {"Regex": _LLAMA3_WORDS}, "behavior": "Isolated", "invert": False},
+        {"type": "Split", "pattern": {"Regex": _LLAMA3_PATTERN}, "behavior": "Isolated", "invert": False},
         _BYTE_LEVEL | {"use_regex": False},
     ],
 }
 _OTHER_NAMES = {"llama3": "llama-bpe", "llama-v3": "llama-bpe"}
-_WHOLE_WORDS = {"llama-bpe"}  # a word that is a piece is taken before pairs are joined
+_IGNORE_MERGES = {"llama-bpe"}  # a word that is a token is not built from pairs
 
 
-# -- into a GGUF -------------------------------------------------------------------------------------------------------
+# -- writing -----------------------------------------------------------------------------------------------------------
 
 
 def tokenizer_to_metadata(tokenizer: Tokenizer, vocab_size: int, add_bos: bool, origin: Path) -> Metadata:
-    """The metadata of `tokenizer` for a network of `vocab_size` rows; rows beyond its pieces get unused names.
+    """The metadata of `tokenizer` for a network of `vocab_size` rows; rows beyond its tokens get unused names.
 
     Raises InputError when llama.cpp has no kind of tokenizer that gives the same ids.
     """
@@ -55,21 +57,17 @@ def tokenizer_to_metadata(tokenizer: Tokenizer, vocab_size: int, add_bos: bool, 
         found = _from_sentencepiece(SentencePieceProcessor(model_proto=tokenizer.data))
     else:
         found = _from_json(json.loads(tokenizer.data), tokenizer, origin)
-    pieces, types = found[_KEY + "tokens"], found[_KEY + "token_type"]
-    unused = vocab_size - len(pieces)
-    pieces += [f"[PAD{number}]" for number in range(len(pieces), vocab_size)]
+    tokens, types = found[_KEY + "tokens"], found[_KEY + "token_type"]
+    unused = vocab_size - len(tokens)
+    tokens += [f"[PAD{number}]" for number in range(len(tokens), vocab_size)]
     types += [UNUSED] * unused
     if _KEY + "scores" in found:
         found[_KEY + "scores"] += [-10_000.0] * unused
-    ids = (tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id)
-    for key, token_id in zip(_SPECIAL.values(), ids, strict=True):
-        if token_id is not None:
-            found[_KEY + key] = token_id
+    found |= {_KEY + _SPECIAL[name]: token_id for name, token_id in tokenizer.special_ids.items()}
     found[_KEY + "add_bos_token"] = add_bos and tokenizer.bos_id is not None
     found[_KEY + "add_eos_token"] = False
-    again = tokenizer_from_metadata(found, origin)
-    if any(again.encode(text) != tokenizer.encode(text) for text in hard_texts(pieces[: tokenizer.vocab_size])):
-        raise InputError(f"{origin}: its tokenizer gives other ids in any form that a GGUF can hold")
+    if tokenizer.first_difference(tokenizer_from_metadata(found, origin)) is not None:
+        raise InputError(f"{origin}: no form of tokenizer that GGUF has gives the same ids as this one")
     return found
 
 
@@ -95,51 +93,52 @@ def _from_sentencepiece(model: SentencePieceProcessor) -> Metadata:
 
 def _from_json(document: dict[str, Any], tokenizer: Tokenizer, origin: Path) -> Metadata:
     model = document["model"]
-    pieces = [tokenizer.piece(i) for i in range(tokenizer.vocab_size)]
+    tokens = [tokenizer.token(i) for i in range(tokenizer.vocab_size)]
     added = {token["id"]: CONTROL if token["special"] else USER_DEFINED for token in document.get("added_tokens") or []}
-    types = [added.get(i, NORMAL) for i in range(len(pieces))]
+    types = [added.get(i, NORMAL) for i in range(len(tokens))]
     merges = [pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"]]
     if '"ByteLevel"' not in json.dumps(document.get("decoder")):
-        return _from_blanks(pieces, types, merges, tokenizer)
-    words = _words_of(document.get("pre_tokenizer"))
-    pre = next((name for name, known in _WORDS.items() if known == words), None)
+        return _from_llama_json(tokens, types, merges, tokenizer)
+    steps = _pre_tokenizer_steps(document.get("pre_tokenizer"))
+    pre = next((name for name, known in _PRE_TOKENIZERS.items() if known == steps), None)
     if pre is None or document.get("normalizer") is not None:
         raise InputError(
-            f"{origin}: its tokenizer cuts words as none of {', '.join(_WORDS)} does; GGUF has no name for it"
+            f"{origin}: its pre-tokenizer or normalizer has no name in GGUF; "
+            f"pre-tokenizers that have one: {', '.join(_PRE_TOKENIZERS)}"
         )
     return {
         _KEY + "model": "gpt2",
         _KEY + "pre": pre,
-        _KEY + "tokens": pieces,
+        _KEY + "tokens": tokens,
         _KEY + "token_type": types,
         _KEY + "merges": [" ".join(pair) for pair in merges],
         _KEY + "add_space_prefix": False,
     }
 
 
-def _from_blanks(pieces: list[str], types: list[int], merges: list[list[str]], tokenizer: Tokenizer) -> Metadata:
-    """Llama's form of tokenizer.json: a piece's score is the place of the first pair that makes it."""
-    scores = dict.fromkeys(pieces, 0.0)
-    for place, pair in enumerate(merges, 1):
+def _from_llama_json(tokens: list[str], types: list[int], merges: list[list[str]], tokenizer: Tokenizer) -> Metadata:
+    """Llama's form of tokenizer.json: a token's score is minus the number of the first merge that makes it."""
+    scores = dict.fromkeys(tokens, 0.0)
+    for number, pair in enumerate(merges, 1):
         if not scores.get("".join(pair)):
-            scores["".join(pair)] = -float(place)
-    for i, piece in enumerate(pieces):
+            scores["".join(pair)] = -float(number)
+    for i, token in enumerate(tokens):
         if i == tokenizer.unk_id:
             types[i] = UNKNOWN
-        elif types[i] == NORMAL and len(piece) == 6 and piece.startswith("<0x"):
+        elif types[i] == NORMAL and BYTE_TOKEN.fullmatch(token):
             types[i] = BYTE
     return {
         _KEY + "model": "llama",
         _KEY + "pre": "default",
-        _KEY + "tokens": pieces,
-        _KEY + "scores": [scores[piece] for piece in pieces],
+        _KEY + "tokens": tokens,
+        _KEY + "scores": [scores[token] for token in tokens],
         _KEY + "token_type": types,
-        _KEY + "add_space_prefix": tokenizer.piece(tokenizer.encode("a")[0]).startswith("▁"),
+        _KEY + "add_space_prefix": tokenizer.token(tokenizer.encode("a")[0]).startswith("▁"),
     }
 
 
-def _words_of(pre_tokenizer: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The steps of a `pre_tokenizer` in one form."""
+def _pre_tokenizer_steps(pre_tokenizer: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The steps of a `pre_tokenizer` with their defaults filled in."""
     if pre_tokenizer is None:
         return []
     steps = pre_tokenizer["pretokenizers"] if pre_tokenizer.get("type") == "Sequence" else [pre_tokenizer]
@@ -148,77 +147,87 @@ def _words_of(pre_tokenizer: dict[str, Any] | None) -> list[dict[str, Any]]:
     return [{**step, "trim_offsets": True} if "trim_offsets" in step else step for step in found]
 
 
-# -- out of a GGUF -----------------------------------------------------------------------------------------------------
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def _plain_list(values: Any) -> Any:
+    is_list = isinstance(values, NumberList) and len(values.values) <= MAX_TOKENS
+    return values.values.tolist() if is_list else values
+
+
+_Float32 = Annotated[float, Field(ge=-_LARGEST_F32, le=_LARGEST_F32, allow_inf_nan=False)]
+_Scores = Annotated[list[_Float32], Field(fail_fast=True), BeforeValidator(_plain_list)]
+_Types = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(fail_fast=True), BeforeValidator(_plain_list)]
+_Texts = Annotated[list[str], Field(max_length=MAX_TOKENS, fail_fast=True)]
+
+
+class _TokenizerMetadata(FileSettings):
+    """What is read of a tokenizer; fields are llama.cpp's keys behind `tokenizer.ggml.`."""
+
+    model_config = ConfigDict(alias_generator=_KEY.__add__)
+
+    model: Literal["llama", "gpt2"]
+    tokens: _Texts = Field(min_length=1)
+    token_type: _Types | None = None
+    scores: _Scores | None = None
+    merges: _Texts | None = None
+    pre: str | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | None = None
+    unknown_token_id: int | None = None
+
+    @model_validator(mode="after")
+    def _check_against_tokens(self) -> Self:
+        count = len(self.tokens)
+        for key in _SPECIAL.values():
+            token_id = getattr(self, key)
+            if token_id is not None and not 0 <= token_id < count:
+                raise ValueError(f"{_KEY}{key}: {token_id} is not the id of one of the {count} tokens")
+        for key in ("token_type", "scores") if self.model == "llama" else ("token_type",):
+            values = getattr(self, key)
+            if (values is None and key == "scores") or (values is not None and len(values) != count):
+                raise ValueError(f"{_KEY}{key}: missing, or not {count:,} numbers, one for each token")
+        return self
 
 
 def tokenizer_from_metadata(metadata: Metadata, origin: Path) -> Tokenizer:
-    """The tokenizer that a GGUF's metadata describes. Raises InputError, with key and value, for what we cannot read."""
-    pieces = _texts(metadata, "tokens", origin)
-    types = [NORMAL] * len(pieces)
-    if _KEY + "token_type" in metadata:
-        types = [int(kind) for kind in _numbers(metadata, "token_type", len(pieces), origin)]
-    special: dict[str, str | None] = {}
-    for name, key in _SPECIAL.items():
-        token_id = metadata.get(_KEY + key)
-        if token_id is not None and not (isinstance(token_id, int) and 0 <= token_id < len(pieces)):
-            raise InputError(f"{origin}: {_KEY}{key}: {str(token_id)[:40]} is no id of {len(pieces)} tokens")
-        special[name] = None if token_id is None else pieces[token_id]
-    kind = metadata.get(_KEY + "model")
-    if kind == "llama":
-        scores = [float(score) for score in _numbers(metadata, "scores", len(pieces), origin)]
-        blank_first = metadata.get(_KEY + "add_space_prefix", True) is not False
-        data = _sentencepiece_model(pieces, scores, types, special, blank_first)
+    """The tokenizer that a GGUF's metadata describes. Raises InputError, with key and value, for what cannot be read."""
+    found = _TokenizerMetadata.read(metadata, origin)
+    tokens, types = found.tokens, found.token_type or [NORMAL] * len(found.tokens)
+    ids = {name: getattr(found, key) for name, key in _SPECIAL.items()}
+    special = {name: None if i is None else tokens[i] for name, i in ids.items()}
+    if found.model == "llama":
+        add_prefix = metadata.get(_KEY + "add_space_prefix", True) is not False
+        data = _sentencepiece_model(tokens, found.scores or [], types, special, add_prefix)
         return Tokenizer.from_data(data, MODEL_FILE, {}, origin)
-    if kind == "gpt2":
-        document = _byte_level_json(pieces, types, _texts(metadata, "merges", origin), metadata, origin)
-        return Tokenizer.from_data(json.dumps(document).encode(), JSON_FILE, special, origin)
-    raise InputError(f"{origin}: {_KEY}model: {str(kind)[:40]!r}; only 'llama' and 'gpt2' are read")
+    document = _byte_level_json(found, types, origin)
+    return Tokenizer.from_data(json.dumps(document).encode(), JSON_FILE, special, origin)
 
 
 def adds_bos(metadata: Metadata) -> bool:
-    """Whether a text begins with BOS: as the file says, else as llama.cpp takes it for the tokenizer's kind."""
+    """Whether a text begins with BOS: as the file says, else llama.cpp's default for the kind of tokenizer."""
     return metadata.get(_KEY + "add_bos_token", metadata.get(_KEY + "model") == "llama") is True
 
 
-def _texts(metadata: Metadata, key: str, origin: Path) -> list[str]:
-    values = metadata.get(_KEY + key)
-    if not isinstance(values, list) or not 0 < len(values) <= MAX_PIECES:
-        raise InputError(f"{origin}: {_KEY}{key}: missing, or no list of 1 to {MAX_PIECES:,} texts")
-    return values
-
-
-def _numbers(metadata: Metadata, key: str, count: int, origin: Path) -> list[float]:
-    """A list of `count` numbers that fp32 can hold."""
-    values = metadata.get(_KEY + key)
-    if isinstance(values, NumberList):
-        values = values.values.tolist() if len(values.values) == count else None
-    if not isinstance(values, list) or len(values) != count or not all(abs(value) <= _LARGEST_F32 for value in values):
-        raise InputError(f"{origin}: {_KEY}{key}: missing, or not {count:,} numbers, one for each token")
-    return values
-
-
-def _byte_level_json(
-    pieces: list[str], types: list[int], merges: list[str], metadata: Metadata, origin: Path
-) -> dict[str, Any]:
-    pre = metadata.get(_KEY + "pre")
-    pre = _OTHER_NAMES.get(str(pre), pre)
-    if pre not in _WORDS:
-        raise InputError(f"{origin}: {_KEY}pre: {str(pre)[:40]!r}; {', '.join(_WORDS)} are read")
-    pairs = [merge.split(" ") for merge in merges]
+def _byte_level_json(found: _TokenizerMetadata, types: list[int], origin: Path) -> dict[str, Any]:
+    pre = _OTHER_NAMES.get(str(found.pre), str(found.pre))
+    if pre not in _PRE_TOKENIZERS:
+        raise InputError(f"{origin}: {_KEY}pre: {pre[:40]!r} must be one of {', '.join(_PRE_TOKENIZERS)}")
+    pairs = [merge.split(" ") for merge in found.merges or [""]]
     if not all(len(pair) == 2 for pair in pairs):
-        raise InputError(f"{origin}: {_KEY}merges: a line that is not two pieces with a blank between")
+        raise InputError(f"{origin}: {_KEY}merges: missing, or an entry that is not two tokens separated by a space")
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            {"id": i, "content": pieces[i], **flags, "special": kind == CONTROL}
+            {"id": i, "content": found.tokens[i], **flags, "special": kind == CONTROL}
             for i, kind in enumerate(types)
             if kind in (CONTROL, USER_DEFINED)
         ],
         "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": _WORDS[pre]},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": _PRE_TOKENIZERS[pre]},
         "post_processor": None,
         "decoder": {**_BYTE_LEVEL, "use_regex": True},
         "model": {
@@ -229,44 +238,25 @@ def _byte_level_json(
             "end_of_word_suffix": "",
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": pre in _WHOLE_WORDS,
-            "vocab": {piece: i for i, piece in enumerate(pieces)},
+            "ignore_merges": pre in _IGNORE_MERGES,
+            "vocab": {token: i for i, token in enumerate(found.tokens)},
             "merges": pairs,
         },
     }
 
 
-# -- sentencepiece's model file: a protocol buffer -----------------------------------------------------------------------
-
-
 def _sentencepiece_model(
-    pieces: list[str], scores: list[float], types: list[int], special: dict[str, str | None], blank_first: bool
+    tokens: list[str], scores: list[float], types: list[int], special: dict[str, str | None], add_prefix: bool
 ) -> bytes:
     """A `tokenizer.model` (ModelProto of sentencepiece_model.proto): pieces, trainer_spec, normalizer_spec."""
-    parts = [
-        _field(1, _field(1, piece.encode()) + b"\x15" + struct.pack("<f", score) + _field(3, kind))
-        for piece, score, kind in zip(pieces, scores, types, strict=True)
+    pieces = [
+        encode_field(1, encode_field(1, token.encode()) + b"\x15" + struct.pack("<f", score) + encode_field(3, kind))
+        for token, score, kind in zip(tokens, scores, types, strict=True)
     ]
-    trainer = _field(3, 2) + _field(35, 1)  # model_type BPE, byte_fallback
-    trainer += b"".join(_field(number, (special[name] or "").encode()) for number, name in _PIECE_FIELDS)
-    flags = _field(3, int(blank_first)) + _field(4, 0) + _field(5, 1)  # dummy prefix, keep blanks, blanks as U+2581
-    return b"".join(parts) + _field(2, trainer) + _field(3, _field(1, b"identity") + flags)
-
-
-_PIECE_FIELDS = ((45, "unk_token"), (46, "bos_token"), (47, "eos_token"))
-
-
-def _field(number: int, value: int | bytes) -> bytes:
-    """One field of a protocol buffer: a whole number, or bytes with their length."""
-    if isinstance(value, int):
-        return _varint(number << 3) + _varint(value)
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
-
-
-def _varint(value: int) -> bytes:
-    value &= (1 << 64) - 1
-    found = bytearray()
-    while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*found, value])
+    trainer = encode_field(3, 2) + encode_field(35, 1)  # model_type BPE, byte_fallback
+    for number, name in ((45, "unk_token"), (46, "bos_token"), (47, "eos_token")):
+        trainer += encode_field(number, (special[name] or "").encode())
+    # add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces
+    flags = encode_field(3, int(add_prefix)) + encode_field(4, 0) + encode_field(5, 1)
+    normalizer = encode_field(1, b"identity") + flags
+    return b"".join(pieces) + encode_field(2, trainer) + encode_field(3, normalizer)

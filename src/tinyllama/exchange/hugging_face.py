@@ -1,11 +1,9 @@
-"""Writes a model as a Hugging Face folder that opens in AutoModelForCausalLM and AutoTokenizer without our code.
+"""Writes a model as a Hugging Face folder that AutoModelForCausalLM and AutoTokenizer open without our code.
 
-Weights stay fp32, as they were trained. A network with embedding projections becomes a plain Llama with the same logits:
-the projections are multiplied into the embedding and the head, which then have dim columns and are no longer tied.
+Weights stay fp32, as they were trained. A network with embedding projections becomes a plain Llama (see export_files.py).
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,19 +13,18 @@ from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
 from tinyllama.errors import InputError
-from tinyllama.exchange.hugging_face_names import config_to_hugging_face, to_hugging_face
+from tinyllama.exchange.export_files import complete_file, plain_llama, prepare_folder
+from tinyllama.exchange.hugging_face_names import config_to_hugging_face
 from tinyllama.exchange.model_card import card_facts, model_card
 from tinyllama.exchange.open_model import CONFIG, INDEX, TOKENIZER_CONFIG, WEIGHTS, OpenedModel
-from tinyllama.exchange.plain_llama import plain_llama
-from tinyllama.files import atomic_file, sync_folder, write_json
+from tinyllama.exchange.tensor_names import to_hugging_face
+from tinyllama.files import atomic_file, write_json
 from tinyllama.tokenizer.bpe import JSON_FILE, MODEL_FILE, Tokenizer
-from tinyllama.tokenizer.encoders import hard_texts
 from tinyllama.tokenizer.tokenizer_json import to_tokenizer_json
 
 SPECIAL_TOKENS, GENERATION, CARD = "special_tokens_map.json", "generation_config.json", "README.md"
 MAX_FILE_BYTES = 5_000_000_000
 _OWN_NAMES = {CONFIG, WEIGHTS, INDEX, JSON_FILE, MODEL_FILE, TOKENIZER_CONFIG, SPECIAL_TOKENS, GENERATION, CARD}
-_MANIFESTS = {"manifest.json", "unfinished.json"}  # of the phase that exports
 
 
 def export_hugging_face(
@@ -35,16 +32,16 @@ def export_hugging_face(
 ) -> dict[str, Any]:
     """Write `opened` into the folder `out`; return `files` (names) and `parameters` of the exported network.
 
-    `card`: text of README.md, by default made of the run's own files. config.json comes last: without it the folder is
-    no model. Weights of more than `max_file_bytes` are cut into several files with an index. Raises InputError when
-    `out` holds files that are not an earlier export's.
+    `card`: text of README.md, by default made from the run's own files. config.json is written last: without it the
+    folder is no model. Weights larger than `max_file_bytes` are split over several files with an index. Raises InputError
+    when `out` holds files that are not an earlier export's, or Transformers has no such network.
     """
     if opened.config.dim % opened.config.n_heads:
         raise InputError(
             f"{opened.origin}: dim {opened.config.dim} is not a multiple of n_heads {opened.config.n_heads}, and "
-            "Transformers opens no such network; use it here, or export it as gguf"
+            "Transformers cannot open such a network; export it with --format gguf"
         )
-    _make_room(out)
+    _prepare(out)
     config, weights = plain_llama(opened)
     tensors = {to_hugging_face(name): value for name, value in weights.items()}
     names = _write_tokenizer(opened, out)
@@ -58,15 +55,9 @@ def export_hugging_face(
     return {"files": sorted([*names, CARD, GENERATION, CONFIG]), "parameters": parameters}
 
 
-def _make_room(out: Path) -> None:
-    """Make the folder; take away an earlier export's configuration and weights, so that a cut-off one is no model."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: not a folder; choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    found = sorted(path for path in out.iterdir() if path.name not in _MANIFESTS)
-    for path in found:
-        if path.is_dir() or not (path.name in _OWN_NAMES or _is_weights(path.name) or path.name.startswith(".")):
-            raise InputError(f"{path}: not an earlier export's file; choose an empty folder for --out")
+def _prepare(out: Path) -> None:
+    """Create the folder; remove an earlier export's configuration and weights, so that an interrupted one is no model."""
+    found = prepare_folder(out, lambda name: name in _OWN_NAMES or _is_weights(name) or name.startswith("."))
     (out / CONFIG).unlink(missing_ok=True)
     for path in found:
         if _is_weights(path.name) or path.name == INDEX or path.name.endswith(".partial"):
@@ -99,16 +90,12 @@ def _write_weights(tensors: dict[str, Tensor], out: Path, max_file_bytes: int) -
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(tensors, partial, metadata={"format": "pt"})
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_folder(path.parent)
+    with complete_file(path) as partial:
+        save_file(tensors, partial, metadata={"format": "pt"})
 
 
 def _write_tokenizer(opened: OpenedModel, out: Path) -> list[str]:
-    """The tokenizer's files. A Hugging Face folder's own are copied; others get the configuration that they need."""
+    """Write the tokenizer's files; return their names. Those of a Hugging Face folder are copied, others created."""
     origin = opened.origin
     names = [name for name in (MODEL_FILE, JSON_FILE, TOKENIZER_CONFIG, SPECIAL_TOKENS) if (origin / name).is_file()]
     for name in names:
@@ -117,26 +104,18 @@ def _write_tokenizer(opened: OpenedModel, out: Path) -> list[str]:
     if TOKENIZER_CONFIG in names:
         return names
     tokenizer = opened.tokenizer
-    if not names:  # from a file that holds model and tokenizer in one
+    if not names:  # a GGUF file holds model and tokenizer in one
         with atomic_file(out / tokenizer.file_name) as file:
             file.write(tokenizer.data)
         names = [tokenizer.file_name]
-    special = {
-        key: tokenizer.piece(token_id)
-        for key, token_id in (
-            ("bos_token", tokenizer.bos_id),
-            ("eos_token", tokenizer.eos_id),
-            ("unk_token", tokenizer.unk_id),
-        )
-        if token_id is not None
-    }
+    special = {name: tokenizer.token(token_id) for name, token_id in tokenizer.special_ids.items()}
     with atomic_file(out / JSON_FILE, "w") as file:
         json.dump(_tokenizer_document(opened), file, ensure_ascii=False, indent=1)
     write_json(out / SPECIAL_TOKENS, special)
     write_json(
         out / TOKENIZER_CONFIG,
         {
-            # LlamaTokenizer would rebuild the pipeline and swallow a leading blank
+            # LlamaTokenizer would rebuild the pipeline and drop a leading space
             "tokenizer_class": "PreTrainedTokenizerFast",
             **special,
             "add_bos_token": opened.add_bos and "bos_token" in special,
@@ -151,22 +130,20 @@ def _write_tokenizer(opened: OpenedModel, out: Path) -> list[str]:
 
 
 def _checked_json(opened: OpenedModel) -> dict[str, Any]:
-    """The tokenizer.json of a tokenizer.model. Raises InputError where it gives other ids, as with normalised text."""
+    """The tokenizer.json of a tokenizer.model. Raises InputError when its ids differ, as with models that normalise."""
     tokenizer = opened.tokenizer
     text = to_tokenizer_json(SentencePieceProcessor(model_proto=tokenizer.data))
     again = Tokenizer.from_data(text.encode(), JSON_FILE, {}, opened.origin)
-    pieces = [tokenizer.piece(i) for i in range(tokenizer.vocab_size)]
-    for hard in hard_texts(pieces):
-        if again.encode(hard) != tokenizer.encode(hard):
-            raise InputError(
-                f"{opened.origin}: its tokenizer.model gives other ids in any tokenizer.json ({hard[:20]!r}); "
-                "put its author's tokenizer.json beside it"
-            )
+    if (different := tokenizer.first_difference(again)) is not None:
+        raise InputError(
+            f"{opened.origin}: no tokenizer.json gives the same ids as its tokenizer.model ({different[:20]!r}); "
+            "put its author's tokenizer.json beside it"
+        )
     return json.loads(text)
 
 
 def _tokenizer_document(opened: OpenedModel) -> dict[str, Any]:
-    """tokenizer.json, with BOS written first unless the file already says what is written around a text."""
+    """tokenizer.json, with a rule that puts BOS first unless the file has a rule of its own."""
     tokenizer, path = opened.tokenizer, opened.origin / JSON_FILE
     if path.is_file():
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -176,7 +153,7 @@ def _tokenizer_document(opened: OpenedModel) -> dict[str, Any]:
         document = _checked_json(opened)
     bos_id = opened.tokenizer.bos_id
     if document.get("post_processor") is None and opened.add_bos and bos_id is not None:
-        bos = opened.tokenizer.piece(bos_id)
+        bos = opened.tokenizer.token(bos_id)
 
         def sequence(text: str, type_id: int) -> list[dict[str, Any]]:
             return [{"SpecialToken": {"id": bos, "type_id": type_id}}, {"Sequence": {"id": text, "type_id": type_id}}]

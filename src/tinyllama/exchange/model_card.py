@@ -1,6 +1,6 @@
-"""The README.md of an exported model: its data, recipe, scores and limits, from what the run itself recorded.
+"""The README.md of an exported model: data, recipe, scores and limits, from the run's own records.
 
-A part that the run did not record is left out; nothing is estimated.
+Sections without records are omitted; nothing is estimated.
 """
 
 import tomllib
@@ -20,7 +20,7 @@ tags: [llama, tinyllama-pretrain]
 
 # {name}
 
-A Llama language model, pre-trained from nothing with `tinyllama-pretrain`. It continues text; it is not tuned to follow
+A Llama language model, pre-trained from scratch with `tinyllama-pretrain`. It continues text; it is not tuned to follow
 instructions.
 
 ```python
@@ -33,40 +33,40 @@ print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40)[0], skip_spec
 ```
 """
 _TOKENIZER_NOTE = """
-The tokenizer writes BOS first, as in training. A special token's name inside a text, such as `</s>`, stays text
-(`split_special_tokens`); give token ids to use one.
+The tokenizer puts BOS first, as in training. The name of a special token in a text, such as `</s>`, is encoded as text
+(`split_special_tokens`); to use the token, pass its id.
 """
 _LIMITS = """
 ## Limits
 
-- The text that it makes may be wrong, biased or offensive, and may repeat parts of its training text.
-- It knows nothing beyond its training text, and only that text's languages.
-- {context} tokens are the most that it takes in at once.
+- Its text may be wrong, biased or offensive, and may repeat passages of the training text.
+- It knows only its training text, in the languages of that text.
+- Its context is {context} tokens.
 
 ## Licence
 
-The program that trained it claims no right in these weights. What may be done with them depends on the licences of the
-texts above; name one here before you publish the model.
+The program that trained it claims no rights in these weights. Which licence they can have depends on the licences of the
+texts above; name it here before you publish the model.
 """
 
 
 def model_card(facts: dict[str, Any]) -> str:
-    """The card, in Markdown. `facts` as `card_facts` gives them; each part is optional but `name`, `model`, `parameters`."""
-    parts = [
+    """The card in Markdown. `facts`: from `card_facts`; all but `name`, `model` and `parameters` are optional."""
+    sections = [
         _HEAD.format(name=_plain(facts["name"])),
         _table("Network", {"parameters": facts["parameters"], **facts["model"]}),
         _TOKENIZER_NOTE,
         _list("Data: sources", facts.get("sources", [])),
-        _table("Data: what became of it", facts.get("data", {})),
+        _table("Data: processing", facts.get("data", {})),
         _table("Recipe", facts.get("recipe", {})),
         _table("Scores on held-out text", facts.get("scores", {})),
         _LIMITS.format(context=facts["model"].get("seq_len", "?")),
     ]
-    return "".join(parts)
+    return "".join(sections)
 
 
 def card_facts(opened: OpenedModel) -> dict[str, Any]:
-    """What is known of a model: its network, and for a checkpoint inside a run folder what the run's files say."""
+    """What is known of a model: its network and, for a checkpoint in a run folder, the run's records."""
     checkpoint, run_dir = opened.origin, opened.origin.resolve().parent.parent
     facts: dict[str, Any] = {
         "name": checkpoint.resolve().name,
@@ -76,33 +76,33 @@ def card_facts(opened: OpenedModel) -> dict[str, Any]:
     if opened.state is None:
         return facts
     facts["recipe"] = {"step": opened.state.step, "tokens": opened.state.tokens, **opened.state.train}
-    facts["scores"] = _figures(opened.state.validation or {}, "validation")
+    facts["scores"] = _numbers(opened.state.validation or {}, "validation")
     if checkpoint.resolve().parent.name != "checkpoints":
         return facts
     facts["name"] = run_dir.name
     facts["sources"] = _sources(run_dir / "recipe.toml")
     data: dict[str, Any] = {}
     for phase in ("crawl", "clean", "shards"):
-        data |= _figures(_read_table(run_dir / phase / "manifest.json").get("summary"), phase)
+        data |= _numbers(_read_table(run_dir / phase / "manifest.json").get("summary"), phase)
     facts["data"] = data
     facts["scores"] = _evaluation(_read_table(run_dir / "evaluation.json"), opened.state.step) or facts["scores"]
     return facts
 
 
 def _evaluation(values: dict[str, Any], step: int) -> dict[str, Any]:
-    """Scores of evaluation.json, when they are this very step's."""
+    """Scores of evaluation.json, if they are of this step."""
     if values.get("step") != step:
         return {}
-    scores = _figures(values.get("validation"), "validation")
-    scores |= _figures({"perplexity": values.get("unigram_perplexity")}, "unigram model's")
+    scores = _numbers(values.get("validation"), "validation")
+    scores |= _numbers({"perplexity": values.get("unigram_perplexity")}, "unigram model's")
     tasks = values.get("tasks")
-    for task, figures in tasks.items() if isinstance(tasks, dict) else ():
-        scores |= _figures(figures, str(task))
+    for task, metrics in tasks.items() if isinstance(tasks, dict) else ():
+        scores |= _numbers(metrics, str(task))
     return scores
 
 
-def _figures(values: Any, prefix: str) -> dict[str, Any]:
-    """The plain numbers among `values`, each under `prefix name`; tables of numbers one level deep."""
+def _numbers(values: Any, prefix: str) -> dict[str, Any]:
+    """The numbers among `values`, each under `prefix name`, and those of tables one level deep."""
     found: dict[str, Any] = {}
     for name, value in values.items() if isinstance(values, dict) else ():
         if isinstance(value, dict):
@@ -125,7 +125,7 @@ def _sources(path: Path) -> list[str]:
         raise InputError(f"{path}: not valid TOML ({error})") from None
     found = [*sources.get("seeds", []), *sources.get("paths", [])]
     if sources.get("documentation_site"):
-        found.insert(0, "the documentation of the Python packages that were installed where it was trained")
+        found.insert(0, "the documentation of the Python packages installed on the training machine")
     return [str(source) for source in found]
 
 
@@ -152,6 +152,6 @@ def _shown(value: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    """One line of text in which nothing is Markdown or HTML."""
+    """One line of text, with Markdown and HTML escaped."""
     text = " ".join(str(value).split())
     return "".join(f"\\{c}" if c in "\\`*_[]<>|#&" else c for c in text)

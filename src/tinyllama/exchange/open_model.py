@@ -1,25 +1,28 @@
-"""The only way in for a model, whatever its form: a run folder, a checkpoint, a Hugging Face folder or a GGUF of a Llama.
+"""Opens a Llama in any form: a run folder, a checkpoint, a Hugging Face folder or a GGUF file.
 
-Nothing is unpickled. Headers are held against the settings before memory is taken for the network.
+Nothing is unpickled. Tensor headers are compared with the settings before memory is allocated for the network.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
+from pydantic import create_model
 from torch import Tensor
 
 from tinyllama.checkpoint import checkpoint_format as form
 from tinyllama.checkpoint.checkpoint_format import RunState
 from tinyllama.errors import InputError
+from tinyllama.exchange.file_settings import FileSettings
 from tinyllama.exchange.gguf_format import GgufFile, is_gguf
-from tinyllama.exchange.gguf_names import GgufWeights, config_from_metadata, to_gguf
+from tinyllama.exchange.gguf_names import GgufWeights, config_from_metadata
 from tinyllama.exchange.gguf_tokenizer import adds_bos, tokenizer_from_metadata
-from tinyllama.exchange.hugging_face_names import config_from_hugging_face, is_ignored, to_hugging_face
+from tinyllama.exchange.hugging_face_names import config_from_hugging_face, is_ignored
 from tinyllama.exchange.tensor_files import TensorFiles, indexed_files
+from tinyllama.exchange.tensor_names import to_gguf, to_hugging_face
 from tinyllama.files import read_json
 from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
@@ -27,12 +30,12 @@ from tinyllama.tokenizer.bpe import Tokenizer
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
-MAX_LAYERS = 4096  # each takes some 30 kB of memory, however small its matrices
+MAX_LAYERS = 4096  # each takes about 30 kB of memory, however small its matrices are
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 
 
 class Weights(Protocol):
-    """A model's tensors on disk, by their names there."""
+    """A model's tensors on disk, by their names in the file."""
 
     shapes: dict[str, tuple[int, ...]]
     path_of: dict[str, Path]
@@ -42,10 +45,10 @@ class Weights(Protocol):
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A network ready to be used, in evaluation mode, with its tokenizer.
+    """A network in evaluation mode, with its tokenizer.
 
-    `origin` is the folder or the GGUF file that the weights came from; `state` is the training run's, None for others'
-    models. `add_bos` is False where the tokenizer's configuration says so.
+    `origin`: the folder or GGUF file that the weights came from. `state`: of the training run; None for models that were
+    not trained here. `add_bos`: False if the tokenizer's configuration says so.
     """
 
     model: Llama
@@ -57,11 +60,11 @@ class OpenedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.model.embedding.weight.device
 
     def with_bos(self, ids: list[int]) -> list[int]:
-        """`ids` as the network is to see them: BOS first, if the vocabulary has one and `add_bos` does not say no."""
+        """`ids` as input of the network: BOS first, if the vocabulary has one and `add_bos` is set."""
         bos_id = self.tokenizer.bos_id
         return ids if bos_id is None or not self.add_bos else [bos_id, *ids]
 
@@ -69,8 +72,8 @@ class OpenedModel:
 def open_model(path: Path | str, device: str = "auto", dtype: torch.dtype = torch.float32) -> OpenedModel:
     """Open a run folder (its newest valid checkpoint), a checkpoint, a Hugging Face folder or a GGUF file of a Llama.
 
-    Weights are converted to `dtype`. `device` auto: a GPU if there is one. Raises InputError, one line that names the
-    file, when `path` is none of these, is damaged, or describes a network that we do not have.
+    Weights are converted to `dtype`. `device` auto: a GPU if there is one. Raises InputError, which names the file, when
+    `path` is none of these, is damaged, or describes a network that is not supported.
     """
     path, target = Path(path), _device(device)
     if is_gguf(path):
@@ -79,17 +82,17 @@ def open_model(path: Path | str, device: str = "auto", dtype: torch.dtype = torc
     if (folder / CONFIG).is_file():
         config, state = config_from_hugging_face(folder / CONFIG), None
         tokenizer = Tokenizer.load(folder)
-        paths, their_name = _hugging_face_files(folder), to_hugging_face
+        paths, name_in_file = _hugging_face_files(folder), to_hugging_face
     else:
         state = form.read_state(folder)
         config = _checkpoint_config(folder, state)
         tokenizer = Tokenizer.load(folder)
         if tokenizer.fingerprint != state.tokenizer_fingerprint:
-            raise InputError(f"{folder}: its tokenizer is not the one that it was trained with")
-        paths, their_name = [folder / form.WEIGHTS], str
+            raise InputError(f"{folder}: its tokenizer is not the one it was trained with")
+        paths, name_in_file = [folder / form.WEIGHTS], str
     _check_vocabulary(folder, tokenizer, config)
     with TensorFiles(paths) as tensors:
-        model = _load(config, tensors, their_name, folder, target, dtype)
+        model = _load(config, tensors, name_in_file, folder, target, dtype)
     return OpenedModel(model, config, tokenizer, folder, state, _add_bos(folder))
 
 
@@ -105,12 +108,12 @@ def _open_gguf(path: Path, device: torch.device, dtype: torch.dtype) -> OpenedMo
 def _check_vocabulary(origin: Path, tokenizer: Tokenizer, config: LlamaConfig) -> None:
     if tokenizer.vocab_size > config.vocab_size:
         raise InputError(
-            f"{origin}: the tokenizer has {tokenizer.vocab_size} pieces, the network's vocabulary {config.vocab_size}"
+            f"{origin}: the tokenizer has {tokenizer.vocab_size} tokens, the network's vocabulary {config.vocab_size}"
         )
 
 
 def open_tokenizer(path: Path | str) -> Tokenizer:
-    """The tokenizer of a MODEL, or of a tokenizer's own file or folder. Raises InputError when there is none."""
+    """The tokenizer of a MODEL, or from a tokenizer file or folder. Raises InputError when there is none."""
     path = Path(path)
     if is_gguf(path):
         with GgufFile(path) as file:
@@ -123,12 +126,12 @@ def open_tokenizer(path: Path | str) -> Tokenizer:
 
 
 def model_folder(path: Path) -> Path:
-    """The folder that holds the weights of a MODEL; a checkpoint is read whole against its manifest.
+    """The folder that holds the weights of a MODEL. All files of a checkpoint are compared with its manifest.
 
-    Raises InputError when `path` is no MODEL, or is a damaged checkpoint.
+    Raises InputError when `path` is not a MODEL, or is a damaged checkpoint.
     """
     if not path.is_dir():
-        what = "not a GGUF file, nor a folder" if path.exists() else "no such file or folder"
+        what = "neither a GGUF file nor a folder" if path.exists() else "no such file or folder"
         raise InputError(f"{path}: {what}; give a run folder, a checkpoint, a Hugging Face folder or a GGUF file")
     if (path / CONFIG).is_file():
         return path
@@ -146,29 +149,29 @@ def model_folder(path: Path) -> Path:
 def _load(
     config: LlamaConfig,
     tensors: Weights,
-    their_name: Callable[[str], str],
+    name_in_file: Callable[[str], str],
     folder: Path,
     device: torch.device,
     dtype: torch.dtype,
 ) -> Llama:
-    """Build the network without memory, hold every shape against the files, then fill it tensor by tensor."""
+    """Build the network on the meta device, compare every shape with the files, then load tensor by tensor."""
     layers = {match[1] for name in tensors.shapes if (match := re.match(r"(?:(?:model\.)?layers|blk)\.(\d+)\.", name))}
-    if len(layers) != config.n_layers:  # also keeps a lying config from making a billion layers
+    if len(layers) != config.n_layers:  # also refuses a config of a billion layers before they are built
         raise InputError(f"{folder}: the weights have {len(layers)} layers, its configuration says {config.n_layers}")
     if config.n_layers > MAX_LAYERS:
         raise InputError(f"{folder}: {config.n_layers} layers; at most {MAX_LAYERS:,} are read")
     try:
         with torch.device("meta"):
             model = Llama(config)
-    except (RuntimeError, TypeError) as error:  # sizes beyond what any tensor can have
+    except (RuntimeError, TypeError) as error:  # sizes that no tensor can have
         raise InputError(f"{folder}: its configuration is impossible ({str(error).splitlines()[0]})") from None
-    wanted = {their_name(name): (name, tuple(value.shape)) for name, value in model.named_parameters()}
+    wanted = {name_in_file(name): (name, tuple(value.shape)) for name, value in model.named_parameters()}
     for name, (_, shape) in wanted.items():
         if name not in tensors.shapes:
             raise InputError(f"{folder}: tensor {name} is missing from its weights")
         if tensors.shapes[name] != shape:
             where = tensors.path_of[name]
-            raise InputError(f"{where}: tensor {name} has shape {tensors.shapes[name]}, the configuration's is {shape}")
+            raise InputError(f"{where}: tensor {name} has shape {tensors.shapes[name]}, the configuration says {shape}")
     for name in sorted(tensors.shapes.keys() - wanted.keys()):
         if not is_ignored(name, config.tied_head):
             raise InputError(f"{tensors.path_of[name]}: tensor {name} is not part of this network")
@@ -180,18 +183,19 @@ def _load(
     return model.eval().requires_grad_(False)
 
 
+_CheckpointModel: Any = create_model(  # the fields of LlamaConfig, with strict types
+    "_CheckpointModel",
+    __base__=FileSettings,
+    **{field.name: (type(field.default), field.default) for field in fields(LlamaConfig)},
+)
+
+
 def _checkpoint_config(folder: Path, state: RunState) -> LlamaConfig:
+    _CheckpointModel.read(state.model, folder / form.STATE, "model")
     try:
-        config = LlamaConfig.from_dict(state.model)
-    except (ValueError, TypeError, AttributeError) as error:
+        return LlamaConfig.from_dict(state.model)
+    except ValueError as error:
         raise InputError(f"{folder / form.STATE}: model: {error}") from None
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if type(value) is not type(field.default) and not (isinstance(field.default, float) and type(value) is int):
-            raise InputError(
-                f"{folder / form.STATE}: model.{field.name}: {value!r} is not {type(field.default).__name__}"
-            )
-    return config
 
 
 def _hugging_face_files(folder: Path) -> list[Path]:
@@ -206,7 +210,7 @@ def _hugging_face_files(folder: Path) -> list[Path]:
 
 
 def _add_bos(folder: Path) -> bool:
-    """False where tokenizer_config.json says `add_bos_token: false`."""
+    """False if tokenizer_config.json says `add_bos_token: false`."""
     path = folder / TOKENIZER_CONFIG
     settings = read_json(path) if path.is_file() else {}
     return not (isinstance(settings, dict) and settings.get("add_bos_token") is False)

@@ -1,8 +1,8 @@
-"""Tensors of a model's folder, from one or several safetensors files, read one at a time."""
+"""Reads the tensors of a model folder one at a time, from one or several safetensors files."""
 
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -11,18 +11,19 @@ from torch import Tensor
 from tinyllama.errors import InputError
 from tinyllama.files import read_json
 
-# Number formats by their safetensors names; others (integers, quantised ones) are not weights that we can take.
+# safetensors' names of the number formats that are read; integers and quantised formats are not.
 FLOAT_FORMATS = {"F64", "F32", "F16", "BF16"}
 
 
-class TensorFiles:
+class TensorFiles(ExitStack):
     """Open safetensors files as one mapping from name to tensor. A context manager; the files are memory-mapped.
 
-    `shapes`: every tensor's shape, from the headers alone.
+    `shapes`, `path_of`: shape and file of every tensor, by name.
     """
 
     def __init__(self, paths: list[Path]) -> None:
-        """Raises InputError when a file is missing, its header lies, a name occurs twice or a tensor is no float."""
+        """Raises InputError when a file is missing or damaged, a name occurs twice or a tensor is not a float tensor."""
+        super().__init__()
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.path_of: dict[str, Path] = {}
         self._files: dict[Path, Any] = {}
@@ -37,7 +38,7 @@ class TensorFiles:
         if not path.is_file():
             raise InputError(f"{path}: no such file")
         try:
-            file = safe_open(path, framework="pt").__enter__()
+            file = self.enter_context(safe_open(path, framework="pt"))
             self._files[path] = file
             for name in file.keys():  # noqa: SIM118 (not a mapping)
                 if name in self.path_of:
@@ -47,7 +48,7 @@ class TensorFiles:
                     raise InputError(f"{path}: tensor {name} has dtype {header.get_dtype()}; only floats are read")
                 self.shapes[name], self.path_of[name] = tuple(header.get_shape()), path
         except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-            raise InputError(f"{path}: not a whole safetensors file ({str(error).splitlines()[0]})") from None
+            raise InputError(f"{path}: not a complete safetensors file ({str(error).splitlines()[0]})") from None
 
     def tensor(self, name: str) -> Tensor:
         """The tensor, on the CPU, in its file's number format. Raises InputError when it holds a NaN or an infinity."""
@@ -56,20 +57,9 @@ class TensorFiles:
             raise InputError(f"{self.path_of[name]}: tensor {name} holds values that are not finite")
         return values
 
-    def close(self) -> None:
-        """Close the files."""
-        while self._files:
-            self._files.popitem()[1].__exit__(None, None, None)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
 
 def indexed_files(index_path: Path) -> list[Path]:
-    """The files that a `*.safetensors.index.json` names, beside it. Raises InputError when it is no such index."""
+    """The files that a `*.safetensors.index.json` lists, in its folder. Raises InputError if it is no such index."""
     index = read_json(index_path)
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:

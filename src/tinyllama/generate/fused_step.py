@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from tinyllama.generate import decode_kernels
 from tinyllama.generate.kv_cache import KVCache
 from tinyllama.model.llama import Llama
-from tinyllama.model.packed_weights import pack
+from tinyllama.model.packed_llama import pack
 from tinyllama.model.rotary import rotary_table
 
 

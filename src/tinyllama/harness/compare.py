@@ -1,4 +1,4 @@
-"""Whether two models differ: the same examples, answered by both, task by task."""
+"""Compares two models task by task on the examples that both answered."""
 
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,11 @@ from tinyllama.harness.task_scores import HIGHER_IS_BETTER, Difference, differen
 
 
 def compare(folder_a: Path, folder_b: Path) -> dict[str, Any]:
-    """B less A for every metric of every task that both results folders have in the same setting.
+    """B minus A for every metric of every task that both results folders have in the same setting.
 
-    Returns `tasks`: by result name, by metric `a`, `b`, `difference`, `low` and `high` (95% interval of the difference),
-    `n`, where examples have values of their own `wins`, `losses`, `sign_p`, and a `verdict`; and `only_in` (results that
-    one side alone has). Raises InputError when there is nothing to compare.
+    Returns `tasks`: by result name, by metric: `a`, `b`, `difference`, `low` and `high` (95% interval of the difference),
+    `n`, `verdict`, and for metrics that are means `wins`, `losses`, `sign_p`; and `only_in` (results of one side only).
+    Raises InputError when there is nothing to compare.
     """
     a, b = read_scores(folder_a), read_scores(folder_b)
     both = [name for name in a if name in b]
@@ -31,14 +31,14 @@ def _of_task(
     rows_b = {row["doc_sha256"]: row for row in read_examples(folder_b, name)}
     shared = [key for key in rows_a if key in rows_b]
     if len(shared) < 2:
-        raise InputError(f"{folder_a / name} and {folder_b / name}: {len(shared)} examples in common, two are needed")
+        raise InputError(f"{folder_a / name} and {folder_b / name}: {len(shared)} examples in common; two are needed")
     groups = groups_of([rows_a[key] for key in shared])
     found: dict[str, dict[str, Any]] = {}
     for metric, kind in a["kinds"].items():
         values = [[rows[key]["values"][metric] for key in shared] for rows in (rows_a, rows_b)]
         try:
             gap = difference(kind, values[0], values[1], groups)
-        except ValueError:  # a metric that concerns fewer than two of these examples
+        except ValueError:  # a metric of fewer than two of these examples
             continue
         found[metric] = {
             "a": a["metrics"][metric],
@@ -55,14 +55,14 @@ def _of_task(
 
 
 def verdict(gap: Difference, higher_is_better: bool) -> str:
-    """In words: whether the interval leaves 0 out, and for whom."""
+    """In words: which model is better, if the interval does not contain 0."""
     if not gap.is_shown:
         return "no difference shown"
     return "B is better" if (gap.value > 0) == higher_is_better else "A is better"
 
 
 def table(found: dict[str, Any]) -> str:
-    """The comparison as people read it, a line a metric."""
+    """The comparison as text, one line per metric."""
     lines = [f"A: {found['a']}", f"B: {found['b']}", ""]
     lines.append(f"{'task':<24}{'metric':<20}{'A':>9}{'B':>9}{'B - A':>9}  {'95% interval':<20}{'n':>7}  verdict")
     for name, metrics in found["tasks"].items():
@@ -72,7 +72,7 @@ def table(found: dict[str, Any]) -> str:
             split = f" ({row['wins']} won, {row['losses']} lost, p {row['sign_p']:.2g})" if "wins" in row else ""
             lines.append(f"{name:<24}{metric:<20}{numbers}  {row['verdict']}{split}")
     n_intervals = sum(len(metrics) for metrics in found["tasks"].values())
-    lines.append(f"\n{n_intervals} intervals of 95%: of equal models, one in twenty would leave 0 out by chance.")
+    lines.append(f"\n{n_intervals} intervals of 95%: for equal models, one in twenty does not contain 0 by chance.")
     lines += [f"only in {folder}: {', '.join(names)}" for folder, names in found["only_in"].items() if names]
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""A network whose layers are compiled when that pays, and that goes on without where it does not work."""
+"""Compiles the layers of a network when it is worth the time; falls back to eager execution if compiling fails."""
 
 from copy import copy
 
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from tinyllama import log
 from tinyllama.model.llama import Llama
 
-COMPILE_FROM_FLOP = 2e16  # about a minute of an H100, uncompiled; compiling takes half of that
+COMPILE_FROM_FLOP = 2e16  # about a minute of an uncompiled H100; compiling takes half a minute
 
 
 class CompiledLayers:
-    """`Llama.hidden` without cache. `wanted`: whether layers are compiled (torch.compile, for any shape).
+    """`Llama.hidden` without cache. `wanted`: whether layers are compiled (torch.compile, one graph for any shape).
 
-    None: on a GPU, from the batch on with which 2 N FLOP a token come to COMPILE_FROM_FLOP: a count and not a clock, so
-    that the same examples give the same numbers again. When compiling fails a line says so, and the layers work as they are.
+    None: on a GPU, from the batch with which 2 N FLOP per token reach COMPILE_FROM_FLOP. That is counted, not timed, so
+    that the same examples always give the same numbers. If compiling fails, a warning says so.
     """
 
     def __init__(self, model: Llama, wanted: bool | None) -> None:
@@ -41,7 +41,7 @@ class CompiledLayers:
             return self._compiled.hidden(tokens, positions, mask)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # no C compiler, no Triton, a fault of the compiler: without it everything works
+        except Exception as error:  # no C compiler, no Triton, an error of the compiler
             reason = next(iter(str(error).splitlines()), "")
             log.warn(f"evaluate: layers are not compiled ({type(error).__name__}: {reason[:200]})")
             self._compiled, self._from_flop = None, float("inf")
@@ -49,7 +49,7 @@ class CompiledLayers:
 
 
 def with_compiled_layers(model: Llama) -> Llama:
-    """The same network with the same parameters, its layers compiled for any shape; `model` stays as it is."""
+    """A copy of the network with the same parameters and compiled layers; `model` is not changed."""
     network = copy(model)
     network._modules = dict(model._modules)
     network.layers = nn.ModuleList(torch.compile(layer, dynamic=True) for layer in model.layers)  # type: ignore[misc]

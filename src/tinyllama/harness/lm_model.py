@@ -1,10 +1,10 @@
-"""Our network as lm-eval wants it: how likely a text is after another, how likely a whole text is, what follows a text.
+"""lm-eval's interface for our networks: log-probability of a text given a context, or of a whole text, and generation.
 
-The rule of BOS, everywhere: a text begins with BOS once, where the vocabulary has one and the tokenizer's configuration
-does not say no (`OpenedModel.with_bos`, as `score` does). Where nothing stands before the first scored token - a whole
-text, an empty context - and that rule adds no BOS, one token that ends or begins documents does: BOS, else EOS.
+A text begins with one BOS if the vocabulary has a BOS and the tokenizer's configuration does not turn it off
+(`OpenedModel.with_bos`, as in `score`). If the first scored token has no context (a whole text, an empty context) and that
+rule adds no BOS, one token is put before it: BOS, or EOS if there is no BOS.
 
-Texts longer than the network's context lose tokens from the left, counted in `n_truncated`.
+Texts longer than the network's context lose tokens on the left, counted in `n_truncated`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -37,22 +37,22 @@ from tinyllama.harness.token_rows import (
 )
 
 TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 65_536}
-TEXTS_TOGETHER = {"cpu": 8, "cuda": 64}  # that are gone on with at once
+TEXTS_PER_BATCH = {"cpu": 8, "cuda": 64}  # of generation
 LOGITS_CHUNK_TOKENS = 4096
-DEFAULT_NEW_TOKENS = 256  # where a task does not say
-LENGTH_STEP = 32  # lengths on a GPU are multiples of it, for the kernels' sake
+DEFAULT_NEW_TOKENS = 256  # if a task does not say
+LENGTH_STEP = 32  # on a GPU, row lengths are multiples of it, which is faster
 
-Answer = Any  # (log-probability, whether greedy), a log-probability, or a text
-OnAnswers = Callable[[list[tuple[int, Answer]]], None]  # (number of the request, its answer) as they come
+Answer = Any  # (log-probability, is_greedy), a log-probability, or a text
+OnAnswers = Callable[[list[tuple[int, Answer]]], None]  # (number of the request, its answer)
 
 
 class HarnessModel(LM):
-    """An opened model behind lm-eval's three methods. `tokens_per_batch`: filler included; default by device.
+    """An opened model with lm-eval's three methods. `tokens_per_batch`: including padding; default by device.
 
-    `max_tokens`: the context, default and at most the network's. `compiled`: layers by torch.compile, which takes half a
-    minute first; None: on a GPU, once so much was computed that it is likely to pay. Where compiling fails, or a batch is
-    too large for the device's memory, it goes on without, or with smaller ones. `on_answers` hears of answers batch by
-    batch, `on_progress` that there is some.
+    `max_tokens`: the context; default and maximum: the network's. `compiled`: use torch.compile for the layers, which
+    takes half a minute; None: on a GPU, once so much was computed that it is worth it. If compiling fails the layers run
+    uncompiled; if a batch does not fit into memory, batches become smaller. `on_answers` is called with the answers of
+    each batch, `on_progress` before each batch.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class HarnessModel(LM):
         self._opened = opened
         kind = opened.device.type
         self._tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH.get(kind, TOKENS_PER_BATCH["cpu"])
-        self._texts_together = TEXTS_TOGETHER.get(kind, TEXTS_TOGETHER["cpu"])
+        self._texts_per_batch = TEXTS_PER_BATCH.get(kind, TEXTS_PER_BATCH["cpu"])
         self.max_tokens = min(max_tokens or opened.config.seq_len, opened.config.seq_len)
         self._network = CompiledLayers(opened.model, compiled)
         self._decoder = Decoder(opened.model, opened.tokenizer.vocab_size)
@@ -77,48 +77,46 @@ class HarnessModel(LM):
 
     @property
     def prefix_id(self) -> int:
-        """What stands before a text that has nothing before it. Raises InputError without BOS and EOS."""
+        """The token before a text without context. Raises InputError if there is neither BOS nor EOS."""
         tokenizer = self._opened.tokenizer
         found = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
         if found is None:
-            raise InputError(
-                f"{self._opened.origin}: its vocabulary has neither BOS nor EOS, nothing can stand before a text"
-            )
+            raise InputError(f"{self._opened.origin}: its vocabulary has neither BOS nor EOS to put before a text")
         return found
 
-    # -- how likely ----------------------------------------------------------------------------------------------------
+    # -- log-probabilities ---------------------------------------------------------------------------------------------
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """For each (context, text): the natural-log probability of the text, and whether each token was the likeliest.
+        """For each (context, text): the log-probability (natural) of the text, and whether greedy decoding gives it.
 
-        Blanks at the end of a context count to the text, because tokens begin with a blank.
+        Spaces at the end of a context are scored with the text, because tokens begin with a space.
         """
         sequences = self._encode_pairs([_texts(request) for request in requests])
         numbered = zip(requests, sequences, strict=True)
         groups = [[s for _, s in group] for _, group in groupby(numbered, lambda pair: _example_of(pair[0]))]
         answers: dict[int, tuple[float, bool]] = {}
-        for found in self._judged(groups):
+        for found in self._score_groups(groups):
             self.on_answers(list(found.items()))
             answers |= found
         return [answers[number] for number in range(len(requests))]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = True) -> list[float]:
-        """The natural-log probability of whole texts; of long ones in windows that do not overlap, the last one filled.
+        """The log-probability (natural) of whole texts, of long ones in windows whose scored tokens do not overlap.
 
-        Each token is judged once; the first of a window sees one token before it.
+        Each token is scored once; the first of a window sees one token before it.
         """
         totals: list[float] = []
         for number, request in enumerate(requests):
             ids = self._opened.tokenizer.encode(request.args[0])
             windows = map(make_disjoint_window, get_rolling_token_windows(ids, self.prefix_id, self.max_tokens, 1))
             groups = [[ScoredTokens(n, [*before, *scored], len(scored))] for n, (before, scored) in enumerate(windows)]
-            found = [answer for judged in self._judged(groups) for answer, _ in judged.values()]
+            found = [logprob for batch in self._score_groups(groups) for logprob, _ in batch.values()]
             totals.append(float(np.sum(found)))
             self.on_answers([(number, totals[-1])])
         return totals
 
     def _encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[ScoredTokens]:
-        """Tokens of context and text together, cut where the context's own tokens end."""
+        """Tokens of context and text together; scored are those behind as many as the context alone has."""
         encode, n_texts = self._opened.tokenizer.encode_batch, len(pairs)
         contexts = [context.rstrip() for context, _ in pairs]
         unique = list(dict.fromkeys([*contexts, *(context + text for context, text in pairs)]))
@@ -139,46 +137,46 @@ class HarnessModel(LM):
         most = self.max_tokens + 1  # the last token is never an input
         if not 0 < n_scored <= self.max_tokens:
             raise InputError(
-                f"a text to judge has {n_scored} tokens, 1 to {self.max_tokens} (the context) are possible: "
+                f"a text to score has {n_scored} tokens; 1 to {self.max_tokens} (the context) are possible: "
                 f"{self._opened.tokenizer.decode(ids)[-60:]!r}"
             )
         self.n_truncated += len(ids) > most
         return ScoredTokens(number, ids[-most:], n_scored)
 
     @torch.inference_mode()
-    def _judged(self, groups: Sequence[Sequence[ScoredTokens]]) -> Iterator[dict[int, tuple[float, bool]]]:
-        """Batch by batch: log-probability and greediness by number. The host prepares a batch while a GPU works."""
-        under_way: tuple[list[Row], Tensor, Tensor] | None = None
+    def _score_groups(self, groups: Sequence[Sequence[ScoredTokens]]) -> Iterator[dict[int, tuple[float, bool]]]:
+        """Yield log-probability and is_greedy by number, per batch. The host prepares a batch while the GPU computes."""
+        pending: tuple[list[Row], Tensor, Tensor] | None = None
         waiting = list(batches_by_length(make_rows(groups, self.max_tokens), self._tokens_per_batch))
         while waiting:
             rows = waiting[0]
             self.on_progress()
             try:
-                judged = (rows, *self._judge(rows))
+                scored = (rows, *self._score_rows(rows))
             except torch.OutOfMemoryError:
                 if len(rows) == 1:
                     raise
-                judged = None
-            if judged is None:
+                scored = None
+            if scored is None:
                 self._tokens_per_batch = len(rows[0].tokens) * len(rows) // 2
-                self._tell_of_memory(f"batches of {self._tokens_per_batch:,} tokens")
+                self._free_memory(f"batches of {self._tokens_per_batch:,} tokens")
                 waiting = list(batches_by_length([row for batch in waiting for row in batch], self._tokens_per_batch))
                 continue
             del waiting[0]
-            if under_way is not None:
-                yield _by_number(*under_way)
-            under_way = judged
-        if under_way is not None:
-            yield _by_number(*under_way)
+            if pending is not None:
+                yield _by_number(*pending)
+            pending = scored
+        if pending is not None:
+            yield _by_number(*pending)
 
-    def _judge(self, rows: list[Row]) -> tuple[Tensor, Tensor]:
-        """Log-probability (fp32) of each scored token of the rows, and whether it was the likeliest: (N,) each."""
+    def _score_rows(self, rows: list[Row]) -> tuple[Tensor, Tensor]:
+        """Log-probability (fp32) of each scored token of the rows, and whether it has the highest: (N,) each."""
         opened = self._opened
         is_cuda = opened.device.type == "cuda"
         batch: RowBatch = as_tensors(rows, LENGTH_STEP if is_cuda else 1).to(opened.device)
         mask = None if batch.branches is None else tree_mask(batch.branches)
         hidden = self._network.hidden(batch.tokens, batch.positions, mask)  # (B, T, E)
-        hidden = hidden[batch.places[0], batch.places[1]]  # (N, E)
+        hidden = hidden[batch.outputs[0], batch.outputs[1]]  # (N, E)
         logprobs, greedy = [], []
         for chunk, wanted in zip(
             hidden.split(LOGITS_CHUNK_TOKENS), batch.targets.split(LOGITS_CHUNK_TOKENS), strict=True
@@ -188,12 +186,12 @@ class HarnessModel(LM):
             greedy.append(logits.argmax(dim=-1) == wanted)
         return torch.cat(logprobs), torch.cat(greedy)
 
-    # -- what follows --------------------------------------------------------------------------------------------------
+    # -- generation ----------------------------------------------------------------------------------------------------
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        """What follows each context, greedily, up to a stop string, EOS or the request's most new tokens."""
+        """Greedy continuation of each context, up to a stop string, EOS or the request's maximum of new tokens."""
         answers: dict[int, str] = {}
-        for config, numbers in self._alike(requests):
+        for config, numbers in self._by_settings(requests):
             room = self.max_tokens - config.max_new_tokens
             if room < 1:
                 raise InputError(
@@ -202,18 +200,18 @@ class HarnessModel(LM):
             ids = {number: self._prompt(requests[number].args[0], room) for number in numbers}
             by_length = sorted(numbers, key=lambda number: -len(ids[number]))
             while by_length:
-                chosen = by_length[: self._texts_together]
-                made = self._made([ids[number] for number in chosen], config)
-                if made is None:
+                chosen = by_length[: self._texts_per_batch]
+                texts = self._generate([ids[number] for number in chosen], config)
+                if texts is None:
                     continue
                 del by_length[: len(chosen)]
-                found = dict(zip(chosen, made, strict=True))
+                found = dict(zip(chosen, texts, strict=True))
                 self.on_answers(list(found.items()))
                 answers |= found
         return [answers[number] for number in range(len(requests))]
 
-    def _made(self, prompts: list[list[int]], config: GenerateConfig) -> list[str] | None:
-        """What follows each prompt; None, and fewer texts together from now on, when memory did not suffice."""
+    def _generate(self, prompts: list[list[int]], config: GenerateConfig) -> list[str] | None:
+        """The continuations; None, and smaller batches from now on, if memory was not sufficient."""
         self.on_progress()
         try:
             made = generate_ids(self._opened, prompts, config, decoder=self._decoder)
@@ -222,24 +220,26 @@ class HarnessModel(LM):
                 raise
         else:
             return [sequence["text"] for sequence in made]
-        self._decoder = Decoder(self._opened.model, self._opened.tokenizer.vocab_size)  # the other's buffers are free
-        self._texts_together = len(prompts) // 2
-        self._tell_of_memory(f"{self._texts_together} texts together")
+        self._decoder = Decoder(
+            self._opened.model, self._opened.tokenizer.vocab_size
+        )  # frees the buffers of the old one
+        self._texts_per_batch = len(prompts) // 2
+        self._free_memory(f"batches of {self._texts_per_batch} texts")
         return None
 
-    def _tell_of_memory(self, words: str) -> None:
-        """What could not be held is given back, so that smaller pieces of it may be had."""
+    def _free_memory(self, next_batches: str) -> None:
+        """Return cached memory to the device, so that smaller batches fit."""
         if self._opened.device.type == "cuda":
             torch.cuda.empty_cache()
-        log.warn(f"evaluate: the device's memory does not suffice; going on with {words}")
+        log.warn(f"evaluate: out of device memory; continuing with {next_batches}")
 
     def _prompt(self, text: str, room: int) -> list[int]:
         ids = self._opened.with_bos(self._opened.tokenizer.encode(text)) or [self.prefix_id]
         self.n_truncated += len(ids) > room
         return ids[-room:]
 
-    def _alike(self, requests: Sequence[Instance]) -> Iterator[tuple[GenerateConfig, list[int]]]:
-        """Requests with the same settings, by number. Raises InputError for sampling: scores are of greedy text."""
+    def _by_settings(self, requests: Sequence[Instance]) -> Iterator[tuple[GenerateConfig, list[int]]]:
+        """Numbers of the requests with the same settings. Raises InputError for sampling: only greedy text is scored."""
         settings = []
         for request in requests:
             arguments: Any = request.args
@@ -253,7 +253,7 @@ class HarnessModel(LM):
 
 
 def _example_of(request: Instance) -> tuple[str | None, int | None, int]:
-    """Requests of one example have the same value; those of none have their own."""
+    """The same for requests of one example; requests without an example have each their own."""
     return request.task_name, request.doc_id, id(request) if request.doc_id is None else 0
 
 

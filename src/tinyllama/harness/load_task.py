@@ -1,4 +1,4 @@
-"""A task of `tasks/` as an lm-eval task, with its examples from the data folder or the hub."""
+"""Builds an lm-eval task from an entry of `tasks/`, with examples from the data folder or the Hugging Face hub."""
 
 import logging
 import os
@@ -24,20 +24,20 @@ from tinyllama.harness.task_functions import NO_ANSWER
 from tinyllama.harness.task_list import TaskEntry
 
 FEW_SHOT_SEED = 1234  # of the choice of few-shot examples; lm-eval's default
-logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings are about its own defaults
-# Else its templates are compiled for every example: most of the host's time.
+logging.getLogger("lm_eval").setLevel(logging.ERROR)  # its warnings concern its own defaults
+# Without a cache it compiles its templates for every example, which takes most of the host's time.
 env.from_string = cache(env.from_string)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class ExamplesTask(ConfigurableTask):
-    """An lm-eval task whose examples are given: nothing is fetched. `rows`: by split, `test` and maybe `train`."""
+    """An lm-eval task with given examples, nothing is downloaded. `rows`: by split, `test` and possibly `train`."""
 
     def __init__(self, config: dict[str, Any], rows: dict[str, list[dict[str, Any]]] | None) -> None:
         self._rows = rows
         super().__init__(config=config)
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        """Take the given rows; without any, ask the hub as lm-eval does."""
+        """Use the given rows; if there are none, download as lm-eval does."""
         if self._rows is None:
             super().download(dataset_kwargs, **kwargs)
         else:
@@ -45,10 +45,10 @@ class ExamplesTask(ConfigurableTask):
 
 
 class AbstainingTask(ExamplesTask):
-    """A task of answers that also asks how likely "unanswerable" is (SQuAD 2.0)."""
+    """A generation task that also asks for the log-probability of "unanswerable" (SQuAD 2.0)."""
 
     def construct_requests(self, doc: dict[str, Any], ctx: Any, **kwargs: Any) -> list[Instance]:
-        """The answer, then the log-probability."""
+        """The request for the answer, then the one for the log-probability."""
         asked = {key: kwargs[key] for key in ("metadata",) if key in kwargs}
         answer = super().construct_requests(doc, ctx, **kwargs)
         assert isinstance(answer, Instance)
@@ -61,28 +61,28 @@ class LoadedTask:
 
     entry: TaskEntry
     task: ConfigurableTask
-    doc_ids: list[int]  # numbers of the chosen examples in their file
+    doc_ids: list[int]  # of the chosen examples, numbered as in their file
     requests: list[Instance]
-    groups: list[str] | None = None  # of every example of the file, which others it belongs to
+    groups: list[str] | None = None  # the group of every example of the file
 
     @property
     def n(self) -> int:
-        """Examples that are measured."""
+        """Number of chosen examples."""
         return len(self.doc_ids)
 
-    def part(self, number: int, n_parts: int) -> "LoadedTask":
-        """Every `n_parts`-th example, from example `number` on."""
-        doc_ids = self.doc_ids[number::n_parts]
+    def share(self, rank: int, n_ranks: int) -> "LoadedTask":
+        """The examples of one rank: every `n_ranks`-th, starting with number `rank`."""
+        doc_ids = self.doc_ids[rank::n_ranks]
         chosen = set(doc_ids)
         return replace(self, doc_ids=doc_ids, requests=[r for r in self.requests if r.doc_id in chosen])
 
 
 def load_task(entry: TaskEntry, data_dir: Path | None, *, limit: int | None = None, num_fewshot: int = 0) -> LoadedTask:
-    """Make the requests of a task's examples: all, or `limit` of them, evenly spread over the file.
+    """Build the requests of a task's examples: all, or `limit` of them, evenly spaced over the file.
 
-    Of examples in groups, whole groups of at most `limit` examples together, but one group at least.
-    Few-shot examples are drawn from the training part; where there is none, from the measured examples but the one asked.
-    Raises InputError that names the file when data are missing or unfit.
+    If examples come in groups, whole groups are chosen, at least one and else at most `limit` examples together. Few-shot
+    examples come from the training split, or from the other evaluated examples if there is none. Raises InputError that
+    names the file when data are missing or do not fit the task.
     """
     config = _config(entry, data_dir is not None, num_fewshot)
     rows = None
@@ -90,13 +90,13 @@ def load_task(entry: TaskEntry, data_dir: Path | None, *, limit: int | None = No
         rows = {"test": read_rows(data_dir, entry.test, entry.fields, entry.test_rows, entry.allowed)}
         if num_fewshot and entry.train:
             rows["train"] = read_rows(data_dir, entry.train, entry.fields, entry.train_rows, entry.allowed)
-    made = AbstainingTask if entry.scores_no_answer else ExamplesTask
+    task_class = AbstainingTask if entry.scores_no_answer else ExamplesTask
     try:
-        task = made(config, rows)
+        task = task_class(config, rows)
     except InputError:
         raise
-    except Exception as error:  # lm-eval tries the first example; what it raises is about the data
-        raise _unfit(entry, data_dir, 0, error) from None
+    except Exception as error:  # lm-eval tries the first example, so the error concerns the data
+        raise _misfit(entry, data_dir, 0, error) from None
     task.set_fewshot_seed(FEW_SHOT_SEED)
     groups = _groups(entry, task, data_dir)
     doc_ids = spread(len(task.task_docs), limit) if groups is None else spread_groups(groups, limit)
@@ -108,14 +108,14 @@ def load_task(entry: TaskEntry, data_dir: Path | None, *, limit: int | None = No
 
 
 def spread(n: int, limit: int | None) -> list[int]:
-    """`limit` numbers of range(n), evenly spread: neighbours in a file are often about the same text."""
+    """`limit` numbers of range(n), evenly spaced, because neighbouring examples are often about the same text."""
     if limit is None or limit >= n:
         return list(range(n))
     return [i * n // limit for i in range(limit)]
 
 
 def spread_groups(groups: Sequence[str], limit: int | None) -> list[int]:
-    """Numbers of the examples of whole groups, evenly spread: at most `limit` of them, but one group at least."""
+    """Numbers of the examples of whole groups, evenly spaced: at most `limit` examples, but at least one group."""
     members: dict[str, list[int]] = {}
     for number, group in enumerate(groups):
         members.setdefault(group, []).append(number)
@@ -130,7 +130,7 @@ def spread_groups(groups: Sequence[str], limit: int | None) -> list[int]:
 
 
 def _groups(entry: TaskEntry, task: ConfigurableTask, data_dir: Path | None) -> list[str] | None:
-    """Of every example the hash of what it shares with those of its group; None where the task has no groups."""
+    """The group of every example, as a hash of its `group` template; None if the task has no groups."""
     if entry.group is None:
         return None
     template, docs, found = env.from_string(entry.group), task.task_docs, []
@@ -139,7 +139,7 @@ def _groups(entry: TaskEntry, task: ConfigurableTask, data_dir: Path | None) -> 
         try:
             found.append(sha256(template.render(**doc).encode()).hexdigest()[:16])
         except Exception as error:
-            raise _unfit(entry, data_dir, number, error) from None
+            raise _misfit(entry, data_dir, number, error) from None
     return found
 
 
@@ -147,21 +147,20 @@ def _requests_of(
     entry: TaskEntry, task: ConfigurableTask, data_dir: Path | None, doc_id: int, num_fewshot: int
 ) -> list[Instance]:
     try:
-        doc = task.task_docs[doc_id]  # `eval_docs` would prepare all of them anew
+        doc = task.task_docs[doc_id]  # `eval_docs` would prepare all examples each time
         context = task.fewshot_context(doc, num_fewshot)
-        made = task.construct_requests(doc, context, metadata=(entry.name, doc_id, 1))
-        found = made if isinstance(made, list) else [made]
+        requests = task.construct_requests(doc, context, metadata=(entry.name, doc_id, 1))
         if task.OUTPUT_TYPE == "multiple_choice":
             right_choice(task, doc)
         else:
             task.doc_to_target(doc)
     except Exception as error:
-        raise _unfit(entry, data_dir, doc_id, error) from None
-    return found
+        raise _misfit(entry, data_dir, doc_id, error) from None
+    return requests if isinstance(requests, list) else [requests]
 
 
 def right_choice(task: ConfigurableTask, doc: dict[str, Any]) -> int:
-    """The number of an example's right choice. Raises ValueError when its answer is none of the choices."""
+    """The number of an example's correct choice. Raises ValueError if its answer is none of the choices."""
     choices = task.doc_to_choice(doc)
     gold: Any = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
     if gold in choices:
@@ -171,7 +170,7 @@ def right_choice(task: ConfigurableTask, doc: dict[str, Any]) -> int:
     raise ValueError(f"answer {gold!r} is none of {len(choices)} choices")
 
 
-def _unfit(entry: TaskEntry, data_dir: Path | None, doc_id: int, error: Exception) -> InputError:
+def _misfit(entry: TaskEntry, data_dir: Path | None, doc_id: int, error: Exception) -> InputError:
     where = entry.name if data_dir is None else f"{data_dir / entry.test[0]}"
     reason = str(error).splitlines()[0][:200] if str(error) else ""
     return InputError(
@@ -180,7 +179,7 @@ def _unfit(entry: TaskEntry, data_dir: Path | None, doc_id: int, error: Exceptio
 
 
 def _config(entry: TaskEntry, is_local: bool, num_fewshot: int) -> dict[str, Any]:
-    """lm-eval's settings of a task. Local examples are in the splits `test` and `train` whatever the hub calls them."""
+    """lm-eval's settings of a task. Local examples are in the splits `test` and `train`, whatever the hub calls them."""
     base = load_yaml(Path(lm_eval_tasks.__file__).parent / entry.base) if entry.base else {}
     config = {**base, **entry.config, "num_fewshot": num_fewshot}
     config.pop("tag", None)

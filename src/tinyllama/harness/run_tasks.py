@@ -1,4 +1,4 @@
-"""Tasks one after another: each one's results are written as it ends, and a killed evaluation goes on within a task."""
+"""Evaluates a model on tasks one after another; writes each result when the task ends; resumes an interrupted task."""
 
 import json
 import time
@@ -29,9 +29,9 @@ from tinyllama.harness.task_scores import estimate
 
 @dataclass(frozen=True)
 class TaskSettings:
-    """How tasks are measured. `limit`: examples of each, evenly spread; None: all. `max_tokens`: None: the network's.
+    """How tasks are evaluated. `limit`: examples per task, evenly spaced; None: all. `max_tokens`: None: the network's.
 
-    `compiled`: whether layers are compiled; None: on a GPU, when there is enough to do.
+    `compiled`: whether layers are compiled; None: on a GPU, if there is enough to compute.
     """
 
     data_dir: Path | None
@@ -43,15 +43,15 @@ class TaskSettings:
 
 
 def evaluate_tasks(opened: OpenedModel, names: Sequence[str], settings: TaskSettings, out: Path) -> dict[str, Any]:
-    """Measure an opened model on tasks and groups; results go to the folder `out` as each task ends.
+    """Evaluate an opened model on tasks and groups; write each task's results to the folder `out` when it ends.
 
-    Returns `tasks` (by task: its metrics by name, `<metric>_stderr`, `n`, `n_official` ...), `averages` where all seven of
-    `zero_shot` are there, `left_out` (tasks of a group without data here, with the reason) and `results` (the folder).
-    Raises InputError for an unknown task, and before anything is measured for data that are missing or unfit.
+    Returns `tasks` (by task: its metrics by name, `<metric>_stderr`, `n`, `n_official` ...), `averages` if all seven of
+    `zero_shot` are there, `left_out` (tasks of a group that have no data here, with the reason) and `results` (the folder).
+    Raises InputError for an unknown task or for missing or wrong data, before the evaluation starts.
     """
     entries, left_out = with_data(choose_tasks(names), names, settings)
     for name, reason in left_out.items():
-        log.warn(f"{name}: left out; {reason}")
+        log.warn(f"{name}: skipped; {reason}")
     about = about_model(opened)
     model = HarnessModel(
         opened,
@@ -63,12 +63,12 @@ def evaluate_tasks(opened: OpenedModel, names: Sequence[str], settings: TaskSett
     found: dict[str, Any] = {}
     for number, entry in enumerate(entries, 1):
         found[entry.name] = measure(model, entry, settings, out, about, f"{number}/{len(entries)} {entry.name}")
-    shown = {name: scores["metrics"] | _beside(scores) for name, scores in found.items()}
+    shown = {name: scores["metrics"] | _details(scores) for name, scores in found.items()}
     return {"tasks": shown, "averages": averages(found), "left_out": left_out, "results": str(out)}
 
 
 def about_model(opened: OpenedModel) -> dict[str, Any]:
-    """What a result says of the model, so that it is known again."""
+    """What a result records about the model, to recognise it later."""
     state = opened.state
     return {
         "origin": str(opened.origin),
@@ -85,23 +85,23 @@ def about_model(opened: OpenedModel) -> dict[str, Any]:
 def measure(
     model: LM, entry: TaskEntry, settings: TaskSettings, out: Path, about: dict[str, Any], title: str = ""
 ) -> dict[str, Any]:
-    """One task's scores: as they lie in `out` when they were made before by the same model in the same way.
+    """One task's scores, from `out` if the same model was evaluated with the same settings before.
 
-    `title`: what people read while it works; empty: nothing.
+    `title`: of the progress line; empty: no output.
     """
     loaded = load_task(entry, settings.data_dir, limit=settings.limit, num_fewshot=settings.num_fewshot)
     name = result_name(entry.name, settings.num_fewshot, settings.limit)
     fingerprint = _fingerprint(loaded, about)
     before = finished(out, name, fingerprint)
     if before is not None:
-        _say(title, f"measured before, {out / name}.json")
+        _say(title, f"already evaluated, {out / name}.json")
         return before
     answers = AnswerLog(out, name, fingerprint)
     try:
         ask(model, loaded, answers, title)
     finally:
         answers.close()
-    examples = judge(loaded, answers)
+    examples = score_answers(loaded, answers)
     metrics, kinds = score_examples(entry, examples)
     scores = {
         "task": entry.name,
@@ -125,7 +125,7 @@ def measure(
 def score_examples(
     entry: TaskEntry, examples: Sequence[dict[str, Any]]
 ) -> tuple[dict[str, float | None], dict[str, str]]:
-    """Each metric and `<metric>_stderr`; and the kind of each that there is: `answerable_f1` may concern no example."""
+    """Each metric and `<metric>_stderr`, and the kind of each. Metrics that no example has (`answerable_f1`) are omitted."""
     metrics: dict[str, float | None] = {}
     kinds: dict[str, str] = {}
     groups = groups_of(examples)
@@ -140,7 +140,7 @@ def score_examples(
 
 
 def ask(model: LM, loaded: LoadedTask, log_file: AnswerLog, title: str) -> None:
-    """Put the requests that have no answer yet to the model; answers go into the log as they come."""
+    """Send the requests without an answer to the model; append answers to the log batch by batch."""
     by_kind: dict[str, list[Instance]] = defaultdict(list)
     for request in loaded.requests:
         by_kind[request.request_type].append(request)
@@ -148,21 +148,28 @@ def ask(model: LM, loaded: LoadedTask, log_file: AnswerLog, title: str) -> None:
         for kind, requests in by_kind.items():
             known = log_file.answers.setdefault(kind, {})
             todo = [number for number in range(len(requests)) if number not in known]
-            hears = isinstance(model, HarnessModel)
-            clock = _Clock(log_file.seconds, log_file.n_truncated, model)
+            # Both are sums over all tries: what was before, less what the clock and the model show now.
+            seconds = log_file.seconds - time.perf_counter()
+            n_truncated = log_file.n_truncated - getattr(model, "n_truncated", 0)
 
-            def take(
-                found: list[tuple[int, Any]], kind: str = kind, todo: list[int] = todo, clock: "_Clock" = clock
+            def add(
+                found: list[tuple[int, Any]],
+                kind: str = kind,
+                todo: list[int] = todo,
+                seconds: float = seconds,
+                n_truncated: int = n_truncated,
             ) -> None:
-                log_file.add(kind, [(todo[n], answer) for n, answer in found], clock.seconds(), clock.n_truncated())
+                answers = [(todo[n], answer) for n, answer in found]
+                truncated = n_truncated + getattr(model, "n_truncated", 0)
+                log_file.add(kind, answers, seconds + time.perf_counter(), truncated)
                 if line is not None:
                     line.update(sum(len(answers) for answers in log_file.answers.values()))
 
-            if hears:
-                model.on_answers = take
+            if isinstance(model, HarnessModel):
+                model.on_answers = add
             answers = getattr(model, kind)([requests[number] for number in todo], disable_tqdm=True) if todo else []
-            if not hears:
-                take(list(enumerate(answers)))
+            if not isinstance(model, HarnessModel):
+                add(list(enumerate(answers)))
 
 
 def _say(title: str, words: str) -> None:
@@ -170,22 +177,8 @@ def _say(title: str, words: str) -> None:
         log.info(f"{title}: {words}")
 
 
-class _Clock:
-    """Seconds and truncated texts, those of earlier tries included."""
-
-    def __init__(self, seconds: float, n_truncated: int, model: LM) -> None:
-        self._before, self._truncated_before, self._model = seconds, n_truncated, model
-        self._started, self._first = time.perf_counter(), getattr(model, "n_truncated", 0)
-
-    def seconds(self) -> float:
-        return self._before + time.perf_counter() - self._started
-
-    def n_truncated(self) -> int:
-        return self._truncated_before + getattr(self._model, "n_truncated", 0) - self._first
-
-
-def judge(loaded: LoadedTask, log_file: AnswerLog) -> list[dict[str, Any]]:
-    """Each example with its answers, its prediction and its value by metric."""
+def score_answers(loaded: LoadedTask, log_file: AnswerLog) -> list[dict[str, Any]]:
+    """Each example with its answers, its prediction and its values by metric."""
     numbers: dict[str, int] = defaultdict(int)
     by_example: dict[int, list[Any]] = defaultdict(list)
     for request in loaded.requests:
@@ -199,7 +192,7 @@ def judge(loaded: LoadedTask, log_file: AnswerLog) -> list[dict[str, Any]]:
         doc, answers = loaded.task.task_docs[doc_id], by_example[doc_id]
         answered = prediction(answers)
         values = loaded.task.process_results(doc, answers)
-        of_groups = {"all_right": values.get("acc"), "all_same": answered}  # what their scores are made of
+        of_groups = {"all_right": values.get("acc"), "all_same": answered}  # the values of group metrics
         metrics = loaded.entry.metrics.items()
         row = {
             "doc_id": doc_id,
@@ -213,11 +206,11 @@ def judge(loaded: LoadedTask, log_file: AnswerLog) -> list[dict[str, Any]]:
 
 
 def prediction(answers: Sequence[Any]) -> Any:
-    """What the model answered: the number of the likeliest choice, whether a single text was greedy, or a text."""
+    """The model's answer: the number of the most probable choice, whether a single text was greedy, or a text."""
     if isinstance(answers[0], str):
         return answers[0]
     if not isinstance(answers[0], tuple):
-        return None  # the log-probability of a whole text is no prediction
+        return None  # the log-probability of a whole text is not a prediction
     if len(answers) == 1:
         return bool(answers[0][1])
     logprobs = [logprob for logprob, _ in answers]
@@ -225,7 +218,7 @@ def prediction(answers: Sequence[Any]) -> Any:
 
 
 def line_of(scores: dict[str, Any]) -> str:
-    """A task's scores as people read them: `acc 0.612 ± 0.014 on 100 of 1,838 examples`."""
+    """A task's scores as one line: `acc 0.612 ± 0.014 on 100 of 1,838 examples`."""
     shown = []
     for metric in scores["kinds"]:
         value, stderr = scores["metrics"][metric], scores["metrics"][f"{metric}_stderr"]
@@ -235,11 +228,11 @@ def line_of(scores: dict[str, Any]) -> str:
     )
     words += f" examples, {scores['seconds']:.0f} s"
     if scores["n_truncated"]:
-        words += f"; {scores['n_truncated']} texts were longer than the context, cut from the left"
+        words += f"; {scores['n_truncated']} texts were longer than the context and lost tokens on the left"
     return words + (f" ({scores['note']})" if scores["note"] else "")
 
 
-def _beside(scores: dict[str, Any]) -> dict[str, Any]:
+def _details(scores: dict[str, Any]) -> dict[str, Any]:
     names = ("n", "n_official", "n_truncated", "num_fewshot", "seconds", "note")
     return {name: scores[name] for name in names if scores[name] is not None}
 
@@ -247,7 +240,7 @@ def _beside(scores: dict[str, Any]) -> dict[str, Any]:
 def with_data(
     entries: list[TaskEntry], names: Sequence[str], settings: TaskSettings
 ) -> tuple[list[TaskEntry], dict[str, str]]:
-    """The tasks whose examples are there and fit; those of a group that have none are left out, named ones are refused."""
+    """The tasks with data, and why others of a group were skipped. Raises InputError for a named task without data."""
     if settings.data_dir is None:
         return entries, {}
     kept, left_out = [], {}
@@ -268,16 +261,16 @@ def with_data(
 
 
 def _fingerprint(loaded: LoadedTask, about: dict[str, Any]) -> str:
-    """Of all that changes the answers: the requests' texts, and the model in its number format and context."""
+    """Hash of all that changes the answers: texts of the requests; the model, its number format and its context."""
     texts = sha256()
     for request in loaded.requests:
         texts.update(json.dumps([request.request_type, request.args], ensure_ascii=False, sort_keys=True).encode())
-    told = {key: about.get(key) for key in ("weights_sha256", "tokenizer", "add_bos", "dtype", "max_tokens")}
-    return files.sha256_json({"requests": texts.hexdigest(), "metrics": loaded.entry.metrics} | told)
+    model = {key: about.get(key) for key in ("weights_sha256", "tokenizer", "add_bos", "dtype", "max_tokens")}
+    return files.sha256_json({"requests": texts.hexdigest(), "metrics": loaded.entry.metrics} | model)
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it."""
+    """A value as plain JSON types."""
     if isinstance(value, tuple | list):
         return [_plain(inner) for inner in value]
     return value.item() if hasattr(value, "item") else value

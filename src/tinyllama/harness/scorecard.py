@@ -1,4 +1,4 @@
-"""The scores of models beside published ones of the same setting, and below them, apart, those of others."""
+"""Table of model scores next to published ones in the same setting; published scores in other settings follow below."""
 
 from pathlib import Path
 from typing import Any
@@ -7,21 +7,21 @@ from tinyllama import files
 from tinyllama.harness.references import LM_EVAL, REFERENCES, SEVEN_METRICS, Reference
 from tinyllama.harness.task_results import RUN_FOLDER, read_scores
 
-RUN_CARD = "scorecard.json"  # in a run folder; the report draws it
+RUN_CARD = "scorecard.json"  # in a run folder; the report shows it
 Row = dict[str, Any]
 
 
 def card(folders: dict[str, Path]) -> dict[str, Any]:
-    """Scores of the results folders, by the model's name.
+    """The scores in results folders, given by model name.
 
-    Returns `rows`, one a (task, metric, shots): `ours` (by model `value`, `stderr`, `n`, `n_official`, `note`), `published`
-    (like ours, by model) and `other_settings`; `averages` of the seven zero-shot tasks by model, published ones too; and
-    `sources`. Raises InputError for a folder without results.
+    Returns `rows`, one per (task, metric, shots): `ours` (by model: `value`, `stderr`, `n`, `n_official`, `note`),
+    `published` (comparable ones, by model) and `other_settings`; `averages` of the seven zero-shot tasks by model,
+    including published ones; and `sources`. Raises InputError for a folder without results.
     """
     ours: dict[tuple[str, str, int], dict[str, Any]] = {}
     by_model: dict[str, dict[str, dict[str, Any]]] = {}
     for model, folder in folders.items():
-        for scores in _fullest(read_scores(folder)):
+        for scores in _most_examples(read_scores(folder)):
             if scores["num_fewshot"] == 0:
                 by_model.setdefault(model, {})[scores["task"]] = scores
             for metric in scores["kinds"]:
@@ -38,8 +38,8 @@ def card(folders: dict[str, Path]) -> dict[str, Any]:
     }
 
 
-def _fullest(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each task and number of shots, the result on the most examples."""
+def _most_examples(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The result on the most examples, for each task and number of shots."""
     best: dict[tuple[str, int], dict[str, Any]] = {}
     for scores in results.values():
         key = (scores["task"], scores["num_fewshot"])
@@ -66,7 +66,7 @@ def _row(key: tuple[str, str, int], cells: dict[str, Any]) -> Row:
 
 
 def _averages(by_model: dict[str, dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Of the seven zero-shot tasks, with the errors where they are known and the tokens that were trained on."""
+    """Averages of the seven zero-shot tasks, with errors where known and the number of training tokens."""
     from tinyllama.harness.task_list import averages
 
     found: dict[str, dict[str, Any]] = {}
@@ -92,11 +92,11 @@ def _source(reference: Reference) -> dict[str, Any]:
 
 
 def write_run_card(run_dir: Path, results: Path) -> None:
-    """Keep a run's card, and how each of its evaluated checkpoints did, in the run folder: the report draws it."""
+    """Write a run's card and the scores of its evaluated checkpoints into the run folder, for the report."""
     found = card({run_dir.name: results})
     checkpoints = []
     for folder in sorted(path for path in (run_dir / RUN_FOLDER).glob("*") if path.is_dir()):
-        for scores in _fullest(read_scores(folder)):
+        for scores in _most_examples(read_scores(folder)):
             if scores["num_fewshot"] == 0:
                 metric = next(iter(scores["kinds"]))
                 values = {"value": scores["metrics"][metric], "stderr": scores["metrics"][f"{metric}_stderr"]}
@@ -111,41 +111,41 @@ def write_run_card(run_dir: Path, results: Path) -> None:
     files.write_json(run_dir / RUN_CARD, found | {"checkpoints": checkpoints, "published_curve": curve})
 
 
-# -- for people --------------------------------------------------------------------------------------------------------
+# -- as text -----------------------------------------------------------------------------------------------------------
 
 
 def render(found: dict[str, Any]) -> str:
-    """The card as text: scores in percent (perplexities and bits as they are), then other settings, then sources."""
+    """The card as text: scores in percent (perplexities and bits as they are), scores in other settings, sources."""
     models = found["models"]
-    beside_ours = {name for row in found["rows"] for name in row["published"]}
-    published = list(dict.fromkeys(r.model for r in REFERENCES if r.model in beside_ours))
+    comparable = {name for row in found["rows"] for name in row["published"]}
+    published = list(dict.fromkeys(r.model for r in REFERENCES if r.model in comparable))
     width = max([14, *(len(name) + 2 for name in models)])
     heads = {name: name.replace("TinyLlama", "TL") for name in published}
-    lines = [f"{'task':<15}{'metric':<17}{'shots':>5} " + "".join(f"{_short(name):>{width}}" for name in models)]
+    lines = [f"{'task':<15}{'metric':<17}{'shots':>5} " + "".join(f"{_shortened(name):>{width}}" for name in models)]
     lines[0] += "".join(f"{head:>{len(head) + 2}}" for head in heads.values())
     for row in found["rows"]:
         cells = "".join(f"{_cell(row['ours'].get(name), row['metric']):>{width}}" for name in models)
-        beside = "".join(
+        published_cells = "".join(
             f"{_number(row['published'].get(name), row['metric']):>{len(head) + 2}}" for name, head in heads.items()
         )
-        lines.append(f"{row['task']:<15}{row['metric']:<17}{row['shots']:>5} {cells}{beside}")
+        lines.append(f"{row['task']:<15}{row['metric']:<17}{row['shots']:>5} {cells}{published_cells}")
     lines += ["", *_average_lines(found["averages"])]
-    parts = [
+    remarks = [
         f"{row['task']}: {cell['n']:,} of {cell['n_official']:,} examples"
         + (f", {cell['note']}" if cell["note"] else "")
         for row in found["rows"]
         for cell in row["ours"].values()
         if cell["n"] != cell["n_official"] or cell["note"]
     ]
-    lines += ["", *dict.fromkeys(parts)]
+    lines += ["", *dict.fromkeys(remarks)]
     others = [
         f"{row['task']} {row['metric']}: {name} {_number(cell['value'], row['metric'])} ({cell['setting']})"
         for row in found["rows"]
         for name, cell in row["other_settings"].items()
     ]
     if others:
-        lines += ["", "Published in other settings, not to be compared with the table:", *others]
-    sources: dict[str, dict[str, None]] = {}  # models by where their scores stand
+        lines += ["", "Published in other settings, not comparable with the table:", *others]
+    sources: dict[str, dict[str, None]] = {}  # models by source
     for source in found["sources"]:
         sources.setdefault(source["source"], {})[source["model"]] = None
     lines += ["", "Sources:", *(f"{', '.join(names)}: {source}" for source, names in sources.items())]
@@ -185,5 +185,5 @@ def _is_plain(metric: str) -> bool:
     return "perplexity" in metric or metric == "bits_per_byte"
 
 
-def _short(name: str) -> str:
+def _shortened(name: str) -> str:
     return name if len(name) <= 24 else "…" + name[-23:]

@@ -1,9 +1,6 @@
-"""A task's examples from files of JSON Lines, each row held against what the task needs. No network."""
+"""Reads a task's examples from JSON Lines files and checks that each row has what the task needs. No network."""
 
-import gzip
-import io
 import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from tinyllama.errors import InputError
+from tinyllama.tokenizer.document_text import first_line, open_lines
 
 MAX_LINE_BYTES = 50_000_000
 Row = dict[str, Any]
@@ -23,15 +21,15 @@ def read_rows(
     rows: tuple[int, int] | None = None,
     allowed: dict[str, list[Any]] | None = None,
 ) -> list[Row]:
-    """Rows of the files `names` under `folder`, one after another, with `fields` alone; `rows`: [first, last + 1].
+    """Rows of the files `names` under `folder`, in order, with only `fields`; `rows`: [first, last + 1] of them.
 
-    `a.b` in `fields` is the field b of an object a. `allowed`: the values that some fields may have. A row that occurs in
-    an earlier file is left out. Raises InputError that names the file, and the line, when a file is missing, empty, no JSON
-    Lines, or a row lacks a field, has null there or a value that is not allowed.
+    `a.b` in `fields` is the field b of an object a. `allowed`: the permitted values of some fields. A row that occurs in
+    an earlier file is skipped. Raises InputError that names file and line when a file is missing, empty or not JSON Lines,
+    or a row has no such field, null, or a value that is not permitted.
     """
     found: list[Row] = []
     for name in names:
-        path = _present(folder, name)
+        path = _find_file(folder, name)
         before = {json.dumps(row, sort_keys=True) for row in found}
         new = [
             row
@@ -44,13 +42,13 @@ def read_rows(
     if rows is not None:
         first, last = rows
         if len(found) <= first:
-            raise InputError(f"{folder / names[0]}: {len(found)} examples; those from number {first + 1} on are wanted")
+            raise InputError(f"{folder / names[0]}: {len(found)} examples; the task starts at number {first + 1}")
         found = found[first:last]
     return found
 
 
-def _present(folder: Path, name: str) -> Path:
-    """The file, or the same with another compression."""
+def _find_file(folder: Path, name: str) -> Path:
+    """The file, or its uncompressed or zstd-compressed form."""
     stem = name.removesuffix(".gz")
     for path in (folder / name, folder / stem, folder / f"{stem}.zst"):
         if path.is_file():
@@ -71,41 +69,34 @@ def _rows_of(path: Path, fields: list[str], allowed: dict[str, list[Any]]) -> It
         except (ValueError, RecursionError):
             raise InputError(f"{path}, line {number}: not JSON") from None
         if not isinstance(row, dict):
-            raise InputError(f"{path}, line {number}: {type(row).__name__}; an object is wanted")
+            raise InputError(f"{path}, line {number}: {type(row).__name__} instead of an object")
         for name in fields:
             _check_field(row, name, f"{path}, line {number}")
         for name, values in allowed.items():
             if row[name] not in values:
-                raise InputError(f"{path}, line {number}: {name!r} is {row[name]!r}; {values} are possible")
+                raise InputError(f"{path}, line {number}: {name!r} is {row[name]!r}; permitted are {values}")
         yield {name: row[name] for name in (field.partition(".")[0] for field in fields)}
 
 
 def _check_field(row: Row, name: str, where: str) -> None:
     value: Any = row
-    for part in name.split("."):
-        if not isinstance(value, dict) or part not in value:
-            has = f"it has {', '.join(map(repr, value))}" if isinstance(value, dict) else f"{value!r} is no object"
+    for key in name.split("."):
+        if not isinstance(value, dict) or key not in value:
+            has = f"it has {', '.join(map(repr, value))}" if isinstance(value, dict) else f"{value!r} is not an object"
             raise InputError(f"{where}: no field {name!r}; {has}")
-        value = value[part]
+        value = value[key]
     if value is None:
         raise InputError(f"{where}: field {name!r} is null")
 
 
 def _lines(path: Path) -> Iterator[str]:
     try:
-        with path.open("rb") as file:
-            if path.suffix == ".gz":
-                stream: Any = gzip.GzipFile(fileobj=file)
-            elif path.suffix == ".zst":
-                # Arrow's streams raise at a file that is cut off; zstandard's own reader takes it for whole.
-                stream = io.BufferedReader(pa.CompressedInputStream(file, "zstd"))  # type: ignore[arg-type]
-            else:
-                stream = file
-            while line := stream.readline(MAX_LINE_BYTES + 1):
+        with open_lines(path) as file:
+            while line := file.readline(MAX_LINE_BYTES + 1):
                 if len(line) > MAX_LINE_BYTES:
                     raise InputError(f"{path}: a line of more than {MAX_LINE_BYTES:,} bytes")
                 yield line.decode()
-    except (EOFError, OSError, zlib.error) as error:
-        raise InputError(f"{path}: damaged compression ({error})") from None
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: damaged compression ({first_line(error)})") from None
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8") from None

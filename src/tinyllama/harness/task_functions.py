@@ -1,4 +1,4 @@
-"""What the files in `tasks/` call: an example's answer, and its values from what the network answered."""
+"""Functions that the files in `tasks/` name: prompts and answers of an example, and its scores from the model's answers."""
 
 import math
 import re
@@ -11,16 +11,16 @@ NO_ANSWER = "unanswerable"
 Example = dict[str, Any]
 
 
-# -- STS-B: a rating as the mean of the whole ratings, weighted by their probabilities ---------------------------------
+# -- STS-B: the mean of the ratings 0 to 5, weighted by their probabilities --------------------------------------------
 
 
 def nearest_rating(example: Example) -> int:
-    """The whole rating from 0 to 5 nearest to the example's, as the number of its choice."""
+    """The integer rating nearest to the example's, which is the number of its choice."""
     return round(float(example["label"]))
 
 
 def expected_rating(example: Example, results: list[tuple[float, bool]]) -> dict[str, Any]:
-    """(expected rating, gold rating). `results`: log-probability of each whole rating."""
+    """(expected rating, gold rating). `results`: log-probability of each integer rating."""
     highest = max(logprob for logprob, _ in results)
     weights = [math.exp(logprob - highest) for logprob, _ in results]
     rating = sum(number * weight for number, weight in enumerate(weights)) / sum(weights)
@@ -28,17 +28,17 @@ def expected_rating(example: Example, results: list[tuple[float, bool]]) -> dict
     return {"pearson": pair, "spearman": pair}
 
 
-# -- ReCoRD: which entity stands in the query's gap --------------------------------------------------------------------
+# -- ReCoRD: which entity fills the query's gap ------------------------------------------------------------------------
 
 
 def record_passage(example: Example) -> str:
-    """The passage, its highlights as a list."""
+    """The passage, with its highlights as a list."""
     text, *highlights = example["passage"].strip().split("\n@highlight\n")
     return f"{text}\n\n" + "".join(f"  - {highlight}.\n" for highlight in highlights)
 
 
 def record_choices(example: Example) -> list[str]:
-    """The query as one more highlight, with each entity in its gap."""
+    """The query as a further highlight, with each entity in its gap."""
     return [_filled(example["query"], entity) for entity in _entities(example)]
 
 
@@ -48,7 +48,7 @@ def record_answer(example: Example) -> str:
 
 
 def record(example: Example, results: list[tuple[float, bool]]) -> dict[str, float]:
-    """Exact match and F1 of the likeliest entity."""
+    """Exact match and F1 of the most probable entity."""
     logprobs = [logprob for logprob, _ in results]
     entity = _entities(example)[logprobs.index(max(logprobs))]
     return {"em": exact_match(entity, example["answers"]), "f1": answer_f1(entity, example["answers"])}
@@ -66,18 +66,18 @@ def _filled(query: str, entity: str) -> str:
 
 
 def first_answer(example: Example) -> str:
-    """What a few-shot example says."""
+    """The answer in a few-shot example."""
     return (example["answers"]["text"] or [NO_ANSWER])[0]
 
 
 def squad_v1(example: Example, results: list[str]) -> dict[str, float]:
-    """Exact match and F1 of one answer."""
+    """Exact match and F1 of the answer."""
     golds = example["answers"]["text"]
     return {"exact_match": exact_match(results[0], golds), "f1": answer_f1(results[0], golds)}
 
 
 def squad_v2(example: Example, results: list[Any]) -> dict[str, Any]:
-    """Those of an answer that may be "unanswerable", and what the best threshold is found from.
+    """Exact match and F1 of an answer that may be "unanswerable", and the values from which the best threshold is found.
 
     `results`: the text, and (log-probability, ...) of "unanswerable". `best_...`: (log-probability, score when answered,
     score when not answered).
@@ -100,13 +100,13 @@ def squad_v2(example: Example, results: list[Any]) -> dict[str, Any]:
 
 
 def rouge(example: Example, results: list[str]) -> dict[str, float]:
-    """F measure of ROUGE-1, -2 and -L (Lin 2004) of a text's first paragraph, words stemmed, white space as one blank."""
+    """F measure of ROUGE-1, -2 and -L (Lin 2004) of a text's first paragraph, with stemming, white space collapsed."""
     found = _scorer().score(_one_line(example["highlights"]), _one_line(first_paragraph(results[0])))
     return {name: found[name].fmeasure for name in ("rouge1", "rouge2", "rougeL")}
 
 
 def first_paragraph(text: str) -> str:
-    """Up to the first empty line after its first word: models often begin with one."""
+    """The text up to the first empty line after its first word; models often begin with an empty line."""
     return re.split(r"\n\s*\n", text.strip(), maxsplit=1)[0]
 
 

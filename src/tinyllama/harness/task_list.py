@@ -1,17 +1,17 @@
-"""Which tasks there are: their names, groups, and what their files in `tasks/` say.
+"""List of tasks and groups, read from the files in `tasks/`.
 
-A file in `tasks/` has one entry a task:
+A file in `tasks/` has one entry per task:
 
-    base          lm-eval's own file (under lm_eval/tasks) whose prompt, answers and hub data set are taken
-    config        lm-eval's keys that are set beside it, or a whole task where there is no base
-    test, train   files under the data folder: what is measured, and what few-shot examples are drawn from
-    test_rows, train_rows   [first, last + 1] of them, where one file serves as both
+    base          lm-eval's own file (under lm_eval/tasks) that gives prompt, answers and hub data set
+    config        lm-eval's keys that override it, or a whole task if there is no base
+    test, train   files under the data folder: the evaluated examples, and those that few-shot examples are drawn from
+    test_rows, train_rows   [first, last + 1] of them, if one file serves as both
     fields        what every row must have; `a.b` is the field b of a
-    allowed       by field, the only values that it may have, where lm-eval would take any
-    n_official    rows of the official set, so that a part is known as a part
-    note          what else is said beside the score
-    group         a template whose value the examples that belong together share; such groups are measured whole
-    metrics       name: how one score is made of all examples' values (see task_scores.py); the first is the main one
+    allowed       by field, its permitted values, where lm-eval would accept any
+    n_official    rows of the official set, so that scores of partial sets are labelled as such
+    note          a remark that is shown with the score
+    group         a template that gives the examples of one group the same value; groups are evaluated whole
+    metrics       name: how the score is computed from all examples' values (see task_scores.py); the first is the main one
     scores_no_answer   also ask for the log-probability of "unanswerable" (SQuAD 2.0)
 """
 
@@ -25,7 +25,15 @@ from typing import Any
 from tinyllama.errors import InputError, MissingExtraError
 
 FOLDER = Path(__file__).parent / "tasks"
-SEVEN = ("hellaswag", "openbookqa", "winogrande", "arc_challenge", "arc_easy", "boolq", "piqa")  # as TinyLlama's table
+SEVEN = (
+    "hellaswag",
+    "openbookqa",
+    "winogrande",
+    "arc_challenge",
+    "arc_easy",
+    "boolq",
+    "piqa",
+)  # those of TinyLlama's table
 GROUPS: dict[str, tuple[str, ...]] = {
     "glue": ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "mnli_mismatch", "qnli", "rte", "wnli"),
     "superglue": ("boolq", "cb", "copa", "multirc", "record", "sglue_rte", "wic", "wsc", "axb", "axg"),
@@ -37,7 +45,7 @@ INSTALL_LINE = "pip install 'tinyllama-pretrain[eval]'"
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """One task as its file says it; names as in the file."""
+    """One task; fields as in its file."""
 
     name: str
     metrics: dict[str, str]
@@ -56,12 +64,12 @@ class TaskEntry:
 
     @property
     def main_metric(self) -> str:
-        """The metric that stands for the task in averages and plots."""
+        """The metric that averages and plots use."""
         return next(iter(self.metrics))
 
 
 def need_lm_eval() -> None:
-    """Raise MissingExtraError, with the line that installs it, when lm-eval is not there."""
+    """Raise MissingExtraError, with the command that installs it, if lm-eval is missing."""
     try:
         import lm_eval  # noqa: F401
     except ImportError:
@@ -92,8 +100,8 @@ def choose_tasks(names: Sequence[str]) -> list[TaskEntry]:
     for name in names:
         if name not in entries and name not in GROUPS and name != "all":
             near = difflib.get_close_matches(name, [*entries, *GROUPS, "all"], n=1, cutoff=0.4)
-            mend = f"did you mean {near[0]}?" if near else f"groups are {', '.join(GROUPS)}; or all"
-            raise InputError(f"--tasks {name}: no such task; {mend}")
+            hint = f"did you mean {near[0]}?" if near else f"groups are {', '.join(GROUPS)}; or all"
+            raise InputError(f"--tasks {name}: no such task; {hint}")
         for task in entries if name == "all" else GROUPS.get(name, (name,)):
             chosen[task] = entries[task]
     if not chosen:
@@ -105,13 +113,11 @@ def _as_list(value: str | list[str] | None) -> list[str]:
     return [value] if isinstance(value, str) else list(value or [])
 
 
-# The average that small models are known by: of the seven zero-shot tasks, with its error.
-
-
 def averages(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Mean of the seven tasks' main metrics, and of the six without BoolQ, with standard errors; {} unless all are there.
+    """Mean of the seven zero-shot tasks' main metrics, and of the six without BoolQ, with standard errors.
 
-    Tasks are independent samples: the error is the root of the summed squares over their number.
+    {} unless all seven are there. Tasks are independent samples: the error is the root of the sum of squares, divided by
+    their number.
     """
     if not all(name in found for name in SEVEN):
         return {}

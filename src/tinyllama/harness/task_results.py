@@ -1,10 +1,10 @@
-"""What evaluation leaves on disk: a folder with two files a task, and while a task is under way a third.
+"""Result files of an evaluation: two per task, and a third while the task is running.
 
-    NAME.json                  the scores, what they are of, and how they were made
-    NAME.examples.jsonl.zst    one row an example: number, hash, prediction, answers, its value by metric, maybe its group
-    .NAME.answers.jsonl        answers so far, so that a killed evaluation goes on within the task
+    NAME.json                  the scores, the model and the settings
+    NAME.examples.jsonl.zst    one row per example: number, hash, prediction, answers, values by metric, group if any
+    .NAME.answers.jsonl        answers so far, from which an interrupted evaluation resumes
 
-NAME is the task's, with `-5shot` and `-first100` style endings where the setting is not the plain one.
+NAME is the task's, with endings such as `-5shot` and `-limit100` for settings that are not the default.
 """
 
 import json
@@ -19,12 +19,12 @@ from tinyllama.errors import InputError
 
 SCORES, EXAMPLES, ANSWERS = ".json", ".examples.jsonl.zst", ".answers.jsonl"
 RUN_FOLDER = "evaluation"  # in a run folder
-OTHERS_FOLDER = Path("evaluations")  # of models that are not runs, in the working directory
+OTHERS_FOLDER = Path("evaluations")  # of models that are not runs, below the working directory
 Answers = dict[str, dict[int, Any]]  # by kind of request, then by number
 
 
 def results_folder(model: Path, checkpoint: str | None = None) -> Path:
-    """Where the results of a MODEL go: into its run folder by checkpoint, else under `evaluations/` by name."""
+    """The results folder of a MODEL: in its run folder, by checkpoint; for other models `evaluations/NAME`."""
     if (model / "checkpoints").is_dir():
         return model / RUN_FOLDER / (checkpoint or "latest")
     if model.parent.name == "checkpoints":
@@ -33,7 +33,7 @@ def results_folder(model: Path, checkpoint: str | None = None) -> Path:
 
 
 def result_name(task: str, num_fewshot: int, limit: int | None) -> str:
-    """The name of a task's files in one setting."""
+    """The name of a task's files for these settings."""
     shots = f"-{num_fewshot}shot" if num_fewshot else ""
     return f"{task}{shots}{f'-limit{limit}' if limit else ''}"
 
@@ -46,12 +46,14 @@ def read_scores(folder: Path) -> dict[str, dict[str, Any]]:
         if isinstance(value, dict) and "metrics" in value and "task" in value:
             found[path.name.removesuffix(SCORES)] = value
     if not found:
-        raise InputError(f"{folder}: no task results in it; make them with: tinyllama evaluate MODEL --tasks zero_shot")
+        raise InputError(
+            f"{folder}: no task results in it; create them with: tinyllama evaluate MODEL --tasks zero_shot"
+        )
     return found
 
 
 def finished(folder: Path, name: str, fingerprint: str) -> dict[str, Any] | None:
-    """The scores of a task that was finished with this fingerprint; None where it was not."""
+    """The scores of a task that was finished with this fingerprint; None if there are none."""
     path = folder / f"{name}{SCORES}"
     if not path.is_file():
         return None
@@ -61,7 +63,7 @@ def finished(folder: Path, name: str, fingerprint: str) -> dict[str, Any] | None
 
 
 def write_result(folder: Path, name: str, scores: dict[str, Any], examples: Iterable[dict[str, Any]]) -> None:
-    """Write a finished task, its scores last; its answers so far are no longer needed."""
+    """Write the files of a finished task, the scores last; remove the log of answers."""
     with (
         files.atomic_file(folder / f"{name}{EXAMPLES}") as file,
         zstandard.ZstdCompressor().stream_writer(file, closefd=False) as out,
@@ -79,7 +81,7 @@ def read_examples(folder: Path, name: str) -> list[dict[str, Any]]:
         stream = zstandard.ZstdDecompressor().decompressobj()
         content = stream.decompress(path.read_bytes())
         if not stream.eof:
-            raise ValueError("cut off")
+            raise ValueError("truncated")
         return [json.loads(line) for line in content.splitlines()]
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; evaluate the task again") from None
@@ -88,13 +90,13 @@ def read_examples(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def groups_of(examples: Sequence[dict[str, Any]]) -> list[str] | None:
-    """Which of the examples belong together, by hash; None where they are single."""
+    """The group of each example; None if the task has no groups."""
     groups = [example.get("group") for example in examples]
     return None if None in groups else [str(group) for group in groups]
 
 
 class AnswerLog:
-    """A task's answers while it is under way: a line a batch, appended, so that a kill loses one batch at most."""
+    """The answers of a running task, one appended line per batch, so that a kill loses at most one batch."""
 
     def __init__(self, folder: Path, name: str, fingerprint: str) -> None:
         self._path, self._fingerprint = folder / f".{name}{ANSWERS}", fingerprint
@@ -104,25 +106,25 @@ class AnswerLog:
         rows = files.read_jsonl(self._path)
         is_ours = bool(rows) and rows[0] == {"fingerprint": fingerprint}
         for row in rows[1:] if is_ours else []:
-            self._take(row)
+            self._apply(row)
         folder.mkdir(parents=True, exist_ok=True)
         kept = [{"fingerprint": fingerprint}, *(rows[1:] if is_ours else [])]
-        with files.atomic_file(self._path) as file:  # anew: a last line that was cut off is gone
+        with files.atomic_file(self._path) as file:  # rewritten without an incomplete last line
             file.write("".join(_line(row) for row in kept).encode())
         self._file = self._path.open("a", encoding="utf-8")
 
     def add(self, kind: str, answers: list[tuple[int, Any]], seconds: float, n_truncated: int) -> None:
-        """Take more answers, and write them down."""
+        """Add answers and write them to the file."""
         row = {"kind": kind, "answers": answers, "seconds": seconds, "n_truncated": n_truncated}
-        self._take(row)
+        self._apply(row)
         self._file.write(_line(row))
         self._file.flush()
 
     def close(self) -> None:
-        """End writing; the file stays until the task's result is written."""
+        """Close the file; it stays until the task's result is written."""
         self._file.close()
 
-    def _take(self, row: dict[str, Any]) -> None:
+    def _apply(self, row: dict[str, Any]) -> None:
         self.answers.setdefault(row["kind"], {}).update((int(number), answer) for number, answer in row["answers"])
         self.seconds, self.n_truncated = row["seconds"], row["n_truncated"]
 

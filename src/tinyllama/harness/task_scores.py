@@ -1,10 +1,10 @@
-"""One score of all examples' values, with its standard error; and the difference of two models' scores.
+"""Scores over all examples with standard errors, and differences between two models.
 
-A kind of score is a function of the examples' values and of how often each counts: the plain score counts each once, a
-bootstrap sample (Efron 1979) counts them by chance. Values of an example, by kind:
+A kind of score is a function of the examples' values and of how often each counts: the score itself counts each once, a
+bootstrap sample (Efron 1979) counts them at random. Values of an example, by kind:
 
     mean                  a number
-    optional_mean         a number, or None where it does not concern the example
+    optional_mean         a number, or None if the example has no such value
     perplexity            log-probability                  exp(-mean)
     weighted_perplexity   (log-probability, words or bytes)  exp(-sum / sum)
     bits_per_unit         the same                         -sum / sum / ln 2
@@ -14,8 +14,8 @@ bootstrap sample (Efron 1979) counts them by chance. Values of an example, by ki
     all_right             0 or 1                           share of groups whose examples are all right
     all_same              a prediction                     share of groups of two or more whose predictions are the same
 
-Examples may come in groups (the answers to one question, a sentence with "his" and with "her"), which are no independent
-samples: then the groups are what errors are of, and what a bootstrap draws.
+Examples may come in groups (the answers to one question, a sentence with "his" and with "her") and are then not
+independent: standard errors are computed over groups, and the bootstrap draws groups.
 """
 
 import math
@@ -28,30 +28,29 @@ from typing import Any
 
 import numpy as np
 
-# Exact match and F1 of SQuAD (Rajpurkar et al. 2016, section 6.1; 2018, section 5), after its official evaluation.
-#
-# Before two answers are compared, both are put in lower case and lose punctuation, the articles and superfluous blanks.
+# Exact match and F1 of SQuAD (Rajpurkar et al. 2016, section 6.1; 2018, section 5), like its official evaluation. Answers
+# are compared in lower case, without punctuation, articles and superfluous spaces.
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalize_answer(text: str) -> str:
-    """What of an answer counts: `"The  Cat!"` and `"cat"` are the same."""
+    """The normalised answer: `"The  Cat!"` and `"cat"` are the same."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def exact_match(answer: str, golds: Sequence[str]) -> float:
-    """1 when the answer is one of the gold answers; no gold answer means that there is none to give."""
+    """1 if the answer is one of the gold answers; without gold answers the empty answer is correct."""
     return float(any(normalize_answer(answer) == normalize_answer(gold) for gold in _or_none(golds)))
 
 
 def answer_f1(answer: str, golds: Sequence[str]) -> float:
-    """Harmonic mean of precision and recall of the answer's words, for the gold answer where it is highest."""
+    """Harmonic mean of precision and recall of the answer's words; the maximum over the gold answers."""
     return max(_word_f1(normalize_answer(answer).split(), normalize_answer(gold).split()) for gold in _or_none(golds))
 
 
 def _or_none(golds: Sequence[str]) -> Sequence[str]:
-    kept = [gold for gold in golds if normalize_answer(gold)]  # "the" alone is no answer
+    kept = [gold for gold in golds if normalize_answer(gold)]  # "the" alone is not an answer
     return kept or [""]
 
 
@@ -70,7 +69,7 @@ Counts = np.ndarray  # (n,), how often each example counts
 
 @dataclass(frozen=True)
 class Estimate:
-    """A score, its standard error (None where one cannot be had) and the examples, or groups of `all_...`, that it is of."""
+    """A score, its standard error (None for one example) and the number of examples, or of groups for `all_...`."""
 
     value: float
     stderr: float | None
@@ -79,11 +78,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much higher B is than A on the same examples, with a confidence interval of 95%.
+    """B's score minus A's on the same examples, with a 95% confidence interval.
 
-    `wins`, `losses`: examples (groups, where they come in groups) on which B's values sum to more, to less; `sign_p` the
-    two-sided probability of so uneven a split by chance (an exact McNemar test for right and wrong answers). All None
-    where an example has no value of its own.
+    `wins`, `losses`: number of examples (or groups) on which B's values sum to more, to less; `sign_p`: two-sided p-value
+    of that split (an exact McNemar test for right and wrong answers). All None for scores that are not means.
     """
 
     value: float
@@ -96,13 +94,13 @@ class Difference:
 
     @property
     def is_shown(self) -> bool:
-        """Whether the interval leaves 0 out."""
+        """Whether the interval does not contain 0."""
         return not self.low <= 0 <= self.high
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Values (n, k) with the number of the example or group that each is of, and the units that are drawn together."""
+    """Values (n, k), number of the example or group of each, and its unit (example or group) in the bootstrap."""
 
     rows: Values
     keys: np.ndarray  # (n,)
@@ -110,18 +108,18 @@ class Sample:
 
     @property
     def n_units(self) -> int:
-        """How many independent samples there are."""
+        """Number of independent samples."""
         return int(self.units.max()) + 1 if len(self.units) else 0
 
-    def only(self, places: np.ndarray) -> "Sample":
-        """The part of it at some places."""
-        return Sample(self.rows[places], self.keys[places], np.unique(self.units[places], return_inverse=True)[1])
+    def select(self, indices: np.ndarray) -> "Sample":
+        """The sample of some of its rows."""
+        return Sample(self.rows[indices], self.keys[indices], np.unique(self.units[indices], return_inverse=True)[1])
 
 
 def as_sample(kind: str, values: Sequence[Any], groups: Sequence[Any] | None = None) -> Sample:
-    """Examples' values, or those of their groups. `optional_mean` leaves examples out, `all_same` groups of one.
+    """Examples' values, or those of their groups. `optional_mean` omits examples without a value, `all_same` groups of one.
 
-    Raises ValueError for a kind of groups without them.
+    Raises ValueError for a score of groups if the examples have none.
     """
     if kind in _GROUP_VALUES:
         if groups is None:
@@ -139,14 +137,14 @@ def as_sample(kind: str, values: Sequence[Any], groups: Sequence[Any] | None = N
 
 
 def estimate(kind: str, values: Sequence[Any], groups: Sequence[Any] | None = None) -> Estimate:
-    """The score of all examples; `groups`: which of them belong together. Raises KeyError for an unknown kind.
+    """The score of all examples; `groups`: the group of each. Raises KeyError for an unknown kind.
 
-    Raises ValueError without an example, or a group, to make a score of.
+    Raises ValueError if there is no example, or no group, with a value.
     """
     sample = as_sample(kind, values, groups)
     rows, n = sample.rows, len(sample.rows)
     if not n:
-        raise ValueError("no example to make a score of")
+        raise ValueError("no example with a value")
     value = float(SCORES[kind](rows, np.ones(n)))
     if sample.n_units == 1:
         return Estimate(value, None, n)
@@ -162,16 +160,16 @@ def estimate(kind: str, values: Sequence[Any], groups: Sequence[Any] | None = No
 
 
 def difference(kind: str, a: Sequence[Any], b: Sequence[Any], groups: Sequence[Any] | None = None) -> Difference:
-    """B less A on the same examples, in the same order. Means: a paired t interval; others: a paired bootstrap.
+    """B minus A on the same examples, in the same order. Means: a paired t interval; others: a paired bootstrap.
 
     Raises ValueError with fewer than two examples, or groups.
     """
     whole_a, whole_b = as_sample(kind, a, groups), as_sample(kind, b, groups)
     _, in_a, in_b = np.intersect1d(whole_a.keys, whole_b.keys, return_indices=True)
-    sample, rows_b = whole_a.only(in_a), whole_b.rows[in_b]
+    sample, rows_b = whole_a.select(in_a), whole_b.rows[in_b]
     rows_a, n = sample.rows, len(sample.rows)
     if sample.n_units < 2:
-        raise ValueError("two examples at least are needed for a difference")
+        raise ValueError("a difference needs at least two examples")
     score = SCORES[kind]
     value = float(score(rows_b, np.ones(n)) - score(rows_a, np.ones(n)))
     if kind in _MEANS:
@@ -193,13 +191,13 @@ def _mean_stderr(values: np.ndarray, sample: Sample) -> float:
 
 
 def _ratio_stderr(residuals: np.ndarray, size: float, sample: Sample) -> float:
-    """Of a ratio of sums over units (Cochran 1977, equation 6.13); of a mean of single examples it is sqrt(s^2 / n)."""
+    """Standard error of a ratio of sums over units (Cochran 1977, eq. 6.13); of a mean of examples, sqrt(s^2 / n)."""
     sums, m = np.bincount(sample.units, residuals), sample.n_units
     return math.sqrt(m / (m - 1) * float(sums @ sums)) / size
 
 
 def _resamples(sample: Sample) -> Iterator[Counts]:
-    """How often each example occurs in each bootstrap sample of units: always the same, so that errors can be repeated."""
+    """How often each example occurs in each bootstrap sample of units. The seed is fixed, so errors are reproducible."""
     draw, m = np.random.default_rng(0), sample.n_units
     for _ in range(RESAMPLES):
         yield np.bincount(draw.integers(0, m, m), minlength=m).astype(np.float64)[sample.units]
@@ -213,7 +211,7 @@ def _mean(rows: Values, counts: Counts) -> float:
 
 
 def _exp(exponent: float) -> float:
-    return math.exp(min(exponent, 709.0))  # the last whole power that a float holds
+    return math.exp(min(exponent, 709.0))  # the largest integer whose power a float can hold
 
 
 def _ratio(rows: Values, counts: Counts) -> float:
@@ -221,7 +219,7 @@ def _ratio(rows: Values, counts: Counts) -> float:
 
 
 def _table(rows: Values, counts: Counts, n_classes: int = 2) -> np.ndarray:
-    """How often each gold class (row) met each predicted class (column)."""
+    """Counts by gold class (row) and predicted class (column)."""
     cells = rows[:, 0].astype(int) * n_classes + rows[:, 1].astype(int)
     return np.bincount(cells, counts, n_classes**2).reshape(n_classes, n_classes)
 
@@ -256,7 +254,7 @@ def _pearson(rows: Values, counts: Counts) -> float:
 
 
 def _spearman(rows: Values, counts: Counts) -> float:
-    """Pearson's of the ranks; equal values share the middle of theirs."""
+    """Pearson's correlation of the ranks; equal values have their mean rank."""
     ranks = np.empty_like(rows)
     for column in range(2):
         _, inverse = np.unique(rows[:, column], return_inverse=True)
@@ -266,7 +264,7 @@ def _spearman(rows: Values, counts: Counts) -> float:
 
 
 def _best(rows: Values, counts: Counts) -> float:
-    """Answered where "no answer" is less likely than a threshold, silent elsewhere; the threshold that serves best."""
+    """The best score over thresholds: answered if "no answer" is less probable than the threshold, else silent."""
     rows, counts = (array[np.argsort(rows[:, 0], kind="stable")] for array in (rows, counts))
     answered = np.concatenate([[0.0], np.cumsum(counts * rows[:, 1])])
     silent = np.concatenate([[0.0], np.cumsum(counts * rows[:, 2])])

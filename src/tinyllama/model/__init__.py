@@ -9,7 +9,6 @@ loss_gradient: fused next-token loss and gradients in one chunked pass over the 
 loss_kernel: Triton kernel for cross-entropy that overwrites the logits with their gradient
 norm_kernel: Triton kernels for a fused residual addition and RMSNorm, forward and backward
 packed_llama: Llama for training: packed q/k/v and gate/up projections, mixed precision
-packed_weights: concatenates weights with the same input into one matrix for a single product
 partition: the layers and tensor slices that one process holds, and the interface of their collectives
 rotary: rotary position embedding, with optional frequency scaling
 swiglu_kernel: Triton kernels for SwiGLU's activation, silu(gate) * up, forward and backward

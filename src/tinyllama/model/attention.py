@@ -1,4 +1,4 @@
-"""Causal attention with grouped keys and values: PyTorch's fused kernel, and the obvious reference that judges it.
+"""Causal attention with grouped keys and values: PyTorch's fused kernel, and a reference implementation.
 
 Letters: B batch, T queries, S keys, H query heads, G key and value heads, K head_dim.
 """
@@ -29,11 +29,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None and 1 < T < S:  # a single query sees all keys; the kernel's own causal mask is for T = S
         mask = causal_mask(T, S, q.device)
     if mask is not None and T > 1 and q.is_cuda and q.shape[1] != k.shape[1]:
-        # With a mask the fused kernels of a GPU want a key head for each query head; else the scores are written out.
+        # With a mask a GPU's fused kernels need a key head for each query head; else the scores are materialised.
         groups = q.shape[1] // k.shape[1]
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     is_causal = False
-    if mask is None and T == S:  # a branch: compiled for any shape, the comparison itself is no bool that SDPA takes
+    if mask is None and T == S:  # a branch, because in a graph for any shape SDPA does not accept the comparison itself
         is_causal = True
     return F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=q.shape[1] != k.shape[1]
@@ -41,7 +41,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def attend_causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """`attend` without a mask where keys are the queries' own tokens, S = T: nothing is to be looked up in the shapes."""
+    """`attend` without a mask for S = T, without a comparison of shapes."""
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1])
 
 
@@ -59,9 +59,9 @@ def attend_reference(
     dropout_keys: Tensor | None = None,
     first_head: int = 0,
 ) -> Tensor:
-    """The same, written out: softmax(q k^T / sqrt(K)) v in fp32, with dropout of the weights. Shapes as in `attend`.
+    """softmax(q k^T / sqrt(K)) v, in fp32, with dropout of the weights. Shapes as in `attend`.
 
-    `first_head`: number of q's first head among the layer's, of which these may be some.
+    `first_head`: number of q's first head in the layer, if q has only some of its heads.
     """
     groups = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)  # (B, H, S, K)

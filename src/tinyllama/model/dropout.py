@@ -1,4 +1,4 @@
-"""Dropout whose masks are a pure function of where they are applied, not of what was drawn before.
+"""Counter-based dropout: masks are a pure function of where they are applied.
 
 A mask bit depends on (seed, step, sample, layer, site, position in the sample's tensor) alone. So a resumed run, another
 micro-batch size or another number of devices drops the same values.
@@ -16,7 +16,7 @@ EMBEDDING, ATTENTION, ATTENTION_RESIDUAL, FEED_FORWARD_RESIDUAL = range(4)
 
 
 def hash_32(values: Tensor) -> Tensor:
-    """Mix each 32-bit value (held in int64) into another, evenly: the generator's only primitive."""
+    """Hash each 32-bit value (in int64): a bijection, and the only primitive of the generator."""
     values = values ^ (values >> 16)
     values = (values * _MULTIPLIER_1) & _MASK_32
     values = values ^ (values >> 15)
@@ -25,22 +25,22 @@ def hash_32(values: Tensor) -> Tensor:
 
 
 def sample_keys(seed: int, step: int, samples: Tensor) -> Tensor:
-    """Where one forward pass's masks start: int64 (B,), from the run's seed, the step and each row's sample index (B,)."""
+    """Keys of one forward pass: int64 (B,), from the run's seed, the step and the sample index of each row (B,)."""
     state = torch.zeros_like(samples, dtype=torch.int64)
-    for part in (seed & _MASK_32, seed >> 32 & _MASK_32, step, samples & _MASK_32, samples >> 32):
-        state = _mix_in(state, part)
+    for value in (seed & _MASK_32, seed >> 32 & _MASK_32, step, samples & _MASK_32, samples >> 32):
+        state = _mix_in(state, value)
     return state
 
 
 def layer_keys(keys: Tensor | None, layer: int) -> Tensor | None:
-    """Keys (B,) of one layer, the embedding being -1; what is compiled for a layer then serves them all."""
+    """Keys (B,) of one layer, -1: the embedding. Keys are an input of the layer, so that one compiled graph serves all."""
     return None if keys is None else _mix_in(keys, layer + 1)
 
 
 def keep_mask(shape: torch.Size, probability: float, keys: Tensor, site: int, first: int = 0) -> Tensor:
-    """Boolean mask of `shape` (B, ...): True with 1 - probability. Row b is fixed by keys[b], a layer's, and site.
+    """Boolean mask of `shape` (B, ...): True with 1 - probability. Row b depends on keys[b], of a layer, and site.
 
-    `first`: place of each sample's first value in the sample's whole tensor, of which `shape` may be a part.
+    `first`: index of each sample's first value in the sample's whole tensor, if `shape` is a slice of it.
     """
     state = _mix_in(keys, site)  # (B,)
     position = first + torch.arange(shape[1:].numel(), device=keys.device, dtype=torch.int64)
@@ -62,7 +62,7 @@ def dropout(values: Tensor, probability: float, keys: Tensor | None, site: int, 
 def dropout_rows(
     rows: Tensor, probability: float, keys: Tensor | None, site: int, first_row: int, rows_per_sample: int
 ) -> Tensor:
-    """The same of some rows (R, D), from `first_row` on, of all samples' rows one after another."""
+    """`dropout` of rows (R, D), which are rows `first_row` and following of all samples' rows in order."""
     if keys is None or probability == 0.0:
         return rows
     R, D = rows.shape
@@ -73,5 +73,5 @@ def dropout_rows(
     return rows * mask.to(rows.dtype) * (1.0 / (1.0 - probability))
 
 
-def _mix_in(state: Tensor, part: int | Tensor) -> Tensor:
-    return hash_32((state * 31 + part + 1) & _MASK_32)
+def _mix_in(state: Tensor, value: int | Tensor) -> Tensor:
+    return hash_32((state * 31 + value + 1) & _MASK_32)

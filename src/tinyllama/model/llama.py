@@ -1,9 +1,9 @@
-"""The network: Llama 2 (Touvron et al. 2023), on one page.
+"""Llama 2 (Touvron et al. 2023): the reference implementation of the network.
 
 RMSNorm before each block, rotary position embedding, SwiGLU, grouped-query attention, no biases. Letters: B batch,
 T tokens, D dim, H heads, G key and value heads, K head_dim, F ffn_dim, V vocab_size, E embedding_dim (D unless projected).
 
-Parameter names here are canonical: checkpoints and every other part use them.
+Parameter names here are canonical: checkpoints and all other modules use them.
 """
 
 import math
@@ -30,7 +30,7 @@ class Cache(Protocol):
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight (Zhang and Sennrich 2019); the statistic in fp32 at least."""
+    """x / rms(x) * weight (Zhang and Sennrich 2019); the statistic in at least fp32."""
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class FeedForward(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward, each normalised before and added after."""
+    """Attention and feed-forward, each with a norm before it and a residual connection."""
 
     def __init__(self, config: LlamaConfig, layer: int) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class Layer(nn.Module):
 
 
 class Llama(nn.Module):
-    """The network. Make it on the meta device to know its shapes only; call `init_weights` before training."""
+    """The network. Create it on the meta device for shapes only; call `init_weights` before training."""
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
@@ -174,14 +174,14 @@ class Llama(nn.Module):
 
     @staticmethod
     def _compute_dtype(x: Tensor) -> torch.dtype:
-        """The number format that products have here: autocast's when it is on."""
+        """The number format of matmuls: autocast's if it is on."""
         if torch.is_autocast_enabled(x.device.type):
             return torch.get_autocast_dtype(x.device.type)
         return x.dtype
 
     @torch.no_grad()
     def init_weights(self, seed: int) -> None:
-        """Fill every parameter, drawn on the CPU in the order of names, so that every device starts the same.
+        """Initialise all parameters, drawn on the CPU in the order of names, so that they are the same on every device.
 
         | parameter                      | distribution                         |
         |--------------------------------|--------------------------------------|
@@ -198,7 +198,7 @@ class Llama(nn.Module):
 
 
 def initial_values(config: LlamaConfig, shapes: Mapping[str, torch.Size], seed: int) -> Iterator[tuple[str, Tensor]]:
-    """What `init_weights` fills parameters of these `shapes` with, one after another."""
+    """Yield the initial values of parameters of these `shapes`, by name."""
     generator = torch.Generator().manual_seed(seed)
     small = math.sqrt(2 / 5)
     for name, shape in sorted(shapes.items()):

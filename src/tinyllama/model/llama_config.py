@@ -1,4 +1,4 @@
-"""Shapes of the network: presets, and the arithmetic of parameters."""
+"""Configuration of the network, presets, parameter and FLOP counts."""
 
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -10,9 +10,9 @@ ROPE_SCALINGS = ("none", "linear", "llama3")
 class LlamaConfig:
     """A Llama network. Letters: D dim, G n_kv_heads, H n_heads, K head_dim, F ffn_dim, V vocab_size, T seq_len, L n_layers.
 
-    `embedding_dim` (0: the same as dim) is the width of the input and output embeddings; when it differs from dim, two
-    projections without bias join them to the network. `rope_scaling` is `none`, `linear` or `llama3` (see rotary.py); the
-    `rope_` values after it say by how much.
+    `embedding_dim` (0: dim) is the width of the input and output embeddings; if it differs from dim, two projections
+    without bias connect them to the network. `rope_scaling` is `none`, `linear` or `llama3` (see rotary.py); the
+    `rope_` values after it are its parameters.
     """
 
     vocab_size: int = 32_000
@@ -46,7 +46,7 @@ class LlamaConfig:
                 raise ValueError(f"n_heads: {self.n_heads} does not divide dim {self.dim}; give head_dim")
             object.__setattr__(self, "head_dim", self.dim // self.n_heads)
         if self.head_dim % 2:
-            raise ValueError(f"head_dim: {self.head_dim} must be even, rotary embedding turns pairs")
+            raise ValueError(f"head_dim: {self.head_dim} must be even, because the rotary embedding rotates pairs")
         if not self.embedding_dim:
             object.__setattr__(self, "embedding_dim", self.dim)
         for name in ("dropout", "attention_dropout"):
@@ -56,7 +56,7 @@ class LlamaConfig:
 
     def _check_rope(self) -> None:
         if self.rope_scaling not in ROPE_SCALINGS:
-            raise ValueError(f"rope_scaling: {self.rope_scaling!r} is none of {', '.join(ROPE_SCALINGS)}")
+            raise ValueError(f"rope_scaling: {self.rope_scaling!r} must be one of {', '.join(ROPE_SCALINGS)}")
         if not self.rope_factor >= 1:
             raise ValueError(f"rope_factor: {self.rope_factor} must be at least 1")
         if not 0 < self.rope_low_freq_factor < self.rope_high_freq_factor:
@@ -69,11 +69,11 @@ class LlamaConfig:
 
     @property
     def has_projections(self) -> bool:
-        """Whether the embeddings are of another width than the network."""
+        """Whether the embeddings have another width than the network."""
         return self.embedding_dim != self.dim
 
     def parameter_counts(self) -> dict[str, int]:
-        """Number of parameters by part; their sum is the network's."""
+        """Number of parameters by component; the sum is the network's."""
         D, E = self.dim, self.embedding_dim
         attention = D * self.head_dim * (2 * self.n_heads + 2 * self.n_kv_heads)
         return {
@@ -94,7 +94,7 @@ class LlamaConfig:
     def n_matmul_parameters(self) -> int:
         """N of the FLOP formulas: all parameters but the input embedding, which is a look-up; a tied head counts.
 
-        The norms' few (0.01%) are in it, as in TinyLlama's own count.
+        The norms' (0.01%) are included, as in TinyLlama's own count.
         """
         counts = self.parameter_counts()
         head = self.vocab_size * self.embedding_dim
@@ -123,7 +123,7 @@ class LlamaConfig:
         return cls(**values)
 
 
-# Each preset in full; the recipe's own keys override single values.
+# Keys of the recipe override single values of a preset.
 PRESETS: dict[str, LlamaConfig] = {
     "tinyllama-1.1b": LlamaConfig(),
     "article-1.1b": LlamaConfig(dim=3072, n_layers=24, n_heads=16, n_kv_heads=4, ffn_dim=1920, embedding_dim=1536),

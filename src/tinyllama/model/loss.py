@@ -1,4 +1,4 @@
-"""Next-token loss as (sum, count), so that an update can divide by the count of its whole step."""
+"""Next-token loss as (sum, count), so that an update can divide by the count of the whole step."""
 
 from dataclasses import dataclass
 
@@ -6,25 +6,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-IGNORED = -100  # a target that counts nowhere
+IGNORED = -100  # targets that are not counted
 
 
 @dataclass(frozen=True)
 class LossSums:
-    """Sums over the counted targets of one batch, as 0-dimensional tensors: nothing waits for the device."""
+    """Sums over the counted targets of one batch, as 0-dimensional tensors, so that the host need not wait."""
 
     loss: Tensor  # negative log-likelihood in nats, fp32
     z_loss: Tensor  # squared log-partition
-    correct: Tensor  # targets that were the likeliest token
-    count: Tensor  # targets that count
+    correct: Tensor  # targets that have the highest logit
+    count: Tensor  # counted targets
 
 
 def next_token_loss(
     hidden: Tensor, output_weight: Tensor, targets: Tensor, *, chunk_tokens: int = 4096, with_z_loss: bool = False
 ) -> LossSums:
-    """Loss of hidden (B, T, E) against targets (B, T), the logits made and freed in chunks of tokens.
+    """Loss of hidden (B, T, E) against targets (B, T), computed in chunks of tokens.
 
-    The softmax is in fp32. Chunks bound memory when no gradient is needed; with a gradient autograd keeps the logits.
+    The softmax is in fp32. Chunks bound memory without a gradient; with one, autograd keeps the logits.
     """
     flat_hidden, flat_targets = hidden.flatten(0, 1), targets.flatten()  # (N, E), (N,)
     zero = torch.zeros((), device=hidden.device, dtype=torch.promote_types(hidden.dtype, torch.float32))
@@ -42,7 +42,7 @@ def next_token_loss(
 def token_losses(
     hidden: Tensor, output_weight: Tensor, targets: Tensor, *, chunk_tokens: int = 4096
 ) -> tuple[Tensor, Tensor]:
-    """Of each target of (B, T): its negative log-likelihood (fp32; 0 where ignored), and whether it was the likeliest."""
+    """For each target of (B, T): negative log-likelihood (fp32; 0 if ignored), and whether it has the highest logit."""
     shape, losses, correct = targets.shape, [], []
     flat = zip(hidden.flatten(0, 1).split(chunk_tokens), targets.flatten().split(chunk_tokens), strict=True)
     for chunk, wanted in flat:

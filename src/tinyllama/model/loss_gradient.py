@@ -1,7 +1,7 @@
 """Next-token loss together with its gradients, in one pass over the logits.
 
-The gradient of a summed loss does not depend on what comes after it, so it is made while a chunk's logits are still
-there, in their place: three products and no second look, and the memory of one chunk whatever the batch.
+The gradient of a summed loss does not depend on later operations, so it is computed while a chunk's logits are in memory
+and overwrites them: three matmuls, and the memory of one chunk whatever the batch size.
 
 Letters: B batch, T tokens, n tokens of a chunk, E embedding_dim, V vocab_size.
 """
@@ -15,10 +15,10 @@ from tinyllama.model.loss import IGNORED, LossSums
 
 try:
     from tinyllama.model import loss_kernel
-except ImportError:  # no Triton: PyTorch's own operations do the same
+except ImportError:  # without Triton: PyTorch's own operations
     loss_kernel = None
 
-CHUNK_TOKENS = 8192  # large enough for the products' full speed, 0.5 GB of logits at 32,000 pieces
+CHUNK_TOKENS = 8192  # large enough for the matmuls' full speed; 0.5 GB of logits for 32,000 tokens
 
 
 # Of logits (n, V), targets (n,), z_loss and scale: loss, squared log-partition, correctness; logits become their gradient.
@@ -37,12 +37,12 @@ def loss_and_gradients(
     chunk_tokens: int = CHUNK_TOKENS,
     loss_in_place: LossInPlace | None = None,
 ) -> tuple[LossSums, Tensor, Tensor]:
-    """Loss of hidden (B, T, E) under output_weight (V, E) against targets (B, T), and its gradients.
+    """Loss of hidden (B, T, E) with output_weight (V, E) against targets (B, T), and its gradients.
 
-    Returns the sums of `next_token_loss` and d/d hidden (B, T, E), in hidden's format, and d/d output_weight (V, E), in
-    fp32 at least, added to `weight_gradient` where that is given. What is differentiated is (loss + z_loss * squared
-    log-partition) * `scale`. A target that ties with the likeliest token counts as correct. `loss_in_place`: of a chunk's
-    logits; default for those of the whole vocabulary.
+    Returns the sums of `next_token_loss` and d/d hidden (B, T, E), in hidden's format, and d/d output_weight (V, E), in at
+    least fp32, added to `weight_gradient` if that is given. Gradients are of (loss + z_loss * squared log-partition) *
+    `scale`. A target that ties for the highest logit counts as correct. `loss_in_place`: for a chunk's logits; the default
+    is for the whole vocabulary.
     """
     flat_hidden, flat_targets = hidden.flatten(0, 1), targets.flatten()
     hidden_gradient = torch.empty_like(flat_hidden)
@@ -52,7 +52,7 @@ def loss_and_gradients(
         logits = flat_hidden[chunk] @ output_weight.T  # (n, V)
         rows.append((loss_in_place or _loss_in_place)(logits, flat_targets[chunk], z_loss, scale))
         torch.mm(logits, output_weight, out=hidden_gradient[chunk])
-        weight_gradient = _add_product(weight_gradient, logits, flat_hidden[chunk])
+        weight_gradient = _add_matmul(weight_gradient, logits, flat_hidden[chunk])
     loss, z_sum, correct = (torch.cat(column).sum() for column in zip(*rows, strict=True))
     assert weight_gradient is not None
     sums = LossSums(loss, z_sum, correct, (flat_targets != IGNORED).sum())
@@ -71,31 +71,31 @@ def _loss_in_place(
 def loss_in_place_reference(
     logits: Tensor, targets: Tensor, z_loss: float, scale: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same in PyTorch's operations, in fp32 at least."""
-    exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    """The same with PyTorch's operations, in at least fp32."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     counted = targets != IGNORED
     index = torch.where(counted, targets, 0)[:, None]
-    log_partition = exact.logsumexp(dim=-1, keepdim=True)  # (n, 1)
-    wanted = exact.gather(1, index)
-    correct = (wanted >= exact.amax(dim=-1, keepdim=True))[:, 0] & counted
+    log_partition = wide.logsumexp(dim=-1, keepdim=True)  # (n, 1)
+    wanted = wide.gather(1, index)
+    correct = (wanted >= wide.amax(dim=-1, keepdim=True))[:, 0] & counted
     loss = (log_partition - wanted)[:, 0] * counted
     z = log_partition.square()[:, 0] * counted
-    exact.sub_(log_partition).exp_()  # probabilities
+    wide.sub_(log_partition).exp_()  # probabilities
     if z_loss:
-        exact.mul_(1 + 2 * z_loss * log_partition)
-    exact.scatter_add_(1, index, -torch.ones_like(wanted))
-    exact.mul_(counted[:, None] if scale is None else counted[:, None] * scale)
-    if exact is not logits:
-        logits.copy_(exact)
+        wide.mul_(1 + 2 * z_loss * log_partition)
+    wide.scatter_add_(1, index, -torch.ones_like(wanted))
+    wide.mul_(counted[:, None] if scale is None else counted[:, None] * scale)
+    if wide is not logits:
+        logits.copy_(wide)
     return loss, z, correct
 
 
-def _add_product(total: Tensor | None, logits: Tensor, hidden: Tensor) -> Tensor:
-    """total + logits^T hidden, (V, E), summed in fp32 at least."""
+def _add_matmul(total: Tensor | None, logits: Tensor, hidden: Tensor) -> Tensor:
+    """total + logits^T hidden, (V, E), summed in at least fp32."""
     if not logits.is_cuda or logits.dtype not in (torch.bfloat16, torch.float16):
-        product = logits.T @ hidden
-        exact = product.to(torch.promote_types(product.dtype, torch.float32))
-        return exact if total is None else total.add_(exact)
+        gradient = logits.T @ hidden
+        wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+        return wide if total is None else total.add_(wide)
     if total is None:
         return torch.mm(logits.T, hidden, out_dtype=torch.float32)
-    return torch.addmm(total, logits.T, hidden, out_dtype=torch.float32, out=total)  # in place: no pass of its own
+    return torch.addmm(total, logits.T, hidden, out_dtype=torch.float32, out=total)  # in place, without another pass

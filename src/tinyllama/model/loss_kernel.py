@@ -1,6 +1,6 @@
-"""Triton: cross entropy of a row of logits, and its gradient in the row's place. `loss_gradient` holds the reference.
+"""Triton kernel: cross-entropy of each row of logits; the gradient overwrites the row. Reference: `loss_gradient`.
 
-One program reads one row once into registers (V up to MAX_BLOCK; a longer row is read twice, mostly from cache).
+One program reads one row once into registers (V up to MAX_BLOCK); a longer row is read twice, mostly from cache.
 """
 
 from typing import Any
@@ -58,7 +58,7 @@ def _rows(
     tl.store(loss_ptr + row, tl.where(is_counted, log_partition - wanted, 0.0))
     tl.store(z_ptr + row, tl.where(is_counted, log_partition * log_partition, 0.0))
     tl.store(correct_ptr + row, tl.where(is_counted & (wanted >= largest), 1, 0))
-    tl.debug_barrier()  # every thread has read the row's target before its place is written over
+    tl.debug_barrier()  # every thread reads the row's target before it is overwritten
     scale = tl.where(is_counted, tl.load(scale_ptr), 0.0)
     factor = scale * (1 + 2 * z_loss * log_partition)
     if IS_WHOLE:

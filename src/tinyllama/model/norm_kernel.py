@@ -1,7 +1,7 @@
-"""Triton: a residual addition and the RMSNorm after it, forward and backward, each in one pass over memory.
+"""Triton kernels: residual addition and RMSNorm, forward and backward, each in one pass over memory.
 
-The backward pass makes the gradient of the norm's weight on the way: each program keeps the sum of its rows. A compiler
-makes it in a pass of its own.
+The backward pass also computes the gradient of the norm's weight, as one partial sum per program; torch.compile needs
+another pass for it.
 
 Letters: N tokens, D dim, P programs of the backward pass.
 """
@@ -22,7 +22,7 @@ def add_rms_norm(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[
     """x + delta, its RMSNorm (Zhang and Sennrich 2019), and 1 / rms of each row.
 
     x and delta (N, D) of one 16-bit format, weight (D,) in fp32; results (N, D), (N, D) and (N,) in fp32. The norm is of
-    the sum as it was rounded.
+    the rounded sum.
     """
     N, D = x.shape
     total, normed = torch.empty_like(x), torch.empty_like(x)
@@ -42,19 +42,19 @@ def _(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Ten
 def add_rms_norm_backward(
     d_total: Tensor, d_normed: Tensor, total: Tensor, inverse_rms: Tensor, weight: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The gradient of x and of delta, which are the same (N, D), and of weight, (D,) in fp32."""
+    """The gradient of x and of delta, which is the same (N, D), and of weight, (D,) in fp32."""
     N, D = total.shape
     programs = min(
         N, PROGRAMS_PER_MULTIPROCESSOR * torch.cuda.get_device_properties(total.device).multi_processor_count
     )
     out = torch.empty_like(total)
-    parts = torch.empty(programs, D, device=total.device, dtype=torch.float32)
+    partial_sums = torch.empty(programs, D, device=total.device, dtype=torch.float32)
     kernel: Any = _add_norm_backward
     block = triton.next_power_of_2(D)
     kernel[(programs,)](
-        d_total, d_normed, total, inverse_rms, weight, out, parts, N, D, block, programs, num_warps=_warps(block)
+        d_total, d_normed, total, inverse_rms, weight, out, partial_sums, N, D, block, programs, num_warps=_warps(block)
     )
-    return out, parts.sum(0)
+    return out, partial_sums.sum(0)
 
 
 @add_rms_norm_backward.register_fake
@@ -102,7 +102,7 @@ def _add_norm_forward(
 
 @triton.jit
 def _add_norm_backward(
-    d_total_ptr, d_normed_ptr, total_ptr, inverse_ptr, weight_ptr, out_ptr, parts_ptr, N,
+    d_total_ptr, d_normed_ptr, total_ptr, inverse_ptr, weight_ptr, out_ptr, partial_sums_ptr, N,
     D: tl.constexpr, BLOCK: tl.constexpr, PROGRAMS: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
@@ -121,4 +121,4 @@ def _add_norm_backward(
         shared = tl.sum(d_unit * unit, axis=0) / D
         out = d_total + (d_unit - unit * shared) * inverse
         tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=inside)
-    tl.store(parts_ptr + program * D + columns, d_weight, mask=inside)
+    tl.store(partial_sums_ptr + program * D + columns, d_weight, mask=inside)

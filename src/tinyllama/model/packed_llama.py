@@ -1,12 +1,12 @@
-"""The network as training computes it: few and large products, a short residual stream, fp32 where it is critical.
+"""Llama for training: few large matmuls, a 16-bit residual stream, fp32 where it matters.
 
-`Llama` is for reading and for judging. This computes the same function from the same parameters, faster:
+`Llama` is the reference implementation. This computes the same function from the same parameters, faster:
 
-- q, k and v are one product, gate and up another; the packed matrix holds the canonical ones one under another.
-- Products read matrices in `compute_dtype`, copies that are made once an update. Norms and their statistics, the embedding
+- q, k and v are one matmul, gate and up another; the packed matrix is the concatenation of the canonical ones.
+- Matmuls read matrices in `compute_dtype`, copies that are made once per update. Norms and their statistics, the embedding
   and the rotary angles stay in the parameters' own format (fp32).
-- A layer ends with the norm that the next one begins with, so that addition and norm are one pass over memory.
-- Hidden states go from layer to layer in `stream_dtype`.
+- A layer ends with the first norm of the next one, so that residual addition and norm are one pass over memory.
+- The residual stream between layers is in `stream_dtype`.
 
 Letters as in llama.py: B batch, T tokens, D dim, H heads, G key and value heads, K head_dim, F ffn_dim, V vocab_size.
 """
@@ -23,13 +23,12 @@ from tinyllama.model.attention import attend_causal, attend_reference, fastest_f
 from tinyllama.model.dropout import ATTENTION_RESIDUAL, EMBEDDING, FEED_FORWARD_RESIDUAL, layer_keys
 from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
-from tinyllama.model.packed_weights import pack
 from tinyllama.model.partition import WHOLE, Collectives, Partition
 from tinyllama.model.rotary import rotary_table, rotate
 
 try:
     from tinyllama.model import norm_kernel, swiglu_kernel
-except ImportError:  # no Triton: PyTorch's own operations do the same
+except ImportError:  # without Triton: PyTorch's own operations
     norm_kernel = swiglu_kernel = None
 
 Recompute = Literal["none", "selective", "full"]
@@ -37,10 +36,10 @@ Recompute = Literal["none", "selective", "full"]
 
 @dataclass(frozen=True, eq=False)
 class PackedParameter:
-    """One tensor that an update changes: canonical parameters one under another.
+    """One tensor that the optimizer updates: canonical parameters, concatenated by rows.
 
-    `master` (fp32) is what the canonical network holds. `leaf` receives the gradient: it shares the master's memory, or is
-    its 16-bit copy. `copy` is what an update must refresh from the master; None where there is none.
+    `master` (fp32) holds the canonical parameters. `leaf` gets the gradient: it shares the master's memory, or is its
+    16-bit copy. `copy` is what must be refreshed from the master after an update; None if there is no copy.
     """
 
     names: tuple[str, ...]
@@ -51,18 +50,37 @@ class PackedParameter:
     path: str = ""  # of the leaf in the network
 
     def canonical(self, packed: Tensor) -> dict[str, Tensor]:
-        """The parts of a tensor of the master's shape, by canonical name: views."""
+        """Views of a tensor of the master's shape, by canonical name."""
         return dict(zip(self.names, packed.split(self.rows), strict=True))
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     """RMSNorm (Zhang and Sennrich 2019) of (..., D), computed in the weight's format, rounded once to `dtype`."""
-    exact = x.to(weight.dtype)
-    return (exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + eps) * weight).to(dtype)
+    wide = x.to(weight.dtype)
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight).to(dtype)
+
+
+@torch.inference_mode(False)  # the network may be used in other ways later
+@torch.no_grad()
+def pack(linears: list[nn.Linear]) -> Tensor:
+    """Concatenate the weights of `linears` (out_i, in) to one matrix (sum of out_i, in), of which they become views.
+
+    Linears that were packed before give the same matrix again.
+    """
+    weights = [linear.weight for linear in linears]
+    sizes, width = [len(weight) for weight in weights], weights[0].shape[1]
+    storages = {weight.untyped_storage().data_ptr() for weight in weights}
+    offsets = [weight.storage_offset() - weights[0].storage_offset() for weight in weights]
+    if len(storages) == 1 and offsets == [sum(sizes[:n]) * width for n in range(len(sizes))]:
+        return weights[0].detach().as_strided((sum(sizes), width), (width, 1))
+    packed = torch.cat([weight.detach() for weight in weights])
+    for linear, rows in zip(linears, packed.split(sizes), strict=True):
+        linear.weight = nn.Parameter(rows, requires_grad=linear.weight.requires_grad)
+    return packed
 
 
 class PackedLayer(nn.Module):
-    """One layer: four products, and two chains between them that compile to a kernel each."""
+    """One layer: four matmuls, and between them two chains of operations that compile to one kernel each."""
 
     def __init__(
         self, config: LlamaConfig, compute_dtype: torch.dtype, recompute: Recompute, slices: Collectives
@@ -79,13 +97,13 @@ class PackedLayer(nn.Module):
     def forward(
         self,
         x: Tensor,  # (B, T, D), the residual stream
-        normed: Tensor,  # (B, T, D), the same after this layer's first norm
-        next_norm: Tensor | None,  # (D,), the weight of the norm after this layer; None: another part has it
+        normed: Tensor,  # (B, T, D), after this layer's first norm
+        next_norm: Tensor | None,  # (D,), the weight of the norm after this layer; None: another stage has it
         cos: Tensor,
         sin: Tensor,
         dropout_keys: Tensor | None,  # (B,), this layer's
     ) -> tuple[Tensor, Tensor]:
-        """The stream after this layer, and the same after the next norm (without one the stream again)."""
+        """The residual stream after this layer, and after the next norm (if there is none, the stream again)."""
         if self.recompute == "full":
             arguments = (x, normed, next_norm, cos, sin, dropout_keys)
             return checkpoint(self._compute, *arguments, use_reentrant=False, preserve_rng_state=False)
@@ -105,11 +123,11 @@ class PackedLayer(nn.Module):
         return self._add_norm(x, drop(fed, probability, dropout_keys, FEED_FORWARD_RESIDUAL, seq_len), next_norm)
 
     def _uses_kernels(self, x: Tensor) -> bool:
-        """Whether Triton's kernels stand between the products: 16-bit ones on a GPU; fp8's scales fuse with formulas."""
+        """Whether Triton's kernels run between the matmuls: 16-bit on a GPU. fp8's scaling fuses better without them."""
         return x.is_cuda and x.element_size() == 2 and type(self.down) is nn.Linear
 
     def _add_norm(self, x: Tensor, delta: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The stream x after delta was added, and its norm; (B, T, D) all."""
+        """The residual stream x + delta, and its norm; (B, T, D) all."""
         D, eps = x.shape[-1], self.config.norm_eps
         if weight is None:
             x = x + delta.to(x.dtype)
@@ -126,7 +144,7 @@ class PackedLayer(nn.Module):
         heads = self.qkv(normed).view(-1, T, H + 2 * G, K).transpose(1, 2)  # (B, H + 2 G, T, K)
         q, k, v = heads.split((H, G, G), dim=1)
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
-        v = v.clone()  # kept for the backward pass; as a view it would keep all of qkv's output with it
+        v = v.clone()  # saved for the backward pass; a view would keep the whole output of qkv
         if dropout_keys is not None and self.config.attention_dropout > 0:
             first = self.slices.first_head
             out = attend_reference(q, k, v, None, self.config.attention_dropout, dropout_keys, first)
@@ -145,10 +163,10 @@ class PackedLayer(nn.Module):
 
 
 class PackedLlama(nn.Module):
-    """`Llama` in the form above, for training: no cache, no mask but the causal one. All of it, or the `part` of a process.
+    """`Llama` in this form, for training: no cache, only the causal mask; the whole network or the partition of a process.
 
-    Its weights are `llama`'s: their matrices become views of packed ones. Call `refresh` when they were changed from
-    outside. `packed` lists what an update changes.
+    It uses `llama`'s weights, whose matrices become views of packed ones. Call `refresh` after changing them from outside.
+    `packed` lists the tensors that the optimizer updates.
     """
 
     def __init__(
@@ -159,11 +177,11 @@ class PackedLlama(nn.Module):
         recompute: Recompute = "none",
         partition: Partition = WHOLE,
     ) -> None:
-        """`compute_dtype` and `stream_dtype`: default the parameters' own. `llama` has the sizes of the partition."""
+        """`compute_dtype`, `stream_dtype`: default: the parameters' own. `llama` has the sizes of the partition."""
         super().__init__()
         self.config, self.partition, self.recompute = llama.config, partition, recompute
-        exact = llama.embedding.weight.dtype
-        self.compute_dtype, self.stream_dtype = compute_dtype or exact, stream_dtype or exact
+        dtype = llama.embedding.weight.dtype
+        self.compute_dtype, self.stream_dtype = compute_dtype or dtype, stream_dtype or dtype
         self.packed: list[PackedParameter] = []
         self.embedding: nn.Parameter | None = None
         self.embedding_projection: nn.Linear | None = None
@@ -186,55 +204,55 @@ class PackedLlama(nn.Module):
     # -- parameters ----------------------------------------------------------------------------------------------------
 
     def _own(self, name: str, parameter: Tensor, path: str) -> nn.Parameter:
-        """A parameter that is used as it is."""
+        """A parameter that is used unchanged."""
         leaf = nn.Parameter(parameter.detach())
         self.packed.append(PackedParameter((name,), (len(leaf),), parameter.detach(), leaf, None, path))
         return leaf
 
-    def _product(self, names: tuple[str, ...], linears: list[nn.Linear], path: str) -> nn.Linear:
-        """One product in place of several of the same input."""
+    def _linear(self, names: tuple[str, ...], linears: list[nn.Linear], path: str) -> nn.Linear:
+        """One linear layer that replaces several of the same input."""
         master = pack(linears)
         with torch.device("meta"):
-            product = nn.Linear(master.shape[1], master.shape[0], bias=False)
+            linear = nn.Linear(master.shape[1], master.shape[0], bias=False)
         is_copied = master.dtype != self.compute_dtype and not self.partition.keeps_masters
-        product.weight = nn.Parameter(master.to(self.compute_dtype) if is_copied else master)
-        rows = tuple(linear.out_features for linear in linears)
-        copy = product.weight.detach() if is_copied else None
-        self.packed.append(PackedParameter(names, rows, master, product.weight, copy, f"{path}.weight"))
-        return product
+        linear.weight = nn.Parameter(master.to(self.compute_dtype) if is_copied else master)
+        rows = tuple(one.out_features for one in linears)
+        copy = linear.weight.detach() if is_copied else None
+        self.packed.append(PackedParameter(names, rows, master, linear.weight, copy, f"{path}.weight"))
+        return linear
 
     def _projection(self, name: str, linear: nn.Linear | None) -> nn.Linear | None:
-        return None if linear is None else self._product((f"{name}.weight",), [linear], name)
+        return None if linear is None else self._linear((f"{name}.weight",), [linear], name)
 
     def _layer(self, layer: Any, number: int, recompute: Recompute) -> PackedLayer:
-        """A layer in this form; `layer` is one of llama.py's, the part's `number`-th."""
+        """A layer in this form; `layer` is one of llama.py's, number `number` of the partition."""
         made = PackedLayer(self.config, self.compute_dtype, recompute, self.partition.collectives)
         name, path = f"layers.{self.partition.first_layer + number}", f"layers.{number}"
         for norm in ("attention_norm", "feed_forward_norm"):
             setattr(made, norm, self._own(f"{name}.{norm}.weight", getattr(layer, norm).weight, f"{path}.{norm}"))
-        for product, block, parts in (
+        for packed, block, projections in (
             ("qkv", "attention", ("q", "k", "v")),
             ("o", "attention", ("o",)),
             ("gate_up", "feed_forward", ("gate", "up")),
             ("down", "feed_forward", ("down",)),
         ):
-            names = tuple(f"{name}.{block}.{part}.weight" for part in parts)
-            linears = [getattr(getattr(layer, block), part) for part in parts]
-            setattr(made, product, self._product(names, linears, f"{path}.{product}"))
+            names = tuple(f"{name}.{block}.{one}.weight" for one in projections)
+            linears = [getattr(getattr(layer, block), one) for one in projections]
+            setattr(made, packed, self._linear(names, linears, f"{path}.{packed}"))
         return made
 
     def _head(self, llama: Llama) -> nn.Linear | None:
-        """The head's product. Tied: None, its matrix is the embedding's own entry, which it copies if formats differ.
+        """The head's matmul. Tied: None; its matrix is the embedding's entry, with a copy if the formats differ.
 
-        Tied and without the embedding, which another part has: an entry of the same name, to be kept the same.
+        Tied, if another stage has the embedding: an entry with the embedding's name, which must be kept equal.
         """
         if llama.head is not None:
-            return self._product(("head.weight",), [llama.head], "head")
+            return self._linear(("head.weight",), [llama.head], "head")
         if not self.partition.is_first:
             with torch.device("meta"):
                 head = nn.Linear(self.config.embedding_dim, self.config.vocab_size, bias=False)
             head.weight = nn.Parameter(llama.embedding.weight.detach())
-            return self._product(("embedding.weight",), [head], "head")
+            return self._linear(("embedding.weight",), [head], "head")
         tied = self.packed[0]
         if tied.master.dtype != self.compute_dtype and not self.partition.keeps_masters:
             self.tied_copy = tied.master.to(self.compute_dtype)
@@ -243,7 +261,7 @@ class PackedLlama(nn.Module):
 
     @property
     def output_weight(self) -> Tensor:
-        """The head's matrix (V, E) as products read it; of a part that keeps masters, as the master is."""
+        """The head's matrix (V, E) as matmuls read it; the master if the partition keeps masters."""
         if self.head is not None:
             return self.head.weight
         assert self.embedding is not None
@@ -256,7 +274,7 @@ class PackedLlama(nn.Module):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Make the 16-bit copies anew from the canonical weights."""
+        """Copy the canonical weights to the 16-bit copies."""
         for parameter in self.packed:
             if parameter.copy is not None:
                 parameter.copy.copy_(parameter.master)
@@ -265,11 +283,11 @@ class PackedLlama(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of the weights."""
         return self.packed[0].leaf.device
 
     def compile(self) -> None:
-        """Compile one layer for all of them, and the norm before the first; done at their first use."""
+        """Compile one layer for all of them, and the norm before the first; it happens at their first use."""
         self._first_norm = torch.compile(rms_norm, fullgraph=True, dynamic=False)
         for layer in self.layers:
             layer.compile(fullgraph=True, dynamic=False)
@@ -277,10 +295,10 @@ class PackedLlama(nn.Module):
     def hidden(self, tokens: Tensor, dropout_keys: Tensor | None = None) -> Tensor:
         """Token ids (B, T) to the normalised last layer (B, T, E) in `compute_dtype`, ready for the head.
 
-        A part without the embedding takes the stream of the part before it, one without the head gives its stream on.
+        A stage without the embedding takes the residual stream of the stage before; one without the head returns its own.
 
-        `dropout_keys` (B,), from `dropout.sample_keys`: default no dropout. Where layers are recomputed and not compiled,
-        the backward pass must run inside `fastest_first` too, so that attention's kernel is chosen alike.
+        `dropout_keys` (B,), from `dropout.sample_keys`: default no dropout. If layers are recomputed and not compiled, the
+        backward pass must run inside `fastest_first` too, so that the same attention kernel is chosen.
         """
         x = self._embed(tokens, dropout_keys) if self.partition.is_first else tokens
         seq_len = tokens.shape[1] if self.partition.is_first else self.partition.seq_len

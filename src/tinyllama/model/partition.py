@@ -1,8 +1,8 @@
-"""The layers and slices of the network that one process holds, and the collectives that its layers then need.
+"""The layers and tensor slices that one process holds, and the interface of the collectives that its layers need.
 
-Between the products of a cut network a process has only its share of the tokens' rows: B x T rows of D values, in the
-order of samples and positions, are shared out evenly among the processes that hold slices of the same layers. Letters as
-in llama.py; R rows of one process.
+Between the matmuls of a sliced network a process has only its share of the rows: B x T rows of D values, in the order of
+samples and positions, are distributed evenly over the processes that hold slices of the same layers. Letters as in
+llama.py; R rows of one process.
 """
 
 from dataclasses import dataclass
@@ -14,34 +14,34 @@ from tinyllama.model.dropout import dropout
 
 
 class Collectives:
-    """How the slices of one layer work together. This is the uncut layer, where there is nothing to do."""
+    """Communication between the slices of one layer. This class is for whole layers, where there is nothing to do."""
 
     is_sliced = False
     size = 1  # processes that hold slices of the same layers
     first_head = 0  # of this process's query heads
 
     def embed(self, tokens: Tensor, weight: Tensor) -> Tensor:
-        """Rows of the embedding for token ids (B, T): (B, T, E); cut (R, E)."""
+        """Rows of the embedding for token ids (B, T): (B, T, E); sliced (R, E)."""
         return F.embedding(tokens, weight)
 
     def gather(self, rows: Tensor) -> Tensor:
-        """What a product of rows cut among processes reads: all rows, (B T, D) from (R, D)."""
+        """All rows, (B T, D), from the rows (R, D) of each process, as input of a matmul."""
         return rows
 
     def scatter(self, partial: Tensor) -> Tensor:
-        """Sum of the processes' partial products (B T, D), of which each gets its rows (R, D)."""
+        """Sum of the processes' partial results (B T, D), of which each gets its rows (R, D)."""
         return partial
 
     def dropout(self, rows: Tensor, probability: float, keys: Tensor | None, site: int, seq_len: int) -> Tensor:
-        """`dropout.dropout` of rows; each value is dropped as it would be in one piece."""
+        """`dropout.dropout` of rows, with the same mask as for whole layers."""
         return dropout(rows, probability, keys, site)
 
 
 @dataclass(frozen=True, eq=False)
 class Partition:
-    """Layers from `first_layer` on, as many as the network given has; the first part embeds, the last one has the head.
+    """Layers from `first_layer` on, as many as the given network has; the first stage embeds, the last has the head.
 
-    `seq_len`: T of the micro-batches, which rows do not show.
+    `seq_len`: T of the micro-batches, which the shape of rows does not tell.
     """
 
     collectives: Collectives
@@ -49,7 +49,7 @@ class Partition:
     is_first: bool = True
     is_last: bool = True
     seq_len: int = 0
-    keeps_masters: bool = False  # products read the masters and convert them when gathered: no 16-bit copies are kept
+    keeps_masters: bool = False  # matmuls read the masters, converted when gathered; there are no 16-bit copies
 
 
 WHOLE = Partition(Collectives())

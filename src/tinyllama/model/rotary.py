@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al. 2021), halves of a head turned together as in Llama, plain or stretched.
+"""Rotary position embedding (Su et al. 2021) as in Llama: value i of a head is paired with i + K/2.
 
 Letters: B batch, T tokens, H heads, K head_dim.
 """
@@ -12,14 +12,14 @@ from tinyllama.model.llama_config import LlamaConfig
 
 
 def rotary_frequencies(config: LlamaConfig, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Radians a position by which each of a head's pairs is turned, shape (K / 2,), fastest first.
+    """Rotation of each pair of a head in radians per position, shape (K / 2,), fastest first.
 
     Without scaling theta^(-2i / K). `linear` divides all by the factor (Chen et al. 2023). `llama3` (Llama 3.1) divides
-    those that turn less than `rope_low_freq_factor` times within `rope_original_seq_len` tokens, leaves those that turn
-    more than `rope_high_freq_factor` times, and goes smoothly from one to the other.
+    those with less than `rope_low_freq_factor` turns within `rope_original_seq_len` tokens, keeps those with more than
+    `rope_high_freq_factor` turns, and interpolates in between.
     """
-    exact = torch.promote_types(dtype, torch.float32)
-    plain = config.rope_theta ** -(torch.arange(0, config.head_dim, 2, device=device, dtype=exact) / config.head_dim)
+    dtype = torch.promote_types(dtype, torch.float32)
+    plain = config.rope_theta ** -(torch.arange(0, config.head_dim, 2, device=device, dtype=dtype) / config.head_dim)
     if config.rope_scaling == "none":
         return plain
     slow = plain / config.rope_factor
@@ -43,6 +43,6 @@ def rotary_table(positions: Tensor, config: LlamaConfig, dtype: torch.dtype) -> 
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # (B, H, T, K) -> (B, H, T, K)
-    """Turn each pair (i, i + K/2) of a head by its position's angle."""
+    """Rotate each pair (i, i + K/2) of a head by the angle of its position."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin

@@ -1,7 +1,7 @@
-"""Triton: SwiGLU's inside, silu(gate) * up, and its gradient, each in one pass at the speed of memory.
+"""Triton kernels: SwiGLU's activation silu(gate) * up and its gradient, each in one pass at the speed of memory.
 
-An operation of its own, because a compiler that sees through it computes the product a second time in the backward
-pass and writes it out again: that is 17% more bytes than the gradient needs.
+It is a custom operation because torch.compile would compute silu(gate) * up again in the backward pass and write it to
+memory: 17% more bytes than the gradient needs.
 
 Letters: N tokens, F ffn_dim.
 """
@@ -60,7 +60,7 @@ swiglu.register_autograd(_differentiate, setup_context=_keep)
 
 
 def _block(F: int) -> int:
-    """The widest tile that divides F, a power of two; where none of some width does, the widest."""
+    """The largest power of two that divides F, if it is at least 128; else the widest tile. At most WIDEST."""
     divisor = F & -F
     return min(WIDEST, divisor) if divisor >= 128 else min(WIDEST, triton.next_power_of_2(F))
 

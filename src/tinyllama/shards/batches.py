@@ -1,4 +1,4 @@
-"""Micro-batches of training: from a step's number straight to its tokens, with no state that could be lost.
+"""Micro-batches of training, computed from the step number alone; no loader state.
 
 Shapes: B sequences of a micro-batch, T = seq_len.
 """
@@ -40,7 +40,7 @@ class TokenShards:
     """A split's token ids as one long sequence, memory-mapped file by file."""
 
     def __init__(self, split: Path) -> None:
-        """Open a split folder; headers and sizes are checked at once. Raises InputError that names the file."""
+        """Open a split folder and check headers and sizes. Raises InputError that names the file."""
         self.split = Path(split)
         self.index = open_split(self.split)
         self.n_tokens = self.index.tokens
@@ -48,8 +48,8 @@ class TokenShards:
         self._ids = lru_cache(MAX_MAPPED_FILES)(
             lambda number: map_shard(self.split, self.index.shards[number], self.index.vocab_size)
         )
-        # Of each document of the files that begin before a token `stop`: where it begins (int64, ascending; a document that
-        # goes on in another file begins there again), the number of its source kind, and the kinds' names.
+        # For each document of the files that begin before a token `stop`: its first token (int64, ascending; a document
+        # that continues in the next file has an entry there too), the number of its source kind, and the names of the kinds.
         self.documents = lru_cache(2)(self._documents)
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
@@ -59,18 +59,18 @@ class TokenShards:
         """
         if not 0 <= start <= stop <= self.n_tokens:
             raise IndexError(f"tokens [{start}, {stop}) outside [0, {self.n_tokens})")
-        parts = []
+        found = []
         number = bisect_right(self._starts, start) - 1
         while start < stop:
             first = self._starts[number]
-            part = self._ids(number)[start - first : stop - first]
-            if part.max() >= self.index.vocab_size:
+            ids = self._ids(number)[start - first : stop - first]
+            if ids.max() >= self.index.vocab_size:
                 path = self.split / f"{self.index.shards[number].name}.bin"
-                raise InputError(outside_vocabulary(path, int(part.max()), self.index.vocab_size))
-            parts.append(part)
-            start += len(part)
+                raise InputError(outside_vocabulary(path, int(ids.max()), self.index.vocab_size))
+            found.append(ids)
+            start += len(ids)
             number += 1
-        return np.concatenate(parts) if parts else np.empty(0, np.dtype(self.index.dtype))
+        return np.concatenate(found) if found else np.empty(0, np.dtype(self.index.dtype))
 
     def _documents(self, stop: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
         starts, kinds = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
@@ -86,18 +86,18 @@ class TokenShards:
         return np.concatenate(starts), np.concatenate(kinds), list(names)
 
     def n_windows(self, seq_len: int) -> int:
-        """Windows of seq_len + 1 tokens that fit; the last few tokens that fill none are not read."""
+        """Number of windows of seq_len + 1 tokens; the tokens after the last full window are not read."""
         return self.n_tokens // (seq_len + 1)
 
     def verify(self) -> None:
-        """Compare every file with its sha256 and every id with the vocabulary: reads all. Raises InputError."""
+        """Read all files and check their sha256 and ids. Raises InputError."""
         verify_split(self.split)
 
 
 def window_at(index: int, seq_len: int, shards: TokenShards) -> np.ndarray:
     """Token ids of training window `index`: shape (seq_len + 1,), dtype of the shards.
 
-    Windows tile the shards without gap or overlap, so `index` alone fixes the tokens (no loader state).
+    Windows tile the shards without gap or overlap.
     Raises IndexError past the last window.
     """
     if not 0 <= index < shards.n_windows(seq_len):
@@ -109,8 +109,8 @@ def window_at(index: int, seq_len: int, shards: TokenShards) -> np.ndarray:
 class Batches:
     """The training batches of a run: a pure function of (shards, seq_len, sequences_per_step, seed, quarantine).
 
-    Step s (from 0) trains on samples s * sequences_per_step and on; ranks and micro-batches take slices of them, so the
-    step's batch is the same at every world size. `quarantine`: what the run took out on its way.
+    Step s (from 0) trains on `sequences_per_step` samples from s * sequences_per_step on; ranks and micro-batches take
+    slices of them, so the batch of a step is the same at every world size. `quarantine`: windows excluded by the run.
     """
 
     def __init__(
@@ -138,11 +138,11 @@ class Batches:
 
     @property
     def sequences_per_epoch(self) -> int:
-        """Samples after which every window that is left has been read once more."""
+        """Samples per epoch, which reads every window that is not excluded once."""
         return self.order.windows_per_epoch
 
     def windows(self, step: int, start: int, count: int) -> list[int]:
-        """Window numbers of sequences [start, start + count) of a step: what a quarantine list is made of."""
+        """Window numbers of sequences [start, start + count) of a step, as a quarantine list has them."""
         if start < 0 or count < 0 or start + count > self.sequences_per_step:
             raise IndexError(f"sequences [{start}, {start + count}) outside the step's {self.sequences_per_step}")
         first = step * self.sequences_per_step + start
@@ -160,9 +160,9 @@ class Batches:
 def prefetch(
     batches: Batches, slices: Iterable[tuple[int, int, int]], prepare: Callable[[MicroBatch], Made], ready: int = 2
 ) -> Generator[Made]:
-    """`prepare` of the micro-batch of each (step, start, count), in order, by a thread that keeps `ready` of them.
+    """Yield `prepare(micro-batch)` of each (step, start, count), in order; a thread computes up to `ready` in advance.
 
-    An error in the thread is raised here, at its place in the order. Closing the iterator ends the thread.
+    An error in the thread is raised here, at its position in the order. Closing the iterator ends the thread.
     """
     waiting: queue.Queue[Made | BaseException | None] = queue.Queue(ready)
     closed = threading.Event()

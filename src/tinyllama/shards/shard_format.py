@@ -4,10 +4,10 @@ A split is a folder:
 
     index.json       what the files hold: `ShardIndex`
     00000.bin        header of 256 bytes, then token ids, little-endian, uint16 or uint32
-    00000.parquet    one row a document of 00000.bin: id, kind, offset (tokens from the first id of the file), tokens
+    00000.parquet    one row per document of 00000.bin: id, kind, offset (in tokens from the start of the file), tokens
 
-Each document is `BOS text EOS`; nothing is filled up. A document lies in one file, unless it alone is larger than a
-file may be: then it goes on at the start of the next, with a row in each. The header, in order: magic (8 bytes),
+Each document is `BOS text EOS`, without padding. A document is in one file, unless it is larger than the maximum size of a
+file: then it continues at the start of the next, with a row in each. The header, in order: magic (8 bytes),
 format version (u32), bytes per id (u32), number of ids (u64), vocabulary size (u32), zeros; all little-endian.
 """
 
@@ -36,7 +36,7 @@ COUNT_CHUNK_TOKENS = 2**22
 
 
 class ShardFile(BaseModel):
-    """One pair of files: `NAME.bin` and `NAME.parquet`. A document counts where it begins."""
+    """One pair of files: `NAME.bin` and `NAME.parquet`. A document is counted in the file where it begins."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -66,7 +66,7 @@ class ShardIndex(BaseModel):
 
 
 class DocumentPlace(NamedTuple):
-    """Where (a part of) a document is: ids [offset, offset + tokens) of the shard file."""
+    """Ids [offset, offset + tokens) of a shard file, which hold a document or a slice of it."""
 
     file: Path
     offset: int
@@ -74,12 +74,12 @@ class DocumentPlace(NamedTuple):
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-    """Little-endian uint16 up to 65,536 pieces, uint32 above."""
+    """Little-endian uint16 for vocabularies of up to 65,536 tokens, uint32 above."""
     return np.dtype("<u2") if vocab_size <= 2**16 else np.dtype("<u4")
 
 
 def shard_name(number: int) -> str:
-    """`00000`, `00001` and on: the number alone fixes the name, so an index cannot point outside its folder."""
+    """`00000`, `00001`, ...: names are computed from numbers, so an index cannot point outside its folder."""
     return f"{number:05d}"
 
 
@@ -113,7 +113,7 @@ def check_shard_file(path: Path, n_tokens: int, vocab_size: int) -> None:
 
 
 def read_index(split: Path) -> ShardIndex:
-    """Read and check `index.json` of a split folder, not yet the files. Raises InputError that names the file."""
+    """Read and check `index.json` of a split folder, but not its files. Raises InputError that names the file."""
     path = split / INDEX_FILE
     value = read_json(path)
     version = value.get("format_version") if isinstance(value, dict) else None
@@ -123,7 +123,7 @@ def read_index(split: Path) -> ShardIndex:
         index = ShardIndex.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
+        key = ".".join(map(str, first["loc"]))
         raise InputError(f"{path}: {key}: {first['msg']}; write the shards again") from None
     for number, shard in enumerate(index.shards):
         if shard.name != shard_name(number):
@@ -131,16 +131,16 @@ def read_index(split: Path) -> ShardIndex:
     for key in ("tokens", "documents", "text_bytes"):
         total = sum(getattr(shard, key) for shard in index.shards)
         if total != getattr(index, key):
-            raise InputError(f"{path}: {key}: {getattr(index, key)}, but the files' sum is {total}")
+            raise InputError(f"{path}: {key}: {getattr(index, key)}, but the sum over the files is {total}")
     if index.dtype != token_dtype(index.vocab_size).name:
-        raise InputError(f"{path}: dtype: {index.dtype}, but a vocabulary of {index.vocab_size} does not take it")
+        raise InputError(f"{path}: dtype: {index.dtype}, but a vocabulary of {index.vocab_size} needs the other")
     if max(index.bos_id, index.eos_id) >= index.vocab_size:
         raise InputError(f"{path}: bos_id or eos_id outside the vocabulary of {index.vocab_size}")
     return index
 
 
 def write_index(split: Path, index: ShardIndex) -> None:
-    """Write `index.json`, atomically: it comes last, so a split that has one is whole."""
+    """Write `index.json` atomically, last: a split that has one is complete."""
     write_json(split / INDEX_FILE, index.model_dump())
 
 
@@ -153,14 +153,14 @@ def open_split(split: Path) -> ShardIndex:
 
 
 def map_shard(split: Path, shard: ShardFile, vocab_size: int) -> np.ndarray:
-    """The ids of one shard file, memory-mapped, read-only: shape (tokens,). Raises InputError when it has changed."""
+    """The ids of one shard file, memory-mapped, read-only: shape (tokens,). Raises InputError if the file has changed."""
     path = split / f"{shard.name}.bin"
     check_shard_file(path, shard.tokens, vocab_size)
     return np.memmap(path, dtype=token_dtype(vocab_size), mode="r", offset=HEADER_BYTES, shape=(shard.tokens,))
 
 
 def verify_split(split: Path) -> ShardIndex:
-    """Read everything: sizes, sha256 of every file, every id below the vocabulary's size. Raises InputError."""
+    """Read all files; check sizes, sha256 and that every id is in the vocabulary. Raises InputError."""
     index = open_split(split)
     for shard in index.shards:
         for suffix, expected in (("bin", shard.sha256), ("parquet", shard.documents_sha256)):
@@ -186,12 +186,12 @@ def count_tokens(split: Path) -> np.ndarray:
 
 
 def outside_vocabulary(path: Path, token_id: int, vocab_size: int) -> str:
-    """The message for an id that its tokenizer cannot have written."""
+    """The message for an id outside the vocabulary."""
     return f"{path}: token id {token_id} outside the vocabulary of {vocab_size}; the file is damaged, write it again"
 
 
 def read_shard_documents(split: Path, shard: ShardFile) -> pa.Table:
-    """Rows of one shard's documents: id, kind, offset, tokens. Raises InputError when they do not tile the shard."""
+    """Rows of one shard's documents: id, kind, offset, tokens. Raises InputError if they do not tile the shard."""
     path = split / f"{shard.name}.parquet"
     try:
         table = pq.read_table(path)
@@ -207,7 +207,7 @@ def read_shard_documents(split: Path, shard: ShardFile) -> pa.Table:
 
 
 def find_document(split: Path, document_id: str) -> list[DocumentPlace]:
-    """Every place that holds tokens of the document, in order; empty when the split does not have it."""
+    """Where the document's tokens are, in order; empty if the split does not have it."""
     places = []
     for shard in read_index(split).shards:
         table = read_shard_documents(split, shard)

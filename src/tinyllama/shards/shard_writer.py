@@ -1,4 +1,4 @@
-"""Documents to token shards: one pass a split; a killed run goes on behind the last finished file."""
+"""Tokenizes documents into token shards, one pass per split; resumes after the last complete file."""
 
 import re
 import shutil
@@ -45,25 +45,25 @@ SPLITS = ("train", "validation")
 PROGRESS_FILE = "progress.json"
 BATCH_TEXT_BYTES = 4 * 2**20
 ROWS_PER_GROUP = 65_536
-PART_OF_SHARDS = re.compile(r"index\.json|\d+\.(bin|parquet)|\..*")
+SHARD_FILE_NAME = re.compile(r"index\.json|\d+\.(bin|parquet)|\..*")
 
 
 class Source(NamedTuple):
-    """One input file; `divide`: it holds documents of both splits, told apart by `is_validation`."""
+    """One input file; `divide`: it has documents of both splits, which `is_validation` separates."""
 
     path: Path
     divide: bool
 
 
-class Place(NamedTuple):
-    """A document's place in the input: number of the file, row in it."""
+class InputRow(NamedTuple):
+    """A document's row in the input: number of the file, row in the file."""
 
     file: int
     row: int
 
 
 class EncodedDocument(NamedTuple):
-    place: Place
+    at: InputRow
     id: str
     kind: str
     ids: np.ndarray  # BOS text EOS, dtype of the shards
@@ -73,17 +73,17 @@ class EncodedDocument(NamedTuple):
 def write_shards(
     config: ShardsConfig, inputs: list[Path], tokenizer: Tokenizer, out: Path, validation_fraction: float = 0.01
 ) -> dict[str, Any]:
-    """Write `out/train` and `out/validation`; return the summary that people and `--json` see.
+    """Write `out/train` and `out/validation`; return the summary that `--json` prints.
 
-    A folder with `train/` keeps its own split; documents of any other input are split by the hash of their id. Killed
-    at any moment and called again with the same arguments, it ends with the same bytes. Raises InputError when there is
-    no training document, a document cannot be read, or the tokenizer has no BOS or EOS; then it leaves no shards.
+    A folder with `train/` keeps its own split; documents of any other input are split by the hash of their id. If it is
+    killed at any moment and called again with the same arguments, the files have the same bytes. Raises InputError when
+    there is no training document, a document cannot be read, or the tokenizer has no BOS or EOS; then no shards are left.
     """
     started = time.monotonic()
     if tokenizer.bos_id is None or tokenizer.eos_id is None:
         raise InputError("the tokenizer has no BOS or no EOS, and shards need both; choose another tokenizer")
     sources = {split: _sources(inputs, split, validation_fraction) for split in SPLITS}
-    progress_path = _begin_or_go_on(out, _work_key(config, sources, tokenizer, validation_fraction))
+    progress_path = _begin_or_resume(out, _work_key(config, sources, tokenizer, validation_fraction))
     try:
         for split in SPLITS:
             if not (out / split / INDEX_FILE).exists():
@@ -91,12 +91,15 @@ def write_shards(
         train, validation = (read_index(out / split) for split in SPLITS)
         if not train.documents:
             raise InputError(f"{', '.join(map(str, inputs))}: no document for training in these files; give more text")
-    except InputError:  # once the input is mended all of the work is new
+    except InputError:  # with corrected input all work has to be repeated
         progress_path.unlink()
         _remove_shards(out)
         raise
     if not validation.documents:
-        log.warn(f"no validation document among {train.documents}: validation will have nothing to measure")
+        log.warn(
+            f"no document fell into the validation split ({train.documents} documents); "
+            "raise clean.validation_fraction or add documents"
+        )
     progress_path.unlink()
     tokens = train.tokens + validation.tokens
     return {
@@ -113,7 +116,7 @@ def write_shards(
 
 
 class _SplitWriter:
-    """Writes one split, file after file; `progress.json` names the finished files and the document that comes next."""
+    """Writes one split, file after file; `progress.json` names the complete files and the next document."""
 
     def __init__(self, config: ShardsConfig, tokenizer: Tokenizer, folder: Path, progress_path: Path) -> None:
         self._tokenizer = tokenizer
@@ -126,15 +129,15 @@ class _SplitWriter:
 
     def write(self, sources: list[Source], validation_fraction: float) -> None:
         split = self._folder.name
-        place = self._go_on()
+        at = self._resume()
         done_tokens = sum(shard.tokens for shard in self._finished)
         try:
             with log.progress(f"shards, {split}", len(sources)) as bar:
-                documents = _documents(sources, split, validation_fraction, place)
+                documents = _documents(sources, split, validation_fraction, at)
                 for document in _encoded(documents, self._tokenizer, self._dtype):
                     self._add(document)
                     done_tokens += len(document.ids)
-                    bar.update(document.place.file, f"{done_tokens / 1e6:,.1f} M tokens")
+                    bar.update(document.at.file, f"{done_tokens / 1e6:,.1f} M tokens")
             self._close_shard()
         except BaseException:
             if self._open:
@@ -142,27 +145,27 @@ class _SplitWriter:
             raise
         write_index(self._folder, self._index())
 
-    def _go_on(self) -> Place:
-        """Take up the finished files that progress.json names; remove what a killed run left of unfinished ones."""
+    def _resume(self) -> InputRow:
+        """Resume after the complete files of progress.json; remove what a killed run left of incomplete ones."""
         self._folder.mkdir(parents=True, exist_ok=True)
         sweep_temporary(self._folder)
         progress = read_json(self._progress_path).get(self._folder.name)
         if not progress:
-            return Place(0, 0)
+            return InputRow(0, 0)
         self._finished = [ShardFile.model_validate(shard) for shard in progress["shards"]]
-        return Place(*progress["next"])
+        return InputRow(*progress["next"])
 
     def _add(self, document: EncodedDocument) -> None:
         if self._open and self._open.tokens + len(document.ids) > self._capacity_tokens:
             self._close_shard()
-            self._record(document.place)
+            self._record(document.at)
         rest, is_start = document.ids, True
-        while len(rest):  # more than once only for a document larger than a whole file
+        while len(rest):  # several times only for a document that is larger than a file
             if not self._open:
                 path = self._folder / shard_name(len(self._finished))
                 self._open = _OpenShard(path, self._tokenizer.vocab_size)
-            part, rest = rest[: self._capacity_tokens], rest[self._capacity_tokens :]
-            self._open.add(document, part, is_start)
+            ids, rest = rest[: self._capacity_tokens], rest[self._capacity_tokens :]
+            self._open.add(document, ids, is_start)
             is_start = False
             if len(rest):
                 self._close_shard()
@@ -172,9 +175,9 @@ class _SplitWriter:
             self._finished.append(self._open.close())
             self._open = None
 
-    def _record(self, place: Place) -> None:
+    def _record(self, at: InputRow) -> None:
         progress = read_json(self._progress_path)
-        progress[self._folder.name] = {"next": place, "shards": [shard.model_dump() for shard in self._finished]}
+        progress[self._folder.name] = {"next": at, "shards": [shard.model_dump() for shard in self._finished]}
         write_json(self._progress_path, progress)
 
     def _index(self) -> ShardIndex:
@@ -194,7 +197,7 @@ class _SplitWriter:
 
 
 class _OpenShard:
-    """The pair of files that is being written; neither has its name before `close`."""
+    """The pair of files that is being written; they get their names in `close`."""
 
     def __init__(self, path: Path, vocab_size: int) -> None:
         self._path = path
@@ -207,18 +210,18 @@ class _OpenShard:
         self._ids = self._stack.enter_context(atomic_file(path.with_suffix(".bin")))
         self._ids.write(bytes(HEADER_BYTES))
 
-    def add(self, document: EncodedDocument, part: np.ndarray, is_start: bool) -> None:
-        """Append ids of a document: all, or the part that fits. It counts in the file where it starts."""
-        self._rows.append({"id": document.id, "kind": document.kind, "offset": self.tokens, "tokens": len(part)})
-        self._ids.write(part.tobytes())
-        self.tokens += len(part)
+    def add(self, document: EncodedDocument, ids: np.ndarray, is_start: bool) -> None:
+        """Append ids of a document, all or as many as fit. It is counted in the file where it starts."""
+        self._rows.append({"id": document.id, "kind": document.kind, "offset": self.tokens, "tokens": len(ids)})
+        self._ids.write(ids.tobytes())
+        self.tokens += len(ids)
         self._documents += is_start
         self._text_bytes += document.text_bytes if is_start else 0
         if len(self._rows) == ROWS_PER_GROUP:
             self._write_rows()
 
     def close(self) -> ShardFile:
-        """Give both files their names; return what the index says about them."""
+        """Give both files their names; return their entry in the index."""
         self._write_rows()
         self._ids.seek(0)
         self._ids.write(pack_header(self.tokens, self._vocab_size))
@@ -233,7 +236,7 @@ class _OpenShard:
         )
 
     def discard(self) -> None:
-        """Leave no file behind."""
+        """Remove both files."""
         self._stack.push(_fail)  # closed with an error, the atomic files remove themselves
         with suppress(_DiscardedError):
             self._stack.close()
@@ -262,26 +265,26 @@ def _sources(inputs: list[Path], split: str, validation_fraction: float) -> list
 
 
 def _documents(
-    sources: list[Source], split: str, validation_fraction: float, first: Place
-) -> Iterator[tuple[Place, DocumentText]]:
+    sources: list[Source], split: str, validation_fraction: float, first: InputRow
+) -> Iterator[tuple[InputRow, DocumentText]]:
     """Documents of one split from `first` on, in the order of the files and their rows."""
     for number, source in enumerate(sources):
         if number < first.file:
             continue
         for document in read_documents(source.path, first.row if number == first.file else 0):
             if not source.divide or is_validation(document.id, validation_fraction) == (split == "validation"):
-                yield Place(number, document.row), document
+                yield InputRow(number, document.row), document
 
 
 def _encoded(
-    documents: Iterator[tuple[Place, DocumentText]], tokenizer: Tokenizer, dtype: np.dtype
+    documents: Iterator[tuple[InputRow, DocumentText]], tokenizer: Tokenizer, dtype: np.dtype
 ) -> Iterator[EncodedDocument]:
-    """Encode in batches of some megabytes: the memory that is used does not grow with the input."""
-    batch: list[tuple[Place, DocumentText, int]] = []
+    """Encode in batches of some megabytes, so memory does not grow with the input."""
+    batch: list[tuple[InputRow, DocumentText, int]] = []
     batch_bytes = 0
-    for place, document in documents:
+    for at, document in documents:
         text_bytes = len(document.text.encode())
-        batch.append((place, document, text_bytes))
+        batch.append((at, document, text_bytes))
         batch_bytes += text_bytes
         if batch_bytes >= BATCH_TEXT_BYTES:
             yield from _encode_batch(batch, tokenizer, dtype)
@@ -290,19 +293,19 @@ def _encoded(
 
 
 def _encode_batch(
-    batch: list[tuple[Place, DocumentText, int]], tokenizer: Tokenizer, dtype: np.dtype
+    batch: list[tuple[InputRow, DocumentText, int]], tokenizer: Tokenizer, dtype: np.dtype
 ) -> Iterator[EncodedDocument]:
     encoded = tokenizer.encode_batch([document.text for _, document, _ in batch])
-    for (place, document, text_bytes), text_ids in zip(batch, encoded, strict=True):
+    for (at, document, text_bytes), text_ids in zip(batch, encoded, strict=True):
         ids = np.empty(len(text_ids) + 2, dtype=dtype)
         ids[0], ids[1:-1], ids[-1] = tokenizer.bos_id, text_ids, tokenizer.eos_id
-        yield EncodedDocument(place, document.id, document.kind, ids, text_bytes)
+        yield EncodedDocument(at, document.id, document.kind, ids, text_bytes)
 
 
 def _work_key(
     config: ShardsConfig, sources: dict[str, list[Source]], tokenizer: Tokenizer, validation_fraction: float
 ) -> str:
-    """What a killed run and its continuation must have in common."""
+    """Hash of all that must be equal for a killed run to be resumed."""
     rows = [
         [split, str(source.path), source.divide, source.path.stat().st_size, source.path.stat().st_mtime_ns]
         for split, found in sources.items()
@@ -311,10 +314,10 @@ def _work_key(
     return sha256_json([FORMAT_VERSION, config.result_values(), tokenizer.fingerprint, validation_fraction, rows])
 
 
-def _begin_or_go_on(out: Path, key: str) -> Path:
-    """Keep what a killed run of the same work left; else make room. Returns the path of progress.json."""
+def _begin_or_resume(out: Path, key: str) -> Path:
+    """Keep the files of a killed run with the same key, else remove all shards. Returns the path of progress.json."""
     progress_path = out / PROGRESS_FILE
-    for leftover in out.glob(f".{PROGRESS_FILE}.*"):  # a kill came while it was being written
+    for leftover in out.glob(f".{PROGRESS_FILE}.*"):  # of a run that was killed while it wrote it
         leftover.unlink()
     if progress_path.exists() and read_json(progress_path).get("key") == key:
         return progress_path
@@ -324,15 +327,15 @@ def _begin_or_go_on(out: Path, key: str) -> Path:
 
 
 def _remove_shards(out: Path) -> None:
-    """Remove both splits, first of all what says that something in them is finished.
+    """Remove both splits; first the files that mark their content as complete.
 
-    Raises InputError, before anything is gone, for a file that is no part of token shards.
+    Raises InputError, before anything is removed, for a file that does not belong to token shards.
     """
     folders = [out / split for split in SPLITS if (out / split).exists()]
     for folder in folders:
         for file in sorted(folder.iterdir()) if folder.is_dir() else [folder]:
-            if not PART_OF_SHARDS.fullmatch(file.name):
-                raise InputError(f"{file}: in the way, and no part of token shards; choose another folder")
+            if not SHARD_FILE_NAME.fullmatch(file.name):
+                raise InputError(f"{file}: not a file of token shards; choose another folder")
     if folders:
         (out / PROGRESS_FILE).unlink(missing_ok=True)
         sync_folder(out)

@@ -1,4 +1,4 @@
-"""Settings of token shards."""
+"""Configuration of token shards."""
 
 from tinyllama.config import Config, setting
 
@@ -6,4 +6,4 @@ from tinyllama.config import Config, setting
 class ShardsConfig(Config):
     """`[shards]`: documents as token ids on disk."""
 
-    max_shard_bytes: int = setting(1_000_000_000, "A new shard is begun before a file would grow beyond this.", ge=1024)
+    max_shard_bytes: int = setting(1_000_000_000, "Maximum size of a shard file.", ge=1024)

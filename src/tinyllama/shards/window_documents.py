@@ -1,4 +1,4 @@
-"""Which documents lie in which training windows, both ways, from the rows beside each shard file."""
+"""Maps documents to training windows and windows to documents, from the document rows of each shard file."""
 
 from bisect import bisect_right
 from collections.abc import Iterable
@@ -11,22 +11,22 @@ from tinyllama.shards.shard_format import DocumentPlace, read_index, read_shard_
 
 
 def documents_of_windows(split: Path, windows: Iterable[int], seq_len: int) -> list[str]:
-    """Ids of the documents that have a token in one of these windows of seq_len + 1 tokens, in the order of the shards.
+    """Ids of the documents with tokens in one of these windows of seq_len + 1 tokens, in the order of the shards.
 
-    Reads the rows of each file that a window lies in. Raises InputError when they cannot be read.
+    Reads only the document rows of the files that the windows are in. Raises InputError if they cannot be read.
     """
     shards = read_index(split).shards
     starts = [0, *accumulate(shard.tokens for shard in shards)]
-    pieces: dict[int, list[tuple[int, int]]] = {}  # by file: [start, stop) within it
+    ranges_of: dict[int, list[tuple[int, int]]] = {}  # by file: [start, stop) within it
     for window in sorted(set(windows)):
         start, stop = window * (seq_len + 1), min((window + 1) * (seq_len + 1), starts[-1])
         number = bisect_right(starts, start) - 1
         while start < stop:
             end = min(stop, starts[number + 1])
-            pieces.setdefault(number, []).append((start - starts[number], end - starts[number]))
+            ranges_of.setdefault(number, []).append((start - starts[number], end - starts[number]))
             start, number = end, number + 1
     found: dict[str, None] = {}
-    for number, ranges in pieces.items():
+    for number, ranges in ranges_of.items():
         table = read_shard_documents(split, shards[number])
         offsets, ids = table["offset"].to_numpy(), table["id"]
         for start, stop in ranges:
@@ -36,8 +36,10 @@ def documents_of_windows(split: Path, windows: Iterable[int], seq_len: int) -> l
 
 
 def windows_of_places(split: Path, places: Iterable[DocumentPlace], seq_len: int) -> list[int]:
-    """Windows of seq_len + 1 tokens that hold a token of these places, in order; the tokens past the last whole window
-    are in none."""
+    """Numbers of the windows of seq_len + 1 tokens with a token of these places, in order.
+
+    Tokens after the last full window are in no window.
+    """
     shards = read_index(split).shards
     *firsts, n_tokens = accumulate((shard.tokens for shard in shards), initial=0)
     starts = {f"{shard.name}.bin": first for shard, first in zip(shards, firsts, strict=True)}

@@ -1,7 +1,7 @@
-"""The order in which training reads windows: a keyed permutation that is computed, never stored.
+"""The order in which training reads windows: a keyed permutation that is computed, not stored.
 
 Feistel network with cycle walking (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002): a shuffle of any
-size in constant memory, so sample g of a run is known without the samples before it.
+size in constant memory, so sample g of a run can be computed without the samples before it.
 """
 
 from bisect import bisect_left, bisect_right
@@ -22,7 +22,7 @@ MAX_BLOCK_WINDOWS = 64  # 256 kB of uint16 ids at seq_len 2048: one worthwhile r
 
 
 def feistel_permute(index: Index, size: int, key: int) -> Index:
-    """Place of `index` in the permutation of range(size) that `key` chooses; an int, or an int64 array elementwise.
+    """Position of `index` in the permutation of range(size) given by `key`; an int, or an int64 array elementwise.
 
     Raises IndexError when an index is not in range(size).
     """
@@ -31,7 +31,7 @@ def feistel_permute(index: Index, size: int, key: int) -> Index:
 
 
 def feistel_inverse(place: Index, size: int, key: int) -> Index:
-    """The index whose place is `place`: feistel_inverse(feistel_permute(i, n, k), n, k) == i."""
+    """The index whose position is `place`: feistel_inverse(feistel_permute(i, n, k), n, k) == i."""
     half_bits, keys = _half_bits(size), _round_keys(key)[::-1]
     # A Feistel network with its halves exchanged before and after, and its keys reversed, undoes itself.
     return _walk(place, size, lambda x: _swap(_network(_swap(x, half_bits), half_bits, keys), half_bits))
@@ -40,9 +40,9 @@ def feistel_inverse(place: Index, size: int, key: int) -> Index:
 class WindowOrder:
     """Which window sample `global_index` of a run reads: a pure function of (seed, epoch, index).
 
-    An epoch reads every window once, minus the quarantined ones. Blocks of neighbouring windows are permuted, then the
-    windows inside each block; so reads come in runs of `block_windows`. Unless given, that is as large as leaves 65,536
-    blocks, from 1 (small data: a full shuffle) to 64. Memory: the quarantine list only.
+    An epoch reads every window once, except for the quarantined ones. Blocks of neighbouring windows are permuted, then
+    the windows in each block, so reads come in runs of `block_windows`. The default gives about 65,536 blocks, of 1 (small
+    data: a full shuffle) to 64 windows. Memory: the quarantine list only.
     """
 
     def __init__(
@@ -90,29 +90,29 @@ class WindowOrder:
 
     def _window_of(self, epoch: int, position: int) -> int:
         """The window at `position` of an epoch that skips nothing."""
-        blocks_key, short_place, _ = self._epoch_facts(epoch)
-        short_start = short_place * self._block_windows
-        if position < short_start + self._last_block_windows:
+        blocks_key, last_place, _ = self._epoch_facts(epoch)
+        last_start = last_place * self._block_windows
+        if position < last_start + self._last_block_windows:
             place, inside = divmod(position, self._block_windows)
-        else:  # behind the last block, which may be shorter: count as if it were full
+        else:  # behind the last block, which may be shorter: count it as full
             missing = self._block_windows - self._last_block_windows
             place, inside = divmod(position + missing, self._block_windows)
         block = feistel_permute(place, self._n_blocks, blocks_key)
         return block * self._block_windows + feistel_permute(inside, self._size(block), self._inside_key(epoch, block))
 
-    def _position_of(self, epoch: int, window: int, blocks_key: int, short_place: int) -> int:
+    def _position_of(self, epoch: int, window: int, blocks_key: int, last_place: int) -> int:
         """Where an epoch that skips nothing reads `window`: the inverse of `_window_of`."""
         block, inside = divmod(window, self._block_windows)
         place = feistel_inverse(block, self._n_blocks, blocks_key)
-        missing = self._block_windows - self._last_block_windows if place > short_place else 0
+        missing = self._block_windows - self._last_block_windows if place > last_place else 0
         inside_place = feistel_inverse(inside, self._size(block), self._inside_key(epoch, block))
         return place * self._block_windows - missing + inside_place
 
     def _compute_epoch_facts(self, epoch: int) -> tuple[int, int, list[int]]:
-        """The blocks' key, the place of the last (short) block, and the positions that are skipped, in order."""
+        """The blocks' key, the position of the last (shorter) block, and the positions that are skipped, in order."""
         key = derive_seed(self._seed, "window order", epoch, "blocks")
-        short_place = feistel_inverse(self._n_blocks - 1, self._n_blocks, key)
-        return key, short_place, sorted(self._position_of(epoch, w, key, short_place) for w in self.quarantine)
+        last_place = feistel_inverse(self._n_blocks - 1, self._n_blocks, key)
+        return key, last_place, sorted(self._position_of(epoch, w, key, last_place) for w in self.quarantine)
 
     def _size(self, block: int) -> int:
         return self._last_block_windows if block == self._n_blocks - 1 else self._block_windows

@@ -1,4 +1,4 @@
-"""Text to token ids and back, with any tokenizer of Llama's kind: `tokenizer.model`, or `tokenizer.json` alone."""
+"""Text to token ids and back, with a Llama tokenizer: `tokenizer.model`, or `tokenizer.json` alone."""
 
 import hashlib
 from collections.abc import Iterable
@@ -10,37 +10,37 @@ import numpy as np
 from tinyllama import log
 from tinyllama.errors import InputError
 from tinyllama.files import read_json
+from tinyllama.tokenizer.document_text import first_line
 from tinyllama.tokenizer.encoders import (
     UNKNOWN_BYTES,
     Encoder,
     GigatokenEncoder,
     HuggingFaceEncoder,
     SentencePieceEncoder,
-    first_line,
     hard_texts,
 )
 
 MODEL_FILE = "tokenizer.model"
 JSON_FILE = "tokenizer.json"
-MAX_FILE_BYTES = 100_000_000  # the largest that are known have 40 million
+MAX_FILE_BYTES = 100_000_000  # the largest known files have 40 million
 
 
 class Tokenizer:
     """A loaded tokenizer. Make one with `Tokenizer.load`.
 
-    `decode(encode(text)) == text` for every valid Unicode text without U+2581, blanks and control characters included
-    (U+2581 comes back as a blank). No text makes a special token: BOS and EOS are added by whoever needs them.
+    `decode(encode(text)) == text` for every valid Unicode text without U+2581, spaces and control characters included
+    (U+2581 comes back as a space). No text produces a special token: callers that need BOS and EOS add them.
     """
 
     def __init__(self, reference: SentencePieceEncoder | HuggingFaceEncoder, file_name: str, data: bytes) -> None:
         self._reference = reference
         self._vocabulary = reference.vocabulary()
-        self.file_name, self.data = file_name, data  # MODEL_FILE or JSON_FILE, and what is in it
+        self.file_name, self.data = file_name, data  # MODEL_FILE or JSON_FILE, and its content
         self.fingerprint = hashlib.sha256(data).hexdigest()
-        self.bos_id = self._vocabulary.bos_id  # None where the vocabulary has none
+        self.bos_id = self._vocabulary.bos_id  # None if the vocabulary has none
         self.eos_id = self._vocabulary.eos_id
         self.unk_id = self._vocabulary.unk_id
-        self.vocab_size = len(self._vocabulary.pieces)
+        self.vocab_size = len(self._vocabulary.tokens)
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
@@ -50,16 +50,16 @@ class Tokenizer:
         """
         file = _tokenizer_file(Path(path))
         if file.stat().st_size > MAX_FILE_BYTES:
-            raise InputError(f"{file}: larger than {MAX_FILE_BYTES:,} bytes, so it is no tokenizer")
+            raise InputError(f"{file}: larger than {MAX_FILE_BYTES:,} bytes; that is no tokenizer")
         names = _special_names(file.parent) if file.name.endswith(".json") else {}
         return cls.from_data(file.read_bytes(), JSON_FILE if file.name.endswith(".json") else MODEL_FILE, names, file)
 
     @classmethod
     def from_data(cls, data: bytes, file_name: str, special_names: dict[str, str | None], origin: Path) -> "Tokenizer":
-        """From the content of a `tokenizer.model` or a `tokenizer.json`, as `file_name` says.
+        """Load from the content of a `tokenizer.model` or a `tokenizer.json`; `file_name` says which.
 
-        `special_names`: `bos_token`, `eos_token`, `unk_token` of a `tokenizer.json` where known. Raises InputError, which
-        names `origin`, when the content is damaged.
+        `special_names`: `bos_token`, `eos_token`, `unk_token` of a `tokenizer.json`, as far as known. Raises InputError
+        that names `origin` when the content is damaged.
         """
         try:
             if file_name == JSON_FILE:
@@ -70,13 +70,25 @@ class Tokenizer:
         except (ValueError, RuntimeError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{origin}: not a readable tokenizer, or a damaged one ({first_line(error)})") from None
 
+    @property
+    def special_ids(self) -> dict[str, int]:
+        """Ids of `bos_token`, `eos_token` and `unk_token`, as far as the vocabulary has them."""
+        ids = {"bos_token": self.bos_id, "eos_token": self.eos_id, "unk_token": self.unk_id}
+        return {name: token_id for name, token_id in ids.items() if token_id is not None}
+
+    def first_difference(self, other: "Tokenizer") -> str | None:
+        """The first of the difficult texts (`hard_texts`) to which `other` gives other ids; None if there is none."""
+        return next(
+            (text for text in hard_texts(self._vocabulary.tokens) if other.encode(text) != self.encode(text)), None
+        )
+
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, without BOS or EOS. Raises InputError for a lone surrogate (not valid Unicode)."""
         _check_unicode(text)
         return self._reference.encode(text)
 
     def encode_batch(self, texts: list[str]) -> list[np.ndarray]:
-        """Token ids of each text, int32, the same as `encode` gives, by the fastest encoder that is known to agree."""
+        """Token ids of each text, int32, the same as from `encode`, by the fastest encoder that passed the self-check."""
         for text in texts:
             _check_unicode(text)
         return self._batch_encoder.encode_batch(texts) if texts else []
@@ -85,50 +97,50 @@ class Tokenizer:
         """The text of `ids`; never fails.
 
         BOS, EOS and other special tokens have no text. The unknown token, ids outside the vocabulary and bytes that
-        are not UTF-8 become U+FFFD (one for each maximal part of a broken sequence). The blank that encoding writes
-        before a text is taken away.
+        are not UTF-8 become U+FFFD (one for each maximal invalid sequence). The space that encoding puts before a text is
+        removed.
         """
-        table, control = self._vocabulary.piece_bytes, self._vocabulary.control
+        table, control = self._vocabulary.token_bytes, self._vocabulary.control
         kept = [i for i in map(int, ids) if i not in control]
         found = b"".join(table[i] if 0 <= i < len(table) else UNKNOWN_BYTES for i in kept)
-        # A byte piece 0x20 is a blank of the text; only a piece that is written with a blank carries the prefix.
-        if self._vocabulary.dummy_prefix and kept and found[:1] == b" " and self.piece(kept[0])[:1] == "▁":
+        # A byte token 0x20 is a space of the text; only a token that begins with U+2581 carries the prefix.
+        if self._vocabulary.dummy_prefix and kept and found[:1] == b" " and self.token(kept[0])[:1] == "▁":
             found = found[1:]
         return found.decode("utf-8", errors="replace")
 
-    def piece(self, token_id: int) -> str:
-        """The piece as the vocabulary writes it, for example `▁the` or `<0x0A>`. Raises IndexError outside of it."""
+    def token(self, token_id: int) -> str:
+        """The token as the vocabulary writes it, for example `▁the` or `<0x0A>`. Raises IndexError outside of it."""
         if not 0 <= token_id < self.vocab_size:
             raise IndexError(f"token id {token_id} outside the vocabulary of {self.vocab_size}")
-        return self._vocabulary.pieces[token_id]
+        return self._vocabulary.tokens[token_id]
 
     def token_bytes(self, token_id: int) -> int:
-        """Bytes of UTF-8 text that the token stands for; 0 for special tokens.
+        """Bytes of UTF-8 text that the token decodes to; 0 for special tokens.
 
-        Over `encode(text)` they sum to the text's bytes, plus 1 for the blank that Llama's scheme writes before a text.
+        Over `encode(text)` they sum to the text's bytes, plus 1 for the space that Llama's scheme puts before a text.
         """
-        self.piece(token_id)
-        return len(self._vocabulary.piece_bytes[token_id])
+        self.token(token_id)  # raises outside the vocabulary
+        return len(self._vocabulary.token_bytes[token_id])
 
     @cached_property
     def _batch_encoder(self) -> Encoder:
         try:
             fast = GigatokenEncoder(self._reference.without_special_tokens())
-            texts = hard_texts(self._vocabulary.pieces)
-            agrees = all(fast.encode(text) == self._reference.encode(text) for text in texts)
+            texts = hard_texts(self._vocabulary.tokens)
+            if all(fast.encode(text) == self._reference.encode(text) for text in texts):
+                log.info(
+                    f"tokenizer: gigatoken encodes (same ids as {self._reference.name} on {len(texts)} difficult texts)"
+                )
+                return fast
+            problem = "gigatoken gave other ids in the self-check"
         except ImportError:
-            log.info(f"tokenizer: encoding with {self._reference.name} (gigatoken is faster; it is not installed)")
-            return self._reference
+            problem = "gigatoken is faster, but not installed"
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # it refuses what it does not know in many ways, panics of Rust code among them
-            log.info(f"tokenizer: encoding with {self._reference.name} (gigatoken refused: {first_line(error)})")
-            return self._reference
-        if not agrees:
-            log.info(f"tokenizer: encoding with {self._reference.name} (gigatoken gave other ids on the self-check)")
-            return self._reference
-        log.info(f"tokenizer: encoding with gigatoken (same ids as {self._reference.name} on {len(texts)} hard texts)")
-        return fast
+        except BaseException as error:  # unsupported tokenizers raise many kinds, panics of Rust code among them
+            problem = f"gigatoken refused: {first_line(error)}"
+        log.info(f"tokenizer: {self._reference.name} encodes ({problem})")
+        return self._reference
 
 
 def _check_unicode(text: str) -> None:
@@ -151,9 +163,9 @@ def _tokenizer_file(path: Path) -> Path:
 
 
 def _special_names(folder: Path) -> dict[str, str | None]:
-    """`bos_token` and so on as Hugging Face's `tokenizer_config.json` names them; null there means that it has none.
+    """`bos_token` and so on from Hugging Face's `tokenizer_config.json`; None where it says null: no such token.
 
-    Raises InputError when what is there is no name.
+    Raises InputError when one is neither a text nor null.
     """
     path = folder / "tokenizer_config.json"
     settings = read_json(path) if path.is_file() else {}
@@ -165,5 +177,5 @@ def _special_names(folder: Path) -> dict[str, str | None]:
             value = settings[key]
             names[key] = value.get("content") if isinstance(value, dict) else value
             if not isinstance(names[key], str | None):
-                raise InputError(f"{path}: {key}: {str(value)[:80]}; a token's text is wanted, or null")
+                raise InputError(f"{path}: {key}: {str(value)[:80]} must be a token's text, or null")
     return names

@@ -1,4 +1,4 @@
-"""Trains byte pair encoding with byte fallback, as Llama 2's tokenizer has it, with sentencepiece."""
+"""Trains a BPE tokenizer with byte fallback, like Llama 2's, with sentencepiece."""
 
 import io
 import os
@@ -19,7 +19,7 @@ from tinyllama.tokenizer.sentencepiece_proto import without_thread_count
 from tinyllama.tokenizer.tokenizer_config import TokenizerConfig
 from tinyllama.tokenizer.tokenizer_json import to_tokenizer_json
 
-MAX_SENTENCE_CHARACTERS = 1_024  # sentencepiece leaves out what is longer than max_sentence_length bytes
+MAX_SENTENCE_CHARACTERS = 1_024  # sentencepiece skips sentences of more than max_sentence_length bytes
 FIXED_OPTIONS: dict[str, Any] = {
     "model_type": "bpe",
     "byte_fallback": True,
@@ -32,7 +32,7 @@ FIXED_OPTIONS: dict[str, Any] = {
     "bos_id": 1,
     "eos_id": 2,
     "pad_id": -1,
-    "minloglevel": 3,  # what goes wrong comes back as an exception
+    "minloglevel": 3,  # errors are raised
     "max_sentence_length": 4 * MAX_SENTENCE_CHARACTERS,
 }
 
@@ -41,15 +41,15 @@ def train_tokenizer(config: TokenizerConfig, inputs: list[Path], out: Path) -> d
     """Train on the documents of `inputs`; write `out/tokenizer.model` and `out/tokenizer.json`; return the summary.
 
     The result depends on the documents alone, not on their files, order or the number of threads. Raises InputError
-    when there is no text, RecipeError when tokenizer.vocab_size does not suit it.
+    when there is no text, RecipeError when tokenizer.vocab_size does not fit it.
     """
     text = TrainingText(split_files(inputs, "train"), config.max_training_bytes)
     if not text.bytes:
         raise InputError(f"{', '.join(map(str, inputs))}: no text to train a tokenizer on ({text.documents} documents)")
-    log.info(f"tokenizer: training {config.vocab_size:,} pieces on {text.documents:,} documents, {text.note}")
+    log.info(f"tokenizer: training a vocabulary of {config.vocab_size:,} on {text.documents:,} documents, {text.note}")
     model = _train(config, text)
     processor = SentencePieceProcessor(model_proto=model)
-    for leftover in out.glob(".tokenizer.*"):  # a kill came while one was being written
+    for leftover in out.glob(".tokenizer.*"):  # of a run that was killed while it wrote one
         leftover.unlink()
     with atomic_file(out / MODEL_FILE) as file:
         file.write(model)
@@ -65,10 +65,10 @@ def train_tokenizer(config: TokenizerConfig, inputs: list[Path], out: Path) -> d
 
 
 class TrainingText:
-    """The documents that training reads. More than `max_bytes` is sampled down by the hash of each text.
+    """The documents that training reads; if they have more than `max_bytes`, a sample of them by the hash of each text.
 
-    So a document is in or out whatever file it comes from. Two passes over the files: one to measure, one to read.
-    `sample`, for the fertility report, holds documents of the smallest hashes: they are among those that are kept.
+    So the choice does not depend on the files. Two passes over the files: one to measure, one to read. `sample`, for the
+    fertility report, holds the documents with the smallest hashes, which are among those that training reads.
     """
 
     def __init__(self, paths: list[Path], max_bytes: int) -> None:
@@ -86,33 +86,33 @@ class TrainingText:
         )
 
     def texts(self) -> Iterator[str]:
-        """Text of each document that is kept."""
+        """Text of each document in the sample."""
         for document in self._all():
             if self.kept_share == 1 or hash_share(document.text) < self.kept_share:
                 yield document.text
 
     def sentences(self) -> Iterator[str]:
-        """Lines of the kept documents, none longer than sentencepiece takes."""
+        """Lines of these documents, none longer than sentencepiece reads."""
         for text in self.texts():
             for line in text.split("\n"):
-                yield from cut_line(line)
+                yield from split_line(line)
 
     def _all(self) -> Iterator[DocumentText]:
         for path in self._paths:
             yield from read_documents(path)
 
 
-def cut_line(line: str, max_characters: int = MAX_SENTENCE_CHARACTERS) -> Iterator[str]:
-    """`line` in parts of at most `max_characters`, cut at a blank where there is one; empty parts are left out.
+def split_line(line: str, max_characters: int = MAX_SENTENCE_CHARACTERS) -> Iterator[str]:
+    """Split `line` into sentences of at most `max_characters`, at a space where there is one; empty ones are skipped.
 
-    The blank at a cut goes: the trainer writes one before each sentence, so the words stay what they were.
+    That space is dropped: the trainer puts one before each sentence, so the words stay the same.
     """
     start = 0
     while len(line) - start > max_characters:
-        cut = line.rfind(" ", start + 1, start + max_characters)
-        stop = cut if cut > 0 else start + max_characters
+        space = line.rfind(" ", start + 1, start + max_characters)
+        stop = space if space > 0 else start + max_characters
         yield line[start:stop]
-        start = stop + (cut > 0)
+        start = stop + (space > 0)
     if start < len(line):
         yield line[start:]
 
@@ -130,19 +130,19 @@ def _train(config: TokenizerConfig, text: TrainingText) -> bytes:
             **FIXED_OPTIONS,
         )
     except RuntimeError as error:
-        raise _mendable(config.vocab_size, str(error)) from None
+        raise _explained(config.vocab_size, str(error)) from None
     return without_thread_count(model.getvalue())
 
 
-def _mendable(vocab_size: int, message: str) -> TinyllamaError:
+def _explained(vocab_size: int, message: str) -> TinyllamaError:
     if found := re.search(r"too high \(\d+\)\D*(\d+)", message):
         return RecipeError(
-            f"tokenizer.vocab_size = {vocab_size}: the text allows at most {found[1]} pieces; "
+            f"tokenizer.vocab_size = {vocab_size}: the text allows at most {found[1]} tokens; "
             f"set it to {found[1]} or less, or give more text"
         )
     if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return RecipeError(
-            f"tokenizer.vocab_size = {vocab_size}: the text's characters, bytes and special tokens alone need "
-            f"{found[1]}; set it at least to that, or lower tokenizer.character_coverage"
+            f"tokenizer.vocab_size = {vocab_size}: the text's characters, the bytes and the special tokens need "
+            f"{found[1]} tokens; raise it to that or more, or lower tokenizer.character_coverage"
         )
     return InputError(f"sentencepiece cannot train on this text ({message.strip().splitlines()[0]})")

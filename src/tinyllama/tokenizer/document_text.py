@@ -1,4 +1,4 @@
-"""Reads documents' texts from parquet and JSON Lines files, in bounded memory and always in the same order."""
+"""Reads document texts from Parquet and JSON Lines files, in bounded memory and a fixed order."""
 
 import hashlib
 import io
@@ -15,12 +15,12 @@ from tinyllama.errors import InputError
 from tinyllama.files import input_files
 
 SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst")
-MAX_LINE_BYTES = 256 * 2**20  # a longer line of JSON is taken for a damaged or hostile file
+MAX_LINE_BYTES = 256 * 2**20  # a longer line of JSON means a damaged or hostile file
 ROWS_PER_READ = 256
 
 
 class DocumentText(NamedTuple):
-    """One document as the tokenizer and the shards need it; `row` counts from 0 within its file."""
+    """What the tokenizer and the shards need of a document; `row` counts from 0 within its file."""
 
     row: int
     id: str
@@ -29,7 +29,7 @@ class DocumentText(NamedTuple):
 
 
 def split_files(inputs: list[Path], split: str) -> list[Path]:
-    """Files of one split, in reading order: of a folder with `train/`, those in its subfolder `split`; else all.
+    """Files of one split, in reading order: those in subfolder `split` if the input has a subfolder `train`, else all.
 
     A validation folder may be missing or empty. Raises InputError for a path that does not exist or holds no documents.
     """
@@ -43,15 +43,15 @@ def split_files(inputs: list[Path], split: str) -> list[Path]:
 
 
 def has_splits(path: Path) -> bool:
-    """Whether `path` is a folder that is already divided (it has a subfolder `train/`)."""
+    """Whether `path` is already divided into splits (it has a subfolder `train/`)."""
     return (path / "train").is_dir()
 
 
 def read_documents(path: Path, first_row: int = 0) -> Iterator[DocumentText]:
     """Documents of one file from row `first_row` on.
 
-    A document without `id` gets the first 16 hex digits of sha256 over its source and text. Raises InputError, with the
-    file and the row, for damage, a missing or wrongly typed `text`, and text that is not valid Unicode.
+    A document without `id` gets the first 16 hex digits of sha256 over its source and text. Raises InputError with file
+    and row for damage, a missing or wrongly typed `text`, and text that is not valid Unicode.
     """
     rows = _parquet_rows(path) if path.name.endswith(".parquet") else _json_rows(path)
     for number, row in enumerate(rows):
@@ -62,12 +62,12 @@ def read_documents(path: Path, first_row: int = 0) -> Iterator[DocumentText]:
 def _document(path: Path, number: int, row: dict[str, Any]) -> DocumentText:
     text = row.get("text")
     if not isinstance(text, str):
-        raise InputError(f"{path}: document {number + 1} has no `text` that is a string; mend or remove it")
+        raise InputError(f"{path}: document {number + 1} has no `text` that is a string; correct or remove it")
     try:
         utf8 = text.encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{path}: document {number + 1} is not valid Unicode ({error.reason}); mend or remove it"
+            f"{path}: document {number + 1} is not valid Unicode ({error.reason}); correct or remove it"
         ) from None
     identifier = row.get("id")
     if identifier is None:
@@ -87,12 +87,12 @@ def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
             for batch in file.iter_batches(batch_size=ROWS_PER_READ, columns=columns):
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a readable parquet file ({_one_line(error)})") from None
+        raise InputError(f"{path}: not a readable parquet file ({first_line(error)})") from None
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        with _open_lines(path) as file:
+        with open_lines(path) as file:
             number = 0
             while line := file.readline(MAX_LINE_BYTES + 1):
                 number += 1
@@ -101,26 +101,28 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
                 if line.strip():
                     yield _json_row(path, number, line)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: cannot be read to its end ({_one_line(error)})") from None
+        raise InputError(f"{path}: cannot be read to its end ({first_line(error)})") from None
 
 
 def _json_row(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: line {number} is not valid UTF-8 JSON ({_one_line(error)})") from None
+        raise InputError(f"{path}: line {number} is not valid UTF-8 JSON ({first_line(error)})") from None
     if not isinstance(row, dict):
         raise InputError(f"{path}: line {number} is not a JSON object")
     return row
 
 
 @contextmanager
-def _open_lines(path: Path) -> Iterator[IO[bytes]]:
-    # Arrow's streams raise at a file that is cut off; zstandard's own reader takes it for whole.
+def open_lines(path: Path) -> Iterator[IO[bytes]]:
+    """The lines of a file that may be compressed (`.zst`, `.gz`). Raises ArrowException or OSError if it is damaged."""
+    # Arrow's streams raise if the file is truncated; zstandard's own reader does not.
     kind = {".zst": "zstd", ".gz": "gzip"}.get(path.suffix)
     with pa.input_stream(str(path), compression=kind) as stream, io.BufferedReader(stream, 2**20) as lines:
         yield lines
 
 
-def _one_line(error: Exception) -> str:
-    return str(error).split("\n", 1)[0][:200]
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, at most 200 characters."""
+    return str(error).strip().split("\n", 1)[0][:200]

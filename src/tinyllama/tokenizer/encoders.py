@@ -1,4 +1,4 @@
-"""Three programs that turn text into token ids, behind one small protocol: two references and a fast one."""
+"""One protocol for three libraries that encode text: sentencepiece and tokenizers (references), gigatoken (fast)."""
 
 import base64
 import json
@@ -12,28 +12,29 @@ from sentencepiece import SentencePieceProcessor
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from tinyllama.errors import InputError
-from tinyllama.tokenizer.tokenizer_json import BLANK, to_tokenizer_json
+from tinyllama.tokenizer.document_text import first_line
+from tinyllama.tokenizer.tokenizer_json import SPACE, to_tokenizer_json
 
 UNKNOWN_BYTES = "\ufffd".encode()
 RENEW_AFTER_CHARACTERS = 64_000_000
-MAX_PIECES = 2**20  # the libraries make room for the largest id that a file names, without asking
-BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+MAX_VOCAB_SIZE = 2**20  # the libraries allocate for the largest id in a file, whatever it is
+BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class Vocabulary(NamedTuple):
-    """What decoding needs: per id its piece and its bytes. `control` ids have no text; an id not there is None."""
+    """What decoding needs: token and bytes by id. `control` ids have no text."""
 
-    pieces: list[str]
-    piece_bytes: list[bytes]
+    tokens: list[str]
+    token_bytes: list[bytes]
     control: frozenset[int]
     bos_id: int | None
     eos_id: int | None
     unk_id: int | None
-    dummy_prefix: bool  # encoding writes a blank before the text; decoding takes it away
+    dummy_prefix: bool  # encoding puts a space before the text, decoding removes it
 
 
 class Encoder(Protocol):
-    """Text to ids without BOS or EOS; the text is valid Unicode and never makes a special token."""
+    """Text to ids without BOS or EOS; the text is valid Unicode, and never becomes a special token."""
 
     name: str
 
@@ -48,10 +49,10 @@ class SentencePieceEncoder:
     name = "sentencepiece"
 
     def __init__(self, model_bytes: bytes) -> None:
-        """Raises RuntimeError or ValueError when the bytes are no sentencepiece model."""
+        """Raises RuntimeError or ValueError if the bytes are no sentencepiece model."""
         self.model = SentencePieceProcessor()
         if not model_bytes or not self.model.LoadFromSerializedProto(model_bytes) or not self.model.get_piece_size():
-            raise ValueError("no pieces in it")
+            raise ValueError("it has no tokens")
 
     def encode(self, text: str) -> list[int]:
         return list(self.model.encode(text))
@@ -61,39 +62,39 @@ class SentencePieceEncoder:
 
     def vocabulary(self) -> Vocabulary:
         model = self.model
-        pieces = [model.id_to_piece(i) for i in range(model.get_piece_size())]
-        control = frozenset(i for i in range(len(pieces)) if model.is_control(i))
+        tokens = [model.id_to_piece(i) for i in range(model.get_piece_size())]
+        control = frozenset(i for i in range(len(tokens)) if model.is_control(i))
 
         def bytes_of(i: int) -> bytes:
             if i in control:
                 return b""
             if model.is_unknown(i):
                 return UNKNOWN_BYTES
-            return bytes([int(pieces[i][3:5], 16)]) if model.is_byte(i) else pieces[i].replace(BLANK, " ").encode()
+            return bytes([int(tokens[i][3:5], 16)]) if model.is_byte(i) else tokens[i].replace(SPACE, " ").encode()
 
         bos, eos, unk = (i if i >= 0 else None for i in (model.bos_id(), model.eos_id(), model.unk_id()))
-        dummy_prefix = model.normalize("a").startswith(BLANK)
-        return Vocabulary(pieces, [bytes_of(i) for i in range(len(pieces))], control, bos, eos, unk, dummy_prefix)
+        dummy_prefix = model.normalize("a").startswith(SPACE)
+        return Vocabulary(tokens, [bytes_of(i) for i in range(len(tokens))], control, bos, eos, unk, dummy_prefix)
 
     def without_special_tokens(self) -> str:
-        """The same model for gigatoken: a `tokenizer.json` in which no text can make a special token."""
+        """The same model as a `tokenizer.json` for gigatoken, in which no text becomes a special token."""
         return to_tokenizer_json(self.model, with_special_tokens=False)
 
 
 class HuggingFaceEncoder:
-    """The reference where only `tokenizer.json` exists: Llama's form or a byte-level BPE."""
+    """The reference if there is only a `tokenizer.json`: Llama's form or a byte-level BPE."""
 
     name = "tokenizers"
 
     def __init__(self, text: str, special_names: dict[str, str | None]) -> None:
-        """`special_names`: `bos_token`, `eos_token`, `unk_token` where known, None for one that it says it has not.
+        """`special_names`: `bos_token`, `eos_token`, `unk_token` as far as known; None: there is no such token.
 
-        Raises ValueError for any other text.
+        Raises ValueError if `text` is no such tokenizer.
         """
         self._document = _checked_document(text)
         with _failing_as(ValueError):
             self.tokenizer = HuggingFaceTokenizer.from_str(text)
-            self.tokenizer.encode("a b")  # some settings fail only at work
+            self.tokenizer.encode("a b")  # some settings fail only now
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self.tokenizer.encode_special_tokens = True  # a literal `<s>` in a text stays text
@@ -113,14 +114,14 @@ class HuggingFaceEncoder:
         added = self.tokenizer.get_added_tokens_decoder()
         control = frozenset(i for i, token in added.items() if token.special)
         self._check_named(ids, control)
-        pieces = [""] * (max(ids.values()) + 1)
-        for piece, i in ids.items():
-            pieces[i] = piece
+        tokens = [""] * (max(ids.values()) + 1)
+        for token, i in ids.items():
+            tokens[i] = token
         if '"ByteLevel"' in json.dumps(self._document.get("decoder")):
             to_bytes, dummy_prefix = _byte_level_bytes, False
         else:
-            to_bytes = _blank_piece_bytes
-            dummy_prefix = "".join(self.tokenizer.encode("a", add_special_tokens=False).tokens).startswith(BLANK)
+            to_bytes = _llama_token_bytes
+            dummy_prefix = "".join(self.tokenizer.encode("a", add_special_tokens=False).tokens).startswith(SPACE)
         unk_id = self._special_id("unk_token", ids, ("<unk>",))
 
         def bytes_of(i: int) -> bytes:
@@ -128,11 +129,11 @@ class HuggingFaceEncoder:
                 return UNKNOWN_BYTES
             if i in added:
                 return b"" if i in control else added[i].content.encode()
-            return to_bytes(pieces[i])
+            return to_bytes(tokens[i])
 
         return Vocabulary(
-            pieces,
-            [bytes_of(i) for i in range(len(pieces))],
+            tokens,
+            [bytes_of(i) for i in range(len(tokens))],
             control - {unk_id},
             self._special_id("bos_token", ids, ("<s>", "<|begin_of_text|>", "<|endoftext|>")),
             self._special_id("eos_token", ids, ("</s>", "<|end_of_text|>", "<|endoftext|>")),
@@ -141,31 +142,31 @@ class HuggingFaceEncoder:
         )
 
     def without_special_tokens(self) -> str:
-        """The same tokenizer for gigatoken, with no text that can make a special token."""
+        """The same tokenizer for gigatoken, in which no text becomes a special token."""
         kept = [token for token in self._document.get("added_tokens") or [] if not token.get("special")]
         return json.dumps({**self._document, "added_tokens": kept, "truncation": None, "padding": None})
 
     def _special_id(self, name: str, ids: dict[str, int], usual: tuple[str, ...]) -> int | None:
         if name not in self._special_names:
-            return next((ids[piece] for piece in usual if piece in ids), None)
-        piece = self._special_names[name]
-        return None if piece is None else ids.get(piece)
+            return next((ids[token] for token in usual if token in ids), None)
+        token = self._special_names[name]
+        return None if token is None else ids.get(token)
 
     def _check_named(self, ids: dict[str, int], control: frozenset[int]) -> None:
-        """BOS and EOS must be special tokens: an ordinary piece by such a name could come out of a text."""
+        """BOS and EOS must be special tokens: a text could produce an ordinary token of that name."""
         for name in ("bos_token", "eos_token"):
-            piece = self._special_names.get(name)
-            if piece is not None and ids.get(piece) not in control:
-                raise ValueError(f"tokenizer_config.json's {name}, {piece!r}, is no special token of this file")
+            token = self._special_names.get(name)
+            if token is not None and ids.get(token) not in control:
+                raise ValueError(f"tokenizer_config.json's {name}, {token!r}, is no special token of this file")
 
 
 class GigatokenEncoder:
-    """The fast one; trusted only after it gave the reference's ids on `hard_texts`. The package is optional."""
+    """The fast encoder, used only if it gives the reference's ids on `hard_texts`. The package is optional."""
 
     name = "gigatoken"
 
     def __init__(self, tokenizer_json: str) -> None:
-        """Raises ImportError where the package is missing, anything where it does not know the tokenizer's form."""
+        """Raises ImportError if the package is missing, anything if it does not support the tokenizer."""
         import gigatoken
 
         self._make = lambda: gigatoken.Tokenizer.from_json(tokenizer_json)
@@ -179,16 +180,16 @@ class GigatokenEncoder:
         return [self._encode(text) for text in texts]
 
     def _encode(self, text: str) -> np.ndarray:
-        # It remembers every word that it has met (measured: 70 bytes a word, never forgotten), so it is made anew.
+        # Its cache of words only grows (measured: 70 bytes per word), so it is created again from time to time.
         if self._seen_characters > RENEW_AFTER_CHARACTERS:
             self._tokenizer, self._seen_characters = self._make(), 0
         self._seen_characters += len(text)
         return self._tokenizer.encode(text).view(np.int32)
 
 
-def hard_texts(pieces: list[str]) -> list[str]:
-    """Texts on which encoders like to differ, and some made of the vocabulary's own pieces side by side."""
-    plain = [piece.replace(BLANK, " ") for piece in pieces]
+def hard_texts(tokens: list[str]) -> list[str]:
+    """Texts on which encoders often differ, and some that are made of neighbouring tokens of the vocabulary."""
+    plain = [token.replace(SPACE, " ") for token in tokens]
     step = max(1, len(plain) // 100)
     joined = [a + b + c for a, b, c in zip(plain[::step], plain[1::step], plain[-1::-step], strict=False)]
     return [*_HARD_TEXTS, *joined, "".join(plain[::step])]
@@ -203,14 +204,9 @@ _HARD_TEXTS = (
 )
 
 
-def first_line(error: BaseException) -> str:
-    """The beginning of what an error says, on one line."""
-    return str(error).strip().split("\n", 1)[0][:200]
-
-
 @contextmanager
 def _failing_as(kind: type[Exception]) -> Iterator[None]:
-    """Whatever fails inside is raised as `kind`: bare Exceptions, and panics of Rust code, which are no Exceptions."""
+    """Raise whatever fails inside as `kind`: bare Exceptions, and panics of Rust code, which are BaseExceptions."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
@@ -220,45 +216,45 @@ def _failing_as(kind: type[Exception]) -> Iterator[None]:
 
 
 def _checked_document(text: str) -> dict[str, Any]:
-    """A `tokenizer.json` whose ids are in bounds. Raises ValueError, KeyError or TypeError for anything else."""
+    """A `tokenizer.json` whose ids are within bounds. Raises ValueError, KeyError or TypeError for anything else."""
     document = json.loads(text, object_hook=_checked_table)
     model = document["model"]
     if model.get("type") != "BPE":
         raise ValueError(f"model type {model.get('type')}, only BPE is read")
     if not isinstance(vocabulary := model["vocab"], dict) or not vocabulary:
-        raise ValueError("model.vocab: no pieces in it")
-    if model.get("continuing_subword_prefix"):  # one that does not suit the pieces ends the whole process
+        raise ValueError("model.vocab: it has no tokens")
+    if model.get("continuing_subword_prefix"):  # one that does not fit the tokens ends the process
         raise ValueError("model.continuing_subword_prefix is not supported")
     added = document.get("added_tokens") or []
-    for piece, i in [*vocabulary.items(), *((token["content"], token["id"]) for token in added)]:
-        if type(i) is not int or not 0 <= i < MAX_PIECES:
-            raise ValueError(f"piece {piece!r} has the id {i!r}; ids are whole numbers below {MAX_PIECES:,}")
-    if not all(token["content"] for token in added):  # found everywhere, forever
+    for token, i in [*vocabulary.items(), *((one["content"], one["id"]) for one in added)]:
+        if type(i) is not int or not 0 <= i < MAX_VOCAB_SIZE:
+            raise ValueError(f"token {token!r} has the id {i!r}; ids are whole numbers below {MAX_VOCAB_SIZE:,}")
+    if not all(one["content"] for one in added):  # an empty token matches everywhere, without end
         raise ValueError("added_tokens: one without content")
     return document
 
 
-def _checked_table(part: dict[str, Any]) -> dict[str, Any]:
-    """A normalizer's table begins with its own length, for which room is made before anything is read."""
-    if part.get("type") == "Precompiled":
-        table = base64.b64decode(part["precompiled_charsmap"])
+def _checked_table(values: dict[str, Any]) -> dict[str, Any]:
+    """A normalizer's table begins with its length, which the library allocates before it reads the table."""
+    if values.get("type") == "Precompiled":
+        table = base64.b64decode(values["precompiled_charsmap"])
         if int.from_bytes(table[:4], "little") > len(table):
             raise ValueError("precompiled_charsmap: shorter than it says")
-    return part
+    return values
 
 
-def _blank_piece_bytes(piece: str) -> bytes:
-    if found := BYTE_PIECE.fullmatch(piece):
+def _llama_token_bytes(token: str) -> bytes:
+    if found := BYTE_TOKEN.fullmatch(token):
         return bytes([int(found[1], 16)])
-    return piece.replace(BLANK, " ").encode()
+    return token.replace(SPACE, " ").encode()
 
 
-def _byte_level_bytes(piece: str) -> bytes:
-    return b"".join(bytes([_BYTE_OF[c]]) if c in _BYTE_OF else c.encode() for c in piece)
+def _byte_level_bytes(token: str) -> bytes:
+    return b"".join(bytes([_BYTE_OF[c]]) if c in _BYTE_OF else c.encode() for c in token)
 
 
 def _byte_level_alphabet() -> dict[str, int]:
-    """GPT-2's printable stand-ins: printable bytes stand for themselves, the others for U+0100 and on, in order."""
+    """GPT-2's alphabet: printable bytes are written as themselves, the others as U+0100 and following, in order."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}

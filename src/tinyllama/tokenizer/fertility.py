@@ -1,4 +1,4 @@
-"""How well a tokenizer fits texts: bytes per token by source kind, share of byte pieces, longest pieces."""
+"""Fertility of a tokenizer: bytes per token by source kind, share of byte tokens, longest tokens."""
 
 import hashlib
 import heapq
@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 from tinyllama.tokenizer.bpe import Tokenizer
 
 SAMPLE_BYTES = 2_000_000  # of text, of each kind
-MAX_KINDS = 16  # a kind is any string of the input; what comes after so many goes under OTHER_KIND
+MAX_KINDS = 16  # a kind is any string of the input; further ones count as OTHER_KIND
 OTHER_KIND = "other"
-LONGEST_PIECES = 10
+N_LONGEST = 10
 
 
 class KindSample:
-    """Documents of one kind with the smallest hashes, of at least SAMPLE_BYTES together, or all that there are.
+    """Documents of one kind with the smallest hashes: at least SAMPLE_BYTES together, or all documents.
 
-    A pure function of the documents: their files and their order do not change it.
+    A pure function of the documents: files and order do not matter.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class KindSample:
         self._held_bytes = 0
 
     def add(self, text: str, text_bytes: int, share: float) -> None:
-        """Take up a document; `share`: the hash of its text, `hash_share`."""
+        """Add a document; `share`: the hash of its text, from `hash_share`."""
         self.documents += 1
         self.text_bytes += text_bytes
         if self._held_bytes >= SAMPLE_BYTES and share >= -self._held[0][0]:
@@ -48,14 +48,14 @@ class FertilitySample:
         self.kinds: dict[str, KindSample] = {}
 
     def add(self, kind: str, text: str, text_bytes: int, share: float) -> None:
-        """Take up a document; see `KindSample.add`."""
+        """Add a document; see `KindSample.add`."""
         if kind not in self.kinds and len(self.kinds) >= MAX_KINDS:
             kind = OTHER_KIND
         self.kinds.setdefault(kind, KindSample()).add(text, text_bytes, share)
 
 
 class TokenCounts(NamedTuple):
-    """Of some texts: UTF-8 bytes, tokens, tokens that are single bytes, and those of them that are line feeds."""
+    """Counts over some texts: UTF-8 bytes, tokens, byte tokens, and byte tokens that are line feeds."""
 
     text_bytes: int
     tokens: int
@@ -69,10 +69,10 @@ def hash_share(text: str) -> float:
 
 
 def fertility(tokenizer: Tokenizer, sample: FertilitySample) -> dict[str, Any]:
-    """Bytes per token, share of byte pieces with and without line feeds, in all and by kind; longest pieces.
+    """Bytes per token, share of byte tokens with and without line feeds, overall and by kind; longest tokens.
 
-    In all means each kind weighted by the bytes of all of its documents, sampled or not. Llama's scheme has no piece
-    for a line feed, so plain text always has byte pieces; the share without them tells of characters without a piece.
+    Overall values weight each kind by the bytes of all its documents, sampled or not. Llama's scheme has no token for a
+    line feed, so any text has byte tokens; the share without them is that of characters without a token.
     """
     counts = {kind: count_tokens(tokenizer, found.texts()) for kind, found in sorted(sample.kinds.items())}
     weights = {kind: sample.kinds[kind].text_bytes / max(count.text_bytes, 1) for kind, count in counts.items()}
@@ -86,30 +86,30 @@ def fertility(tokenizer: Tokenizer, sample: FertilitySample) -> dict[str, Any]:
         }
         for kind, count in counts.items()
     }
-    return {**_ratios(*total), "by_kind": by_kind, "longest_pieces": longest_pieces(tokenizer)}
+    return {**_ratios(*total), "by_kind": by_kind, "longest_pieces": longest_tokens(tokenizer)}
 
 
 def count_tokens(tokenizer: Tokenizer, texts: list[str]) -> TokenCounts:
-    """What `texts` become, without BOS and EOS."""
-    byte_ids = {i for i in range(tokenizer.vocab_size) if is_byte_piece(tokenizer.piece(i))}
+    """Encode `texts`, without BOS and EOS, and count."""
+    byte_ids = {i for i in range(tokenizer.vocab_size) if is_byte_token(tokenizer.token(i))}
     found: Counter[int] = Counter()
     for ids in tokenizer.encode_batch(texts):
         found.update(ids.tolist())
-    line_feeds = sum(count for i, count in found.items() if tokenizer.piece(i) == "<0x0A>")
+    line_feeds = sum(count for i, count in found.items() if tokenizer.token(i) == "<0x0A>")
     byte_tokens = sum(count for i, count in found.items() if i in byte_ids)
     return TokenCounts(sum(len(text.encode()) for text in texts), found.total(), byte_tokens, line_feeds)
 
 
-def is_byte_piece(piece: str) -> bool:
-    """Whether a piece is one byte, written `<0x41>`."""
-    return len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">")
+def is_byte_token(token: str) -> bool:
+    """Whether a token is one byte, written `<0x41>`."""
+    return len(token) == 6 and token.startswith("<0x") and token.endswith(">")
 
 
-def longest_pieces(tokenizer: Tokenizer) -> list[str]:
-    """The pieces of most characters, longest first."""
+def longest_tokens(tokenizer: Tokenizer) -> list[str]:
+    """The tokens with the most characters, longest first."""
     special = {tokenizer.bos_id, tokenizer.eos_id, tokenizer.unk_id}
-    pieces = (tokenizer.piece(i) for i in range(tokenizer.vocab_size) if i not in special)
-    return sorted((p for p in pieces if not is_byte_piece(p)), key=lambda p: (-len(p), p))[:LONGEST_PIECES]
+    tokens = (tokenizer.token(i) for i in range(tokenizer.vocab_size) if i not in special)
+    return sorted((t for t in tokens if not is_byte_token(t)), key=lambda t: (-len(t), t))[:N_LONGEST]
 
 
 def _ratios(text_bytes: float, tokens: float, byte_tokens: float, line_feeds: float) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What sentencepiece's Python interface does not say or change about a model: read from, and cut out of, its file.
+"""Reads and edits what sentencepiece's Python interface does not give access to, in the bytes of its model file.
 
 A `tokenizer.model` is a protocol buffer. Field 1 of the model, repeated, is a piece (field 1 its text, field 3 its type);
 field 2 is the trainer's settings, field 16 of those the number of threads.
@@ -10,18 +10,17 @@ USER_DEFINED = 4  # a type of piece
 
 
 def without_thread_count(model: bytes) -> bytes:
-    """A sentencepiece model less the note of how many threads trained it, the only thing in it that they change."""
-    parts = []
+    """A sentencepiece model without the number of threads that trained it, the only field that depends on them."""
+    kept = []
     for number, whole, payload in _fields(model):
         if number == 2:
-            settings = b"".join(field for inner, field, _ in _fields(payload) if inner != 16)
-            whole = b"\x12" + _varint(len(settings)) + settings
-        parts.append(whole)
-    return b"".join(parts)
+            whole = encode_field(2, b"".join(field for inner, field, _ in _fields(payload) if inner != 16))
+        kept.append(whole)
+    return b"".join(kept)
 
 
 def user_defined_pieces(model: bytes) -> list[str]:
-    """Pieces that sentencepiece takes out of a text before it joins any pairs."""
+    """Pieces that sentencepiece matches in a text before it joins any pairs."""
     found = []
     for number, _, piece in _fields(model):
         if number == 1:
@@ -29,6 +28,13 @@ def user_defined_pieces(model: bytes) -> list[str]:
             if 3 in fields and _read_varint(fields[3][0], 1)[0] == USER_DEFINED:
                 found.append(fields[1][1].decode())
     return found
+
+
+def encode_field(number: int, value: int | bytes) -> bytes:
+    """One field of a protocol buffer: a whole number, or bytes with their length."""
+    if isinstance(value, int):
+        return _varint(number << 3) + _varint(value)
+    return _varint(number << 3 | 2) + _varint(len(value)) + value
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:

@@ -1,4 +1,4 @@
-"""A sentencepiece BPE model in the form of Hugging Face's `tokenizer.json`, with the same ids for every text."""
+"""Converts a sentencepiece BPE model to Hugging Face's `tokenizer.json`, with the same ids for every text."""
 
 import json
 
@@ -7,19 +7,19 @@ from sentencepiece import SentencePieceProcessor
 from tinyllama.errors import InputError
 from tinyllama.tokenizer.sentencepiece_proto import user_defined_pieces
 
-BLANK = "▁"  # U+2581 stands for a blank inside pieces
+SPACE = "▁"  # U+2581, how tokens write a space
 
 
 def to_tokenizer_json(model: SentencePieceProcessor, *, with_special_tokens: bool = True) -> str:
     """`model` (BPE, byte fallback, dummy prefix, identity normalisation) as the text of a `tokenizer.json`.
 
-    The normalizer writes a blank before the text and U+2581 for blanks, and there is no pre-tokenizer, as sentencepiece
-    has it. Without special tokens no text, not even a literal `<s>`, can become one, whatever reads the file. Raises
-    InputError for a model with user-defined pieces: around those a tokenizer.json would swallow or add blanks.
+    Like sentencepiece, the normalizer puts a space before the text and writes spaces as U+2581; there is no
+    pre-tokenizer. Without special tokens no text, not even a literal `<s>`, becomes one in any reader of the file. Raises
+    InputError for a model with user-defined tokens: around those a tokenizer.json would drop or add spaces.
     """
     if found := user_defined_pieces(model.serialized_model_proto()):
         raise InputError(
-            f"tokenizer.model: {len(found)} user-defined pieces, such as {found[0]!r}; no tokenizer.json gives the same "
+            f"tokenizer.model: {len(found)} user-defined tokens, such as {found[0]!r}; no tokenizer.json gives the same "
             "ids; put its author's tokenizer.json beside it"
         )
     size = model.get_piece_size()
@@ -31,14 +31,14 @@ def to_tokenizer_json(model: SentencePieceProcessor, *, with_special_tokens: boo
         "added_tokens": [_added_token(i, model.id_to_piece(i)) for i in special] if with_special_tokens else [],
         "normalizer": {
             "type": "Sequence",
-            "normalizers": [{"type": "Prepend", "prepend": BLANK}, _replace(" ", BLANK)],
+            "normalizers": [{"type": "Prepend", "prepend": SPACE}, _replace(" ", SPACE)],
         },
         "pre_tokenizer": None,
         "post_processor": None,
         "decoder": {
             "type": "Sequence",
             "decoders": [
-                _replace(BLANK, " "),
+                _replace(SPACE, " "),
                 {"type": "ByteFallback"},
                 {"type": "Fuse"},
                 {"type": "Strip", "content": " ", "start": 1, "stop": 0},
@@ -61,10 +61,10 @@ def to_tokenizer_json(model: SentencePieceProcessor, *, with_special_tokens: boo
 
 
 def merges(model: SentencePieceProcessor) -> list[tuple[str, str]]:
-    """The pairs that may be joined, most wanted first.
+    """The pairs that BPE may join, in order of priority.
 
-    sentencepiece joins whatever pair makes the piece of the highest score; a merge list names each pair. Among the
-    splits of one piece the longer left part comes first: then both agree where two splits of one piece compete.
+    sentencepiece joins the pair whose result has the highest score; a merge list names each pair. Among the splits of one
+    token the one with the longer left side comes first, so that both agree when two splits of it compete.
     """
     scores = {
         model.id_to_piece(i): model.get_score(i)
@@ -72,9 +72,9 @@ def merges(model: SentencePieceProcessor) -> list[tuple[str, str]]:
         if not (model.is_control(i) or model.is_unknown(i) or model.is_byte(i) or model.is_unused(i))
     }
     ordered = []
-    for piece, score in scores.items():
-        for cut in range(1, len(piece)):
-            left, right = piece[:cut], piece[cut:]
+    for token, score in scores.items():
+        for at in range(1, len(token)):
+            left, right = token[:at], token[at:]
             if left in scores and right in scores:
                 ordered.append(((-score, -len(left), -len(right)), (left, right)))
     ordered.sort(key=lambda entry: entry[0])

@@ -45,6 +45,6 @@ def _check_vocabulary(ours: Tokenizer, theirs: Tokenizer, init_from: str) -> Non
             f"train.init_from: {init_from} has {theirs.vocab_size} tokens, the run's tokenizer {ours.vocab_size}; {mend}"
         )
     for token_id in range(ours.vocab_size):
-        if ours.piece(token_id) != theirs.piece(token_id):
-            pieces = f"{theirs.piece(token_id)!r} in {init_from}, {ours.piece(token_id)!r} in the run's tokenizer"
+        if ours.token(token_id) != theirs.token(token_id):
+            pieces = f"{theirs.token(token_id)!r} in {init_from}, {ours.token(token_id)!r} in the run's tokenizer"
             raise RecipeError(f"train.init_from: id {token_id} is {pieces}; {mend}")
