@@ -248,7 +248,7 @@ def test_a_drill_needs_shards_and_tokenizer(data: Path):
     for name in ("tokenizer", "shards"):
         (data / name).rmdir()
         done = tinyllama("drill", "small-120m", *SETTINGS, "--run-dir", data)
-        assert str(done.exception) == f"{data / name}: no such folder; `tinyllama {name}` makes it"
+        assert str(done.exception) == f"{data / name}: no such folder; `tinyllama {name}` creates it"
     done = tinyllama("drill", "small-120m", *SETTINGS)
     assert "runs/small-120m/shards" in str(done.exception)
 

@@ -26,7 +26,7 @@ def test_the_example_of_the_docstring(tmp_path: Path):
     assert (own.memory_bandwidth, own.link_bandwidth, own.network_bandwidth) == (5300e9, 360e9, 50e9)
     assert own.gpus_per_node == 8
     assert own.efficiency_source == f"from {tmp_path / 'devices.toml'}"
-    with pytest.raises(RecipeError, match="MI300X has no such products"):
+    with pytest.raises(RecipeError, match="MI300X has no 'fp8' matmuls"):
         own.peak("fp8")
     known = KINDS["A100-40G"]
     assert (near.network_bandwidth, near.gpus_per_node) == (6e9, 4)

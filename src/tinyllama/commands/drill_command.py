@@ -36,7 +36,7 @@ def drill(
     run_dir = run_dir or Path("runs") / Path(recipe).stem
     for name in ("shards", "tokenizer"):
         if not (run_dir / name).is_dir():
-            raise InputError(f"{run_dir / name}: no such folder; `tinyllama {name}` makes it")
+            raise InputError(f"{run_dir / name}: no such folder; `tinyllama {name}` creates it")
     sizes = _sizes(world_sizes)
     train = (resolved := load_recipe(recipe, overrides)).train
     if len(sizes) > 1 and not train.deterministic_reduction:
