@@ -1,4 +1,4 @@
-"""Pre-train a small language model from nothing, end to end."""
+"""Pre-train a small language model from scratch, end to end."""
 
 from tinyllama.api import clean, evaluate, open_model, plan, pretrain, train_tokenizer
 

@@ -89,13 +89,18 @@ def pretrain(recipe: Recipe, run_dir: Path, allow_changes: Sequence[str] = ()) -
     `allow_changes`: recipe keys, such as `train.peak_lr`, that may differ from what the run began with.
     """
     with join(recipe.parallel) as ranks:
-        for name in ("shards", "tokenizer"):
-            if not (run_dir / name).is_dir():
-                raise InputError(f"{run_dir / name}: no such folder; `tinyllama {name}` creates it")
+        check_training_inputs(run_dir)
         if ranks is not None and not ranks.is_first:
             return follow(recipe, run_dir, ranks)
         with recorded_recipe(recipe, run_dir):
             return run_phase(pretrain_phase(recipe, run_dir, allow_changes, ranks))
+
+
+def check_training_inputs(run_dir: Path) -> None:
+    """Raises InputError when a run folder lacks the shards or the tokenizer."""
+    for name in ("shards", "tokenizer"):
+        if not (run_dir / name).is_dir():
+            raise InputError(f"{run_dir / name}: no such folder; `tinyllama {name}` creates it")
 
 
 def follow(recipe: Recipe, run_dir: Path, ranks: "Ranks") -> Summary:

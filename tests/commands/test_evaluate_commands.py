@@ -141,10 +141,10 @@ def test_two_models_are_compared_in_their_order(tasks: dict[str, list[Call]], st
     ("words", "message"),
     [
         ((), "MODEL: give a model to evaluate, or --compare A B"),
-        (("m", "--compare", "a", "b"), "m: with --compare give the two models there alone"),
+        (("m", "--compare", "a", "b"), "m: with --compare give only the two models there"),
         (("m", "--tasks", "piqa", "--data-dir", "none"), "--data-dir none: no such folder"),
         (("--compare", "a", "b", "--tasks", "piqa", "--data-dir", "none"), "--data-dir none: no such folder"),
-        (("--compare", "a", "b"), "a: no results of it; first: tinyllama evaluate a --tasks zero_shot --data-dir D"),
+        (("--compare", "a", "b"), "a: no results; first run: tinyllama evaluate a --tasks zero_shot --data-dir D"),
     ],
 )
 def test_what_evaluate_refuses(tasks: dict[str, list[Call]], in_tmp: Path, words: tuple[str, ...], message: str):
@@ -231,7 +231,10 @@ def test_a_drill_with_a_difference_ends_with_code_1(stand_in: StandIn, data: Pat
         (("--world-sizes", "0"), "--world-sizes 0: write numbers"),
         (("--world-sizes", "2,x"), "--world-sizes 2,x: write numbers"),
         (("--world-sizes", ""), "--world-sizes : write numbers"),
-        (("--world-sizes", "1,2"), "--world-sizes 1,2: the bits are the same on all of them only with train.determini"),
+        (
+            ("--world-sizes", "1,2"),
+            "--world-sizes 1,2: results are bit-for-bit equal on all of them only with train.determini",
+        ),
         (("--world-sizes", "1,3", *DETERMINISTIC), "command line: parallel.replicate: 3 ranks"),
         (("--world-sizes", "3"), "command line: parallel.replicate: 3 ranks"),
     ],

@@ -204,7 +204,7 @@ def test_the_command(run_dir: Path, data: Path, command: Callable[..., Any]):
         (["--tasks", "hellaswagg", "--data-dir", "DATA"], "did you mean hellaswag?"),
         (["--tasks", "sst2", "--data-dir", "DATA"], "glue_sst2/validation.jsonl.gz: no such file"),
         (["--tasks", "piqa", "--data-dir", "DATA/nowhere"], "nowhere: no such folder"),
-        (["--compare", "RUN", "RUN"], "with --compare give the two models there alone"),
+        (["--compare", "RUN", "RUN"], "with --compare give only the two models there"),
     ],
 )
 def test_what_the_command_refuses(

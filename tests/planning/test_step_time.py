@@ -64,7 +64,7 @@ def test_what_is_computed_again_takes_time():
 
 
 def test_fp8_is_refused_where_the_chip_has_none():
-    with pytest.raises(RecipeError, match="train.precision: A100-40G has no 'fp8' matmuls; 'bf16' would work"):
+    with pytest.raises(RecipeError, match=r"train.precision: A100-40G has no 'fp8' matmuls; 'bf16' would work"):
         time_of(TINYLLAMA, "A100-40G", precision="fp8")
 
 

@@ -49,7 +49,7 @@ def score_safety(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Probabilities of hate (offence too) and sexual content of JSON strings, one a line, from stdin.
+    """Score JSON strings, one per line on stdin: probabilities of hate or offensive language and of sexual content.
 
     Example: echo '"What a lovely day."' | tinyllama score-safety --json
     """

@@ -1,50 +1,49 @@
-"""The commands that say how good a model is: `evaluate` and `scorecard`."""
+"""The commands `evaluate` and `scorecard`."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tinyllama.commands.options import Json, NumberFormat, print_json, show
+from tinyllama.commands.options import MODEL, Dtype, Json, print_json, show
 from tinyllama.errors import InputError
 
 DataDir = Annotated[
     Path | None,
     typer.Option(
-        "--data-dir", help="A folder with one folder a task; nothing is fetched. Default: Hugging Face's hub."
+        "--data-dir", help="A folder with one folder per task; nothing is downloaded. Default: the Hugging Face hub."
     ),
 ]
 
 
-AnyModel = Annotated[
-    Path | None,
-    typer.Argument(metavar="MODEL", help="A run folder, a checkpoint, a Hugging Face folder, or a GGUF file."),
-]
+AnyModel = Annotated[Path | None, MODEL]
 Tasks = Annotated[
     str | None,
-    typer.Option(help="Tasks and groups, by commas: zero_shot, glue, superglue, squad, lambada, arc_easy ...; all."),
+    typer.Option(
+        help="Tasks and groups, comma-separated: zero_shot, glue, superglue, squad, lambada, arc_easy ...; all."
+    ),
 ]
-Limit = Annotated[int | None, typer.Option(help="Examples of each task, evenly spread; default: all.", min=1)]
-Shots = Annotated[int, typer.Option(help="Solved examples before each question.", min=0)]
+Limit = Annotated[int | None, typer.Option(help="Number of examples per task, evenly spread; default: all.", min=1)]
+Shots = Annotated[int, typer.Option(help="Number of solved examples before each question.", min=0)]
 Pair = Annotated[
     tuple[Path, Path] | None,
-    typer.Option(metavar="A B", help="Two MODELs, or folders with results: do they differ?"),
+    typer.Option(metavar="A B", help="Compare two MODELs, or two folders with results."),
 ]
 Results = Annotated[Path | None, typer.Option(help="Folder for results; default: in the run, else evaluations/MODEL.")]
-Format = Annotated[NumberFormat, typer.Option(help="Number format; auto: bf16 on a GPU, else fp32.")]
+Format = Annotated[Dtype, typer.Option(help="Number format; auto: bf16 on a GPU, else fp32.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 BatchTokens = Annotated[
-    int | None, typer.Option(help="Tokens computed together; default 2,048 on a CPU, 65,536 on a GPU.", min=1)
+    int | None, typer.Option(help="Tokens per batch; default 2,048 on a CPU, 65,536 on a GPU.", min=1)
 ]
 Compiled = Annotated[
     bool | None,
     typer.Option(
         "--compile/--no-compile",
-        help="Compile the layers, which takes half a minute first; default: on a GPU once there is enough to do.",
+        help="Compile the layers, which takes half a minute; default: on a GPU when there are enough tokens.",
         show_default=False,
     ),
 ]
-Context = Annotated[int | None, typer.Option(help="Context, at most the network's own.", min=2)]
+Context = Annotated[int | None, typer.Option(help="Context length, at most the model's own.", min=2)]
 
 
 def evaluate(
@@ -62,35 +61,33 @@ def evaluate(
     compiled: Compiled = None,
     as_json: Json = False,
 ) -> None:
-    """Standard tasks with their standard errors; without --tasks, a run's own held-out documents.
+    """Evaluate a model on standard tasks, with standard errors; without --tasks, on a run's own held-out documents.
 
-    Results are written as each task ends; the same command goes on after a stop. With --compare: the paired difference of
-    two models on the same examples, with its 95% interval.
+    Results are written after each task, and the same command resumes after a stop. With --compare: the paired difference of
+    two models on the same examples, with its 95% confidence interval.
 
     Example: tinyllama evaluate runs/mine --tasks zero_shot,lambada --data-dir eval --limit 200
 
     Example: tinyllama evaluate --compare runs/a runs/b
     """
-    from tinyllama.harness.task_list import need_lm_eval
+    from tinyllama.harness.compare import compare as compare_results
+    from tinyllama.harness.compare import table
 
     names = [word for word in (tasks or "").split(",") if word]
     asked: dict[str, Any] = {"data_dir": data_dir, "limit": limit, "num_fewshot": num_fewshot}
     asked |= {"tokens_per_batch": tokens_per_batch, "max_tokens": max_tokens, "compiled": compiled}
     if compare is not None:
         if model is not None:
-            raise InputError(f"{model}: with --compare give the two models there alone")
-        if names:
-            need_lm_eval()
-            _check_data_dir(data_dir)
-            for each in compare:
-                _run_tasks(each, names, asked, None, dtype, device)
-        _compare(*compare, as_json)
+            raise InputError(f"{model}: with --compare give only the two models there")
+        for each in compare if names else ():
+            _run_tasks(each, names, asked, None, dtype, device)
+        a, b = compare
+        differences = compare_results(_results_of(a), _results_of(b))
+        print_json(differences) if as_json else typer.echo(table(differences))
         return
     if model is None:
         raise InputError("MODEL: give a model to evaluate, or --compare A B")
     if tasks is not None:
-        need_lm_eval()
-        _check_data_dir(data_dir)
         found = _run_tasks(model, names, asked, out, dtype, device)
         _write_card(model, Path(found["results"]))
         print_json(found) if as_json else typer.echo(_task_lines(found))
@@ -105,11 +102,11 @@ def evaluate(
 
 def scorecard(
     models: Annotated[
-        list[Path], typer.Argument(metavar="MODEL...", help="MODELs that were evaluated, or result folders.")
+        list[Path], typer.Argument(metavar="MODEL...", help="Evaluated MODELs, or folders with results.")
     ],
     as_json: Json = False,
 ) -> None:
-    """Scores beside published ones of the same task, metric and number of shots.
+    """Print scores next to published ones of the same task, metric and number of shots.
 
     Example: tinyllama scorecard runs/mine
     """
@@ -119,26 +116,24 @@ def scorecard(
     print_json(found) if as_json else typer.echo(render(found))
 
 
-def _check_data_dir(data_dir: Path | None) -> None:
-    if data_dir is not None and not data_dir.is_dir():
-        raise InputError(f"--data-dir {data_dir}: no such folder")
-
-
 def _run_tasks(
     model: Path, names: list[str], asked: dict[str, Any], out: Path | None, dtype: str, device: str
 ) -> dict[str, Any]:
     from tinyllama.exchange.open_model import open_model
     from tinyllama.generate.decode import number_format
     from tinyllama.harness.run_tasks import TaskSettings, evaluate_tasks
-    from tinyllama.harness.task_list import choose_tasks
+    from tinyllama.harness.task_list import choose_tasks, need_lm_eval
 
-    choose_tasks(names)  # a misspelt name is said before a large model is opened
+    need_lm_eval()
+    if asked["data_dir"] is not None and not asked["data_dir"].is_dir():
+        raise InputError(f"--data-dir {asked['data_dir']}: no such folder")
+    choose_tasks(names)  # an unknown name is reported before a large model is opened
     opened = open_model(model, device, number_format(dtype))
     return evaluate_tasks(opened, names, TaskSettings(**asked), out or _default_results(model))
 
 
 def _default_results(model: Path) -> Path:
-    """Where a MODEL's results are: of a run, those of its newest checkpoint."""
+    """The folder of a MODEL's results; for a run, of its newest checkpoint."""
     from tinyllama.harness.task_results import results_folder
 
     if (model / "checkpoints").is_dir():
@@ -149,7 +144,7 @@ def _default_results(model: Path) -> Path:
 
 
 def _results_of(path: Path) -> Path:
-    """The results folder of a MODEL, or the path itself when it is one."""
+    """The folder of a MODEL's results, or the path itself when it is such a folder."""
     from tinyllama.harness.task_results import SCORES
 
     is_model = (path / "checkpoints").is_dir() or (path / "config.json").is_file() or path.is_file()
@@ -157,19 +152,12 @@ def _results_of(path: Path) -> Path:
         return path
     found = _default_results(path)
     if not found.is_dir():
-        raise InputError(f"{path}: no results of it; first: tinyllama evaluate {path} --tasks zero_shot --data-dir D")
+        raise InputError(f"{path}: no results; first run: tinyllama evaluate {path} --tasks zero_shot --data-dir D")
     return found
 
 
-def _compare(a: Path, b: Path, as_json: bool) -> None:
-    from tinyllama.harness import compare
-
-    found = compare.compare(_results_of(a), _results_of(b))
-    print_json(found) if as_json else typer.echo(compare.table(found))
-
-
 def _write_card(model: Path, results: Path) -> None:
-    """A run keeps its card where the report finds it."""
+    """Write a run's scorecard where the report reads it."""
     if (model / "checkpoints").is_dir():
         from tinyllama.harness.scorecard import write_run_card
 
