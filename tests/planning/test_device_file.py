@@ -45,7 +45,7 @@ def test_a_kind_of_the_file_goes_before_a_known_one(tmp_path: Path):
     ("text", "message"),
     [
         ("", "no device; write a table"),
-        ("memory_gb = 3", r"memory_gb is a value outside of a table; write it under a device's name"),
+        ("memory_gb = 3", r"memory_gb is a value outside a table; write it below a device's name"),
         ("[x]\nmemory_gb = 3", r"\[x\] lacks bf16_tflops, .*; or say like = 'H100'"),
         ('[x]\nlike = "H10"', r"\[x\] like: unknown kind 'H10'; did you mean 'H100'\?"),
         ('[x]\nlike = "H100"\nmemory_gib = 3', r"\[x\] has an unknown key memory_gib; did you mean memory_gb\?"),
