@@ -139,7 +139,7 @@ def test_what_would_need_less_memory(micro_batch_size: int, recompute: Any, mend
     with pytest.raises(RecipeError) as caught, run_bench.out_of_memory_in_words(resolve(options, "cpu"), None):
         raise MemoryError
     assert str(caught.value) == (
-        f"micro_batch_size: {micro_batch_size} sequences of 1,024 tokens with recompute '{recompute}' do not fit the "
+        f"micro_batch_size: {micro_batch_size} sequences of 1,024 tokens with recompute '{recompute}' do not fit in "
         f"memory; {mends}"
     )
 
@@ -170,7 +170,7 @@ def test_each_part_is_announced(parts: dict[str, list[Call]], capsys: pytest.Cap
     run_bench.run_bench(BenchOptions(**SMALL, device="cpu"))
     said = " ".join(capsys.readouterr().err.split())
     assert said.startswith("bench: tiny-2m, 2,410,176 parameters, on CPU, ")
-    assert said.endswith(" bench: decoding one sequence bench: what the device can do, a copy and large products")
+    assert said.endswith(" bench: decoding one sequence bench: measuring the device with a copy and large matmuls")
 
 
 # -- ceilings ----------------------------------------------------------------------------------------------------------

@@ -64,8 +64,8 @@ def test_every_figure_is_in_its_row():
     assert memory == "memory: peak 999.9 MB = weights 1.50 GB + 16-bit copies 2.5 MB + activations and rest -1.00 GB"
     for title in ("Limits of the device (measured)", "One step by kind of kernel (2,345.7 ms under the profiler)"):
         assert title in " ".join(text.split())
-    assert re.findall(r"(?:ms|share|launches|model FLOPs are)(?= *[┃│])", text) == [
-        "model FLOPs are", "ms", "share", "launches",
+    assert re.findall(r"(?:ms|share|launches|model FLOPs)(?= *[┃│])", text) == [
+        "model FLOPs", "ms", "share", "launches",
     ]  # fmt: skip
     assert not any(line.endswith(" ") for line in lines)
     assert re.match(r"│ parameters +│ 2,410,176 +│", lines[2])  # no heads, and words to the left

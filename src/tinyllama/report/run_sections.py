@@ -177,12 +177,15 @@ def _curve(name: str, points: list[Point]) -> list[Series]:
     ]
 
 
-def _small(facts: RunFacts, column: str, title: str, unit: str = "", **scale: bool) -> Chart:
+def _small(
+    facts: RunFacts, column: str, title: str, unit: str = "", *, log_y: bool = False, from_zero: bool = False
+) -> Chart:
     points = _points(facts, column)
     series = [Series("learning rate", points)] if column == "lr" else _curve(title.lower(), points)
     return Chart(
-        column.replace("_", "-"), title, unit, f"{title} by step", title, series, width=440, height=230, **scale
-    )
+        column.replace("_", "-"), title, unit, f"{title} by step", title, series,
+        log_y=log_y, from_zero=from_zero, width=440, height=230,
+    )  # fmt: skip
 
 
 # -- results ----------------------------------------------------------------------------------------------------------
@@ -191,8 +194,9 @@ def _small(facts: RunFacts, column: str, title: str, unit: str = "", **scale: bo
 def scores(facts: RunFacts) -> dict[str, Any]:
     """Perplexity of the model and of the unigram baseline, and last-word accuracy with examples."""
     perplexity, unigram = number(facts.validation.get("perplexity")), facts.unigram_perplexity
-    is_compared = perplexity is not None and unigram
-    perplexities = _bars({"this model": perplexity, "unigram baseline": unigram}) if is_compared else []
+    perplexities = []
+    if perplexity is not None and unigram:
+        perplexities = _bars({"this model": perplexity, "unigram baseline": unigram})
     found = _unless_empty(perplexities=perplexities, last_word=_last_word(facts.last_word))
     return found and found | {"tokens": number(facts.validation.get("tokens"))}
 
