@@ -43,7 +43,7 @@ def end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         (RunStoppedError("stopped", 75), 75, "stopped"),
         (RunStoppedError("SIGTERM", 143), 143, "SIGTERM"),
         (LostRankError("rank 1 is gone"), 69, "rank 1 is gone"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on from here"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command again to resume"),
         (OSError(errno.ENOSPC, "No space left", "out/a"), 2, "out/a: No space left"),
         (OSError(errno.EDQUOT, "Quota"), 2, "output: Quota"),
         (OSError(errno.EROFS, "Read-only"), 2, "output: Read-only"),

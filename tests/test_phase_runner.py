@@ -249,10 +249,10 @@ def test_a_dear_result_is_refused_with_all_that_differs(tmp_path: Path, capfd: p
     run_phase(phase((), 1, 1))
     with pytest.raises(InputError, match=re.escape("(a: 1 -> 2; b: 1 -> 3)")) as refusal:
         run_phase(phase((), 2, 3, never))
-    assert str(refusal.value).endswith("or name each key with --allow-change")
+    assert str(refusal.value).endswith("to resume with the changes, name each key with --allow-change")
     with pytest.raises(InputError, match=re.escape("(a: 1 -> 2; b: 1 -> 3)")) as refusal:
         run_phase(phase(None, 2, 3, never))
-    assert str(refusal.value).endswith("or remove the folder")
+    assert str(refusal.value).endswith("choose another --run-dir or remove the folder")
     with pytest.raises(InputError, match=re.escape("(b: 1 -> 3)")):
         run_phase(phase(("a",), 2, 3, never))
     assert (out / "manifest.json").exists()
@@ -271,7 +271,7 @@ def test_a_dear_result_is_refused_with_all_that_differs(tmp_path: Path, capfd: p
     assert allowed_changes(out) == {"a", "b"}
     assert allowed_changes(tmp_path / "none") == set()
     words = " ".join(capfd.readouterr().err.split())
-    assert "goes on with another recipe, as allowed (a: 1 -> 2; b: 1 -> 3)" in words
+    assert "resuming with changed settings, as allowed (a: 1 -> 2; b: 1 -> 3)" in words
     run_phase(phase((), 2, 3))
     assert holds(out, 1)
 

@@ -1,24 +1,24 @@
-"""`tinyllama` and `python -m tinyllama`: the command line, with faults the user can mend as one line and exit code 2."""
+"""`tinyllama` and `python -m tinyllama`: the command line. An error that the user can fix is one line, exit code 2."""
 
 import errno
 import os
 import sys
 
-# Said before any library is imported: nothing of ours reports home.
+# Set before any library is imported: no telemetry.
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("DAFT_ANALYTICS_ENABLED", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-# A lost connection between ranks is told by a line of ours, not by PyTorch's C++ frames.
+# A lost connection between ranks is reported by our own line, without PyTorch's C++ stack.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
-# A thread of PyTorch that waits spins a short while, then sleeps. With OpenMP's own long spin, two threads on two busy
-# cores trained five times slower (tiny-2m, beside three other processes); on quiet cores it makes no difference.
+# A waiting thread spins only briefly, then sleeps. With OpenMP's default long spin, two threads on two busy cores trained
+# five times slower (tiny-2m, with three other processes running); on idle cores it makes no difference.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-USER_CAN_MEND = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EPERM, errno.EDQUOT}
+INTERRUPTED = 130  # 128 + SIGINT, as in shells
+FIXABLE_BY_USER = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EPERM, errno.EDQUOT}
 
 
 def main() -> None:
@@ -30,22 +30,22 @@ def main() -> None:
     try:
         app()
     except LostRankError as error:
-        _stop(str(error), error.exit_code, is_said=is_speaker() or error.is_first)
+        _stop(str(error), error.exit_code, is_shown=is_speaker() or error.is_first)
     except TinyllamaError as error:
-        _stop(str(error), error.exit_code, is_said=is_speaker())
+        _stop(str(error), error.exit_code, is_shown=is_speaker())
     except KeyboardInterrupt:
-        _stop("interrupted; the same command goes on from here", INTERRUPTED)
+        _stop("interrupted; run the same command again to resume", INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        if error.errno not in USER_CAN_MEND:
+        if error.errno not in FIXABLE_BY_USER:
             raise
         _stop(f"{error.filename or 'output'}: {error.strerror}", 2)
 
 
-def _stop(message: str, exit_code: int, is_said: bool = True) -> None:
-    if is_said:
+def _stop(message: str, exit_code: int, is_shown: bool = True) -> None:
+    if is_shown:
         print(f"tinyllama: {message}", file=sys.stderr)
     sys.exit(exit_code)
 

@@ -1,7 +1,7 @@
-"""The form of every part's settings: pydantic models that refuse unknown keys and never change once made.
+"""Base of all settings: pydantic models that are immutable and refuse unknown keys.
 
-A field is declared with `setting(default, "one sentence")`. A field that says only *how* a result is reached (threads,
-intervals, retention) says `changes_result=False`; all others enter the fingerprints of the phases that read them.
+A field is declared with `setting(default, "one sentence")`. A field that cannot change a result (threads, intervals,
+retention) has `changes_result=False`; all others enter the fingerprints of the phases that read them.
 """
 
 from typing import Any
@@ -15,12 +15,12 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
 
     def result_values(self) -> dict[str, Any]:
-        """The values that change the result, by name: what a fingerprint is made of."""
+        """The values that change the result, by name; they enter fingerprints."""
         return {name: value for name, value in self.model_dump().items() if name not in self.how_only_names()}
 
     @classmethod
     def how_only_names(cls) -> set[str]:
-        """Names of the fields that say only how the result is reached."""
+        """Names of the fields that cannot change a result."""
         return {
             name
             for name, field in cls.model_fields.items()
@@ -49,5 +49,5 @@ def differences(before: dict[str, Any], after: dict[str, Any], prefix: str = "")
 
 
 def difference_lines(found: dict[str, str]) -> str:
-    """What `differences` found as words: `key: before -> after; ...`; a key without a change stands alone."""
+    """The result of `differences` in words: `key: before -> after; ...`; an empty change shows the key alone."""
     return "; ".join(f"{key}: {change}" if change else key for key, change in found.items())

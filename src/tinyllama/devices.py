@@ -1,4 +1,4 @@
-"""The devices that a plan knows: their data-sheet figures, and how much of them training gets."""
+"""The kinds of devices that a plan knows: data-sheet values, and the shares of them that training reaches."""
 
 import difflib
 import re
@@ -14,12 +14,11 @@ MIB = 2**20
 class GpuKind:
     """One kind of device.
 
-    `memory_bytes` is what its driver reports. `peak_flops` are dense, without sparsity, by the products' precision;
-    fp8 is there where the chip has it (`peak` says so in words).
-    Bandwidths are in bytes a second, one way, for one device: `memory_bandwidth` of its memory, `link_bandwidth` to its
-    neighbours in one node (of `gpus_per_node`), `network_bandwidth` to other nodes. `matmul_efficiency` is the share of
-    the peak that large products reach, `attention_efficiency` that of attention, of the 16-bit (or fp32) peak;
-    `efficiency_source` says whether they were measured or are assumed.
+    `memory_bytes` is what its driver reports. `peak_flops` are dense matmul FLOP/s by precision, without sparsity; fp8 only
+    where the chip has it. Bandwidths are in bytes per second, one way, for one device: `memory_bandwidth` of its memory,
+    `link_bandwidth` to the other devices of its node (of `gpus_per_node`), `network_bandwidth` to other nodes.
+    `matmul_efficiency` is the share of the peak that large matmuls reach, `attention_efficiency` that of attention, of the
+    16-bit (or fp32) peak; `efficiency_source` says whether they were measured or are assumed.
     """
 
     name: str
@@ -35,15 +34,13 @@ class GpuKind:
 
     @property
     def is_cpu(self) -> bool:
-        """Whether it is a CPU: no driver context, no launches to wait for."""
+        """Whether it is a CPU: no driver context, no kernel launches."""
         return self.name == "CPU"
 
     def peak(self, precision: str) -> float:
-        """FLOP/s of products in `precision`. Raises RecipeError when the chip has none, with one that it has."""
+        """FLOP/s of matmuls in `precision`. Raises RecipeError when the chip has none."""
         if precision not in self.peak_flops:
-            raise RecipeError(
-                f"train.precision: {precision!r}, but {self.name} has no such products; 'bf16' would work"
-            )
+            raise RecipeError(f"train.precision: {self.name} has no {precision!r} matmuls; 'bf16' would work")
         return self.peak_flops[precision]
 
 
@@ -74,18 +71,18 @@ def _gpu(
     )
 
 
-_MEASURED_H100 = "measured: tinyllama-1.1b trained by this network on one H100, 80,200 tokens/s"
-_MEASURED_H200 = "measured: tinyllama-1.1b trained by this network on one H200, 78,700 tokens/s"
+_MEASURED_H100 = "measured: tinyllama-1.1b trained by this code on one H100, 80,200 tokens/s"
+_MEASURED_H200 = "measured: tinyllama-1.1b trained by this code on one H200, 78,700 tokens/s"
 _AS_ON_H100 = "assumed: the shares measured on an H100"
 _ASSUMED = "assumed: not measured"
 
-# Links: NVLink at about 80% of its data-sheet rate, PCIe 4.0 x16 for cards without it. Network: one 200 Gb/s adapter a
-# device beside A100, 400 Gb/s beside Hopper and Blackwell, 100 Gb/s shared by two cards elsewhere.
-# fp32: without TF32; fp16: bf16's; fp8: summed in fp32.
+# Links: NVLink at about 80% of its data-sheet rate, PCIe 4.0 x16 for cards without it. Network: one adapter per device of
+# 200 Gb/s for A100 and 400 Gb/s for Hopper and Blackwell; 100 Gb/s shared by two cards elsewhere.
+# fp32: without TF32; fp16: as bf16; fp8: accumulated in fp32.
 KINDS: dict[str, GpuKind] = {
     kind.name: kind
     for kind in (
-        #    name         MiB     bf16  fp32  fp8  memory link network products attention
+        #    name         MiB     bf16  fp32  fp8  memory link network matmul attention
         _gpu("A100-40G", 40_960, 312, 19.5, None, 1555, 240, 25, 0.74, 0.25, _AS_ON_H100),
         _gpu("A100-80G", 81_920, 312, 19.5, None, 2039, 240, 25, 0.74, 0.25, _AS_ON_H100),
         _gpu("H100", 81_559, 989, 67, 1979, 3350, 360, 50, 0.74, 0.25, _MEASURED_H100),
@@ -93,7 +90,7 @@ KINDS: dict[str, GpuKind] = {
         _gpu("B200", 183_359, 2250, 75, 4500, 8000, 720, 50, 0.6, 0.25, _ASSUMED),
         _gpu("L40S", 46_068, 362, 91.6, 733, 864, 20, 6, 0.55, 0.3, _ASSUMED),
         _gpu("RTX4090", 24_564, 165, 82.6, 330, 1008, 20, 6, 0.65, 0.35, _ASSUMED),
-        # The machine that the quickstart is meant for: 2 cores x 32 FLOP a cycle (AVX2) x 3 GHz.
+        # A machine for the quickstart: 2 cores x 32 FLOP per cycle (AVX2) x 3 GHz.
         _gpu("CPU", 16_384, 0.192, 0.192, None, 20, 1, 1, 0.4, 0.3, "assumed: two cores of a server and 16 GiB"),
     )
 }
@@ -101,7 +98,7 @@ _ALIASES = {"A100": "A100-40G", "A10040GB": "A100-40G", "A10080GB": "A100-80G", 
 
 
 def _plain(name: str) -> str:
-    """A name without what people write differently: case, blanks, hyphens, underscores."""
+    """A name without the differences in spelling: case, spaces, hyphens, underscores."""
     return re.sub(r"[\s_-]+", "", name).upper()
 
 
@@ -109,10 +106,10 @@ _BY_PLAIN_NAME = {_plain(name): name for name in KINDS} | _ALIASES
 
 
 def parse_gpus(text: str, more: Mapping[str, GpuKind] | None = None) -> tuple[int, GpuKind]:
-    """`16xA100-40G` to (16, its kind); without a count: 1. Case, blanks and hyphens do not matter.
+    """`16xA100-40G` to (16, its kind); without a count: 1. Case, spaces and hyphens do not matter.
 
-    `more`: kinds beside the known ones, before which they count. Raises RecipeError for an unknown kind, with the nearest
-    name, and for a count below 1.
+    `more`: additional kinds, which take precedence. Raises RecipeError for an unknown kind, with the nearest name, and for
+    a count below 1.
     """
     match = re.fullmatch(r"\s*(?:(\d{1,6})\s*[xX×*]\s*)?(\S.*?)\s*", text)
     if not match:
@@ -130,8 +127,8 @@ def parse_gpus(text: str, more: Mapping[str, GpuKind] | None = None) -> tuple[in
     return count, kinds[name]
 
 
-# Words of a driver's device name (`NVIDIA A100-SXM4-40GB`) that all occur in it, to the kind. PCIe and NVL variants have
-# other peaks and are not listed.
+# A device name of the driver (`NVIDIA A100-SXM4-40GB`) that contains all these words is of this kind. PCIe and NVL
+# variants have other peaks and are not listed.
 _DRIVER_WORDS = {
     ("A100", "40GB"): "A100-40G",
     ("A100", "80GB"): "A100-80G",
@@ -144,7 +141,7 @@ _DRIVER_WORDS = {
 
 
 def find_gpu(driver_name: str) -> GpuKind | None:
-    """The kind of a device by its driver's name; None when it is not known or is a variant with another peak."""
+    """The kind of a device by the name its driver gives; None when unknown or a variant with another peak."""
     words = set(re.split(r"[\s_-]+", driver_name.upper()))
     if words & {"PCIE", "NVL", "LAPTOP", "D"}:
         return None

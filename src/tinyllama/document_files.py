@@ -1,4 +1,4 @@
-"""Parquet files of documents and of drops: the same rows always give the same bytes, and a file is whole or not there."""
+"""Parquet files of documents and of dropped documents: written atomically, equal bytes for equal rows."""
 
 import re
 import shutil
@@ -20,7 +20,7 @@ DOCUMENT_SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("id", "text", "source", "kind", "domain", "language", "licence", "fetched_at")]
 )
 SCORES = ("language_confidence", "hate", "sexual")
-# `cluster`: of near-duplicates, equal ones are one cluster; "" for a document without any. `cluster_size`: its documents.
+# `cluster`: id of the cluster of near-duplicates, "" for a document without any. `cluster_size`: documents in it.
 CLUSTER = pa.schema([("cluster", pa.string()), ("cluster_size", pa.int64())])
 CLEAN_SCHEMA = pa.schema([*DOCUMENT_SCHEMA, *((name, pa.float64()) for name in SCORES), *CLUSTER])
 DROPPED_SCHEMA = pa.schema([(name, pa.string()) for name in ("id", "reason", "detail", "cluster")])
@@ -29,7 +29,7 @@ DROPPED, WORK = "dropped", "work"
 
 
 def write_document_file(path: Path, table: pa.Table) -> None:
-    """Write one part atomically, in row groups of 1,000 documents so that readers need little memory."""
+    """Write one document file atomically, in row groups of 1,000 documents so that readers need little memory."""
     with atomic_file(path) as file:
         pq.write_table(table.replace_schema_metadata(None), file, compression="zstd", row_group_size=1000)
 
@@ -45,26 +45,26 @@ def write_dropped(path: Path, rows: list[dict[str, Any]], *, with_text: bool = F
 
 
 def document_paths(folder: Path) -> list[Path]:
-    """The parts that lie in `folder` itself, in order of their names."""
+    """The document files directly in `folder`, ordered by name."""
     return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
 
 
 def row_count(path: Path) -> int:
-    """How many rows a part has, by its footer. Raises InputError when it is damaged."""
+    """Number of rows by the file's footer. Raises InputError when it is damaged."""
     with _damage_named(path):
         return pq.ParquetFile(path).metadata.num_rows
 
 
 def read_document_file(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """One part, or some of its columns. Raises InputError when it is damaged."""
+    """One document file, or some of its columns. Raises InputError when it is damaged."""
     with _damage_named(path):
         return pq.ParquetFile(path).read(columns=columns)
 
 
 def document_batches(path: Path, columns: list[str], rows: int, chars: int = 1 << 30) -> Iterator[pa.Table]:
-    """One part's columns, so many rows at a time, and so many characters of `text` unless one row has more.
+    """A document file's columns in batches of at most `rows` rows and `chars` characters of `text` (or one longer row).
 
-    Raises InputError when the part is damaged.
+    Raises InputError when the file is damaged.
     """
     with _damage_named(path):
         for batch in pq.ParquetFile(path).iter_batches(batch_size=1000, columns=columns):
@@ -90,7 +90,7 @@ def _damage_named(path: Path) -> Iterator[None]:
 
 @contextmanager
 def removed_on_bad_input(folder: Path) -> Iterator[None]:
-    """Leave nothing of our own in `folder` when the input turns out to be bad: another input starts from nothing."""
+    """Remove our own files from `folder` when the input turns out to be bad, so that the next input starts empty."""
     try:
         yield
     except InputError:
@@ -104,5 +104,5 @@ def removed_on_bad_input(folder: Path) -> Iterator[None]:
 
 
 def paragraphs_in(text: str) -> list[str]:
-    """What blank lines part; in a text without one, its lines. None is left out."""
+    """The text split at blank lines, or at line ends when it has no blank line; nothing is removed."""
     return _PARAGRAPH_END.split(text) if "\n\n" in text or _PARAGRAPH_END.search(text) else text.split("\n")

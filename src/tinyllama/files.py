@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written beside their place, synced, then renamed."""
+"""Atomic writes: a file is written under a temporary name in the same folder, synced, then renamed."""
 
 import errno
 import hashlib
@@ -20,7 +20,7 @@ _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}")  # `.NAME.` and tempfile's eight 
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Whether an error says that a disk, or a user's share of it, is full."""
+    """Whether an error says that a disk or a user's quota is full."""
     return isinstance(error, OSError) and error.errno in FULL_DISK
 
 
@@ -34,7 +34,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it that are missing, so that each survives a power cut."""
+    """Make a folder and its missing parents so that each survives a power cut."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -53,7 +53,7 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp makes it private
+        temporary.chmod(0o644)  # mkstemp creates it with mode 0600
         temporary.replace(path)
         sync_folder(path.parent)
     except BaseException:
@@ -65,8 +65,8 @@ def atomic_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success sync its files and rename it to `path`.
 
-    An older folder at `path` is replaced, and removed when the new one is in its place. Files are synced before the
-    rename, so a crash leaves the old or the new, or neither in the moment between two renames; never a part of one.
+    An existing folder at `path` is renamed away first and removed last. Files are synced before the rename, so a crash
+    leaves the old folder, the new one, or (between the two renames) none; never a partial one.
     """
     make_folder(path.parent)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
@@ -89,25 +89,25 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder so that no kill and no power cut leaves half of it under its name: renamed first, then removed."""
+    """Rename a folder, then remove it, so that no kill or power cut leaves part of it under its name."""
     going = _renamed(path)
     sync_folder(path.parent)
     shutil.rmtree(going)
 
 
 def _renamed(path: Path) -> Path:
-    """Give a folder a temporary name; returns it."""
+    """Give a folder a temporary name; returns the new path."""
     going = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     return path.replace(going)
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether `atomic_file` or `atomic_folder` gave it its name, for as long as they work on it."""
+    """Whether the name is one that `atomic_file` and `atomic_folder` use until they rename."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def sweep_temporary(folder: Path) -> None:
-    """Remove what `atomic_file` and `atomic_folder` left in `folder` and below when they were killed."""
+    """Remove what killed calls of `atomic_file` and `atomic_folder` left in `folder` and below."""
     for path in sorted(folder.rglob(".*")):
         if not is_temporary(path):
             continue
@@ -125,7 +125,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read one JSON file. Raises InputError when it is missing, is not JSON or is too large to be ours."""
+    """Read one JSON file. Raises InputError when it is missing, not JSON, or larger than any file of this system."""
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise InputError(f"{path}: larger than {MAX_JSON_BYTES:,} bytes")
@@ -137,7 +137,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read a JSON Lines file of this system's own making; a last line cut off by a kill is left out."""
+    """Read a JSON Lines file of this system; a last line that a kill left incomplete is skipped."""
     if not path.exists():
         return []
     rows = []
@@ -150,7 +150,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def cut_unfinished_line(path: Path) -> None:
-    """Cut off a last line that a kill left without its end: what is appended to it would be lost with it."""
+    """Remove a last line that a kill left incomplete: text appended to it would be lost with it."""
     if not path.exists():
         return
     with path.open("r+b") as file:
@@ -162,13 +162,13 @@ def cut_unfinished_line(path: Path) -> None:
 
 
 def sha256_file(path: Path) -> str:
-    """sha256 of a file's bytes, as hex, read in pieces."""
+    """sha256 of a file's bytes as hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_json(value: Any) -> str:
-    """sha256 of a value's canonical JSON: sorted keys, no blanks."""
+    """sha256 of a value's canonical JSON: sorted keys, no spaces."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -176,7 +176,7 @@ def sha256_json(value: Any) -> str:
 def input_files(inputs: list[Path], suffixes: tuple[str, ...]) -> list[Path]:
     """Every file under `inputs` whose name ends with one of `suffixes`, folders read recursively, in a stable order.
 
-    Hidden files are left out. Raises InputError for a path that does not exist, a file of another kind, or no file at all.
+    Hidden files are skipped. Raises InputError for a path that does not exist, a file of another kind, or no file at all.
     """
     found: list[Path] = []
     for path in inputs:

@@ -1,10 +1,9 @@
-"""Words of a text as 64-bit hashes, all at once: what the safety model and decontamination compare.
+"""64-bit hashes of all words of a text at once, for the safety model and decontamination.
 
-A word's hash is twice the polynomial of its bytes, sum of byte[j] * BASE**j with j counted inside the word, plus one,
-modulo 2**64. So it is odd, which leaves even numbers to mean something else, and of the polynomial only the top bit is
-lost: words that differ in one byte have different hashes, because BASE is odd. For all words together that is one
-running sum: the sum over the text up to the word's end, minus that up to its start, times the inverse power of its place
-(an odd BASE has one).
+A word's hash is 2 * sum(byte[j] * BASE**j) + 1 modulo 2**64, with j counted inside the word. It is odd, so that even numbers
+are free for other uses. Only the top bit of the polynomial is lost, and BASE is odd, so words that differ in one byte have
+different hashes. All words are hashed with one running sum over the text: the sum up to the word's end minus the sum up to
+its start, times the inverse of BASE to the power of its start.
 """
 
 import hashlib
@@ -15,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 BASE = 0x9FB21C651E98DF25
-MAX_BYTES = 1 << 16  # of one call of `hash_words`: so many powers are kept
+MAX_BYTES = 1 << 16  # of one call of `hash_words`, and number of powers kept
 _BLANK = 0x20
-# Bytes of a lower-case text that stay; all others become blanks. UTF-8 beyond ASCII: `plain_words` has parted it already.
+# Bytes of a lower-case text that are kept; all others become spaces. `plain_words` has already split at other characters.
 _KEPT = bytes(code if chr(code).isalnum() or code >= 0x80 else _BLANK for code in range(128)) + bytes(range(128, 256))
 _NOT_WORD = re.compile(r"(?:[^\x00-\x7f\w])+")
 
 
 def plain_words(text: str) -> list[bytes]:
-    """The words of a text in UTF-8: NFKC, lower case, parted by whatever is neither letter nor digit."""
+    """The words of a text in UTF-8: NFKC, lower case, split at whatever is neither letter nor digit."""
     if not text.isascii():
         text = _NOT_WORD.sub(" ", unicodedata.normalize("NFKC", text))
     return text.lower().encode("utf-8", "replace").translate(_KEPT).split()
@@ -50,7 +49,7 @@ def hash_words(data: NDArray[np.uint8], starts: NDArray[np.int64], ends: NDArray
 
 
 def word_bounds(data: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Starts and ends of the words of ` word word `: single or double blanks between words, one at each end."""
+    """Starts and ends of the words of ` word word `: one or two spaces between words, one at each end."""
     blanks = np.flatnonzero(data == _BLANK)
     starts, ends = blanks[:-1] + 1, blanks[1:]
     real = ends > starts
@@ -58,18 +57,15 @@ def word_bounds(data: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.
 
 
 def hash_of(word: bytes) -> int:
-    """One word's hash, the obvious way."""
-    return (2 * sum(byte * BASE**place for place, byte in enumerate(word)) + 1) % (1 << 64)
-
-
-# Which split a document belongs to: a function of its id alone.
+    """One word's hash by the formula above; a reference for `hash_words`."""
+    return (2 * sum(byte * BASE**j for j, byte in enumerate(word)) + 1) % (1 << 64)
 
 
 def is_validation(document_id: str, fraction: float) -> bool:
-    """True for about `fraction` of all ids: those whose hash, read as a number in [0, 1), is below it.
+    """Whether a document is in the validation split: its id's hash, as a number in [0, 1), is below `fraction`.
 
-    No other document has a say, so a document stays in its split when the corpus grows, and a larger fraction keeps
-    every validation document of a smaller one.
+    This depends on the id alone, so a document stays in its split when the corpus grows, and a larger fraction keeps every
+    validation document of a smaller one.
     """
     digest = hashlib.sha256(b"split\0" + document_id.encode("utf-8", "backslashreplace")).digest()
     return int.from_bytes(digest[:8], "big") < fraction * 2.0**64

@@ -1,7 +1,4 @@
-"""What a person reads while a command works: lines and progress bars with ETA, on stderr only.
-
-Of the processes that a launcher started together one speaks, rank 0.
-"""
+"""Log lines and progress bars with ETA, on stderr only. Of the ranks of a distributed run only rank 0 prints."""
 
 import os
 import sys
@@ -27,37 +24,37 @@ console = Console(stderr=True, highlight=False)
 
 
 def is_speaker() -> bool:
-    """Whether this process prints, and writes what only one may write: rank 0, or a process without a launcher."""
+    """Whether this process prints, and writes files that only one process may write: rank 0, or a single process."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def info(message: str) -> None:
-    """One line about what is being done."""
+    """Print one line about the progress of the work."""
     if is_speaker():
         console.print(message, markup=False)
 
 
 def warn(message: str) -> None:
-    """One line about something that the user should know and may want to change."""
+    """Print one line about something that the user should know and may want to change."""
     if is_speaker():
         console.print(f"warning: {message}", style="yellow", markup=False)
 
 
 class ProgressLine(Protocol):
-    """A live line: how far, and a few words beside it."""
+    """Shows how much of the work is done, and a short note."""
 
     def update(self, done: int, note: str = "") -> None: ...
 
 
 class _Silent:
-    """Of a process that does not speak."""
+    """For a process that does not print."""
 
     def update(self, done: int, note: str = "") -> None:
         return
 
 
 class _Bar:
-    """On a terminal: a bar that moves."""
+    """On a terminal: a live bar."""
 
     def __init__(self, bar: Progress, description: str, total: int | None) -> None:
         self._bar = bar
@@ -67,8 +64,8 @@ class _Bar:
         self._bar.update(self._task, completed=done, note=note)
 
 
-class _Lines:
-    """In a log file: a plain line now and then."""
+class _PlainLines:
+    """In a log file: a plain line every SECONDS_BETWEEN_LINES."""
 
     def __init__(self, description: str, total: int | None) -> None:
         self._description, self._total = description, total
@@ -93,12 +90,12 @@ class _Lines:
 
 @contextmanager
 def progress(description: str, total: int | None = None) -> Iterator[ProgressLine]:
-    """How far long work is, with ETA: a live bar on a terminal, else a plain line every few seconds."""
+    """Show the progress of long work with ETA: a live bar on a terminal, else a plain line every few seconds."""
     if not is_speaker():
         yield _Silent()
         return
     if not sys.stderr.isatty():
-        yield _Lines(description, total)
+        yield _PlainLines(description, total)
         return
     columns = (
         TextColumn("{task.description}"),

@@ -1,9 +1,9 @@
-"""Runs one phase of the system so that nothing half-done is taken for done, and nothing done is done again.
+"""Runs one phase so that a partial result is never taken for a finished one, and a finished phase is never repeated.
 
-A phase reads folders and writes one place: a folder, or a single JSON file. When it is finished it gets a manifest
-(`manifest.json` in the folder, `NAME.manifest.json` beside the file) with its fingerprint, written last. A phase whose
-fingerprint matches its manifest does nothing. While it works, `unfinished.json` holds the fingerprint it works for, so a
-killed phase goes on only with its own leavings.
+A phase reads folders and writes one output: a folder, or a single JSON file. Its manifest (`manifest.json` in the folder,
+`NAME.manifest.json` beside the file) holds its fingerprint and is written last. A phase whose fingerprint matches its
+manifest does nothing. While it works, `unfinished.json` holds the fingerprint it works for, so that a killed phase resumes
+only its own partial output.
 """
 
 import platform
@@ -31,9 +31,9 @@ class Phase:
 
     `config` holds the recipe keys that the phase reads and that change its result. `inputs` are earlier phases' outputs
     or the user's own files. `run(out)` does the work, resuming from what a killed run left in `out`, and returns the
-    summary (JSON values) that people and `--json` see. `keeps_changed` is for results too dear to be made anew: a changed
-    fingerprint is then an error that lists what changed, unless `allowed_changes` names every key that did: then the work
-    goes on from what is there (None: of this phase nothing can be allowed).
+    summary (JSON values) that people and `--json` see. `keeps_changed` is for results too costly to rebuild: a changed
+    fingerprint is then an error that lists the changes, unless `allowed_changes` names every changed key: then the phase
+    resumes from what is there (None: no change to this phase can be allowed).
     """
 
     name: str
@@ -74,7 +74,7 @@ def input_digest(path: Path) -> str:
         manifest = files.read_json(manifest_path)
         return files.sha256_json([manifest.get("fingerprint"), manifest.get("files")])
     if (path / UNFINISHED).exists():
-        raise InputError(f"{path}: this phase has not finished; run it again to its end first")
+        raise InputError(f"{path}: this phase has not finished; finish it first")
     if str(path).startswith(("s3:/", "http:/", "https:/")):
         from tinyllama.sources.remote_inputs import remote_versions
 
@@ -92,23 +92,23 @@ def input_digest(path: Path) -> str:
 def run_phase(phase: Phase) -> dict[str, Any]:
     """Run `phase` unless its result is already there; return its summary.
 
-    Raises InputError when `out` holds something that is not this phase's, or a result too dear to be made anew.
+    Raises InputError when `out` holds something that is not this phase's, or a result too costly to rebuild.
     """
     fingerprint = phase.fingerprint()
-    before: dict[str, Any] = {}  # the manifest or marker of the work that goes on
+    before: dict[str, Any] = {}  # the manifest or marker of the work that is resumed
     if phase.manifest_path.exists():
         manifest = files.read_json(phase.manifest_path)
         if manifest.get("fingerprint") == fingerprint:
             log.info(f"{phase.name}: already done, {phase.out}")
             return manifest["summary"]
-        before = _taken_up(phase, manifest)
+        before = _resumable(phase, manifest)
     elif phase.unfinished_path.exists():
         marker = files.read_json(phase.unfinished_path)
-        before = marker if marker.get("fingerprint") == fingerprint else _taken_up(phase, marker)
+        before = marker if marker.get("fingerprint") == fingerprint else _resumable(phase, marker)
     elif phase.out.is_dir() and not all(files.is_temporary(path) for path in phase.out.iterdir()):
         raise InputError(f"{phase.out}: not empty and not a result of `{phase.name}`; choose another folder")
     if before:
-        log.info(f"{phase.name}: going on where it stopped, {phase.out}")
+        log.info(f"{phase.name}: resuming, {phase.out}")
     files.sweep_temporary(phase.out)
 
     stamp = {"phase": phase.name, "format_version": phase.format_version, "fingerprint": fingerprint}
@@ -120,11 +120,11 @@ def run_phase(phase: Phase) -> dict[str, Any]:
     try:
         summary = phase.run(phase.out)
     except RunStoppedError:
-        raise  # what it wrote is what it goes on from
+        raise  # the next start resumes from what was written
     except TinyllamaError:
         if before:
             files.write_json(phase.unfinished_path, before)
-        else:  # nothing is kept of a beginning that cannot be gone on with
+        else:  # a first attempt that failed leaves nothing that could be resumed
             _remove_result(phase)
         raise
     summary = {
@@ -155,16 +155,16 @@ def versions() -> dict[str, str]:
 
 
 def allowed_changes(out: Path) -> set[str]:
-    """Keys whose change was allowed, now or when this work was last taken up, in a phase at work in the folder `out`."""
+    """Keys whose change was allowed, now or at an earlier resume, by the phase that is working in the folder `out`."""
     path = out / UNFINISHED
     return set(files.read_json(path).get("allowed_changes", [])) if path.exists() else set()
 
 
-def _taken_up(phase: Phase, previous: dict[str, Any]) -> dict[str, Any]:
-    """Another fingerprint's marker, when work may go on from there with the changes that are allowed by name.
+def _resumable(phase: Phase, previous: dict[str, Any]) -> dict[str, Any]:
+    """The marker or manifest of another fingerprint, when the phase may resume from it with the allowed changes.
 
-    Else room is made for a new beginning, and nothing is taken up; or InputError is raised, when the result is too dear
-    for that or not this phase's.
+    Otherwise the old result is removed and nothing is resumed. Raises InputError when the result is too costly to rebuild
+    or is not this phase's.
     """
     if previous.get("phase") != phase.name:
         raise InputError(f"{phase.out}: holds a result of `{previous.get('phase')}`; choose another folder")
@@ -175,28 +175,31 @@ def _taken_up(phase: Phase, previous: dict[str, Any]) -> dict[str, Any]:
         names = [str(path) for path in phase.inputs if before.get(str(path)) not in (None, input_digest(path))]
         changes[": ".join(["its inputs changed", *([", ".join(names)] if names else [])])] = ""
     if not phase.keeps_changed:
-        log.info(f"{phase.name}: made anew, {difference_lines(changes)}")
+        log.info(f"{phase.name}: re-running because of a change ({difference_lines(changes)})")
         _remove_result(phase)
         return {}
     refused = {key: change for key, change in changes.items() if key not in (phase.allowed_changes or ())}
     if refused:
-        mend = "" if phase.allowed_changes is None else ", or name each key with --allow-change"
-        raise InputError(
-            f"{phase.out}: made with another recipe ({difference_lines(refused)}); "
-            f"go back to it, choose another --run-dir, or remove the folder{mend}"
+        resume = (
+            "" if phase.allowed_changes is None else "; to resume with the changes, name each key with --allow-change"
         )
-    log.warn(f"{phase.name}: goes on with another recipe, as allowed ({difference_lines(changes)})")
-    files.write_json(phase.unfinished_path, previous)  # first: a kill here leaves the result, as one to go on from
+        raise InputError(
+            f"{phase.out}: made with other settings ({difference_lines(refused)}); to keep it, go back to those settings; "
+            f"to start again, choose another --run-dir or remove the folder{resume}"
+        )
+    log.warn(f"{phase.name}: resuming with changed settings, as allowed ({difference_lines(changes)})")
+    files.write_json(phase.unfinished_path, previous)  # first: a kill here leaves a result that can be resumed
     phase.manifest_path.unlink(missing_ok=True)
     return previous
 
 
 def _remove_result(phase: Phase) -> None:
-    """Remove what the phase wrote; results too dear to be made anew stay, with their marker."""
+    """Remove what the phase wrote; results too costly to rebuild stay, with their marker."""
     if phase.out.is_dir():
         if phase.keeps_changed and set(phase.out.iterdir()) != {phase.unfinished_path}:
             return
-        # A marker that nothing matches comes first and goes last: what a kill leaves is neither whole nor gone on with.
+        # A marker that matches no fingerprint is written first and removed last: after a kill the rest is neither taken for
+        # a result nor resumed.
         files.write_json(phase.unfinished_path, {"phase": phase.name})
         phase.manifest_path.unlink(missing_ok=True)
         files.sync_folder(phase.out)

@@ -1,7 +1,7 @@
 """The phases of a run and what each reads: from web pages to a report, in the order in which data flows.
 
-Each function makes one `Phase`; the heavy library behind it is imported when it works, not before. `run_recipe` runs them
-all in one run folder; the single commands run one of them with inputs of the user's own.
+Each function makes one `Phase`, which imports its heavy libraries only when it runs. `run_recipe` runs all phases in one
+run folder; the single commands run one of them on the user's inputs.
 """
 
 import difflib
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from tinyllama.parallel.ranks import Ranks
 
 Summary = dict[str, Any]
-# Once training has begun these are not made anew: a changed recipe belongs into another run folder.
+# Once training has begun these are not re-run: a changed recipe needs another run folder.
 TRAINING_RESTS_ON = {"crawl", "clean", "tokenizer", "shards"}
-# The place in the data is counted in these: with others, a step would mean other tokens.
+# A run's position in the data is counted in these: with other values, a step would mean other tokens.
 FIXED_ONCE_BEGUN = {"train.tokens_per_step", "train.seq_len"}
 
 
@@ -40,7 +40,7 @@ def crawl_phase(recipe: Recipe, out: Path) -> Phase:
 
 
 def clean_phase(recipe: Recipe, inputs: tuple[Path, ...], out: Path, documents: Path) -> Phase:
-    """Raw pages and documents to training documents; the extracted ones stay in `documents` for another cleaning."""
+    """Raw pages and documents to training documents; extracted text stays in `documents` for the next cleaning."""
 
     def extract(out: Path) -> Summary:
         from tinyllama.cleaning.clean_run import extract_documents
@@ -84,22 +84,27 @@ def shards_phase(recipe: Recipe, inputs: tuple[Path, ...], tokenizer: Path, out:
 
 
 def pretrain(recipe: Recipe, run_dir: Path, allow_changes: Sequence[str] = ()) -> Summary:
-    """The training phase alone, on the shards and the tokenizer that a run folder has.
+    """The training phase alone, on the shards and the tokenizer of a run folder.
 
     `allow_changes`: recipe keys, such as `train.peak_lr`, that may differ from what the run began with.
     """
     with join(recipe.parallel) as ranks:
-        for name in ("shards", "tokenizer"):
-            if not (run_dir / name).is_dir():
-                raise InputError(f"{run_dir / name}: no such folder; `tinyllama {name}` makes it")
+        check_training_inputs(run_dir)
         if ranks is not None and not ranks.is_first:
             return follow(recipe, run_dir, ranks)
         with recorded_recipe(recipe, run_dir):
             return run_phase(pretrain_phase(recipe, run_dir, allow_changes, ranks))
 
 
+def check_training_inputs(run_dir: Path) -> None:
+    """Raises InputError when a run folder lacks the shards or the tokenizer."""
+    for name in ("shards", "tokenizer"):
+        if not (run_dir / name).is_dir():
+            raise InputError(f"{run_dir / name}: no such folder; `tinyllama {name}` creates it")
+
+
 def follow(recipe: Recipe, run_dir: Path, ranks: "Ranks") -> Summary:
-    """What the ranks after rank 0 do, which alone reads and writes the run's files: train with it, when it calls them."""
+    """What the other ranks do: train when rank 0, which alone reads and writes the run's files, calls them."""
     allowed = ranks.await_call()
     if allowed is not None:
         from tinyllama.train.trainer import pretrain
@@ -134,15 +139,17 @@ def pretrain_phase(
 def _check_allowed(keys: Sequence[str], known: set[str]) -> None:
     for key in keys:
         if key in FIXED_ONCE_BEGUN:
-            raise RecipeError(f"--allow-change {key}: cannot change, the place in the data is counted in it")
+            raise RecipeError(
+                f"--allow-change {key}: cannot change, because the run's position in the data is counted in it"
+            )
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             mend = f"did you mean {near[0]}?" if near else "write section.key, such as train.peak_lr"
-            raise RecipeError(f"--allow-change {key}: no key that changes training's result; {mend}")
+            raise RecipeError(f"--allow-change {key}: not a key that changes the result of training; {mend}")
 
 
 def evaluate_phase(recipe: Recipe, run_dir: Path) -> Phase:
-    """The finished model measured on held-out text."""
+    """Measure the finished model on held-out text."""
 
     def work(out: Path) -> Summary:
         from tinyllama.evaluation.run_evaluation import evaluate_run
@@ -157,7 +164,7 @@ def evaluate_phase(recipe: Recipe, run_dir: Path) -> Phase:
 
 
 def generate_phase(recipe: Recipe, run_dir: Path) -> Phase:
-    """Samples of the finished model's text."""
+    """Generate sample texts with the finished model."""
 
     def work(out: Path) -> Summary:
         from tinyllama.exchange.open_model import open_model
@@ -174,7 +181,7 @@ def generate_phase(recipe: Recipe, run_dir: Path) -> Phase:
 
 
 def export_phase(inputs: tuple[Path, ...], model: Path, out: Path, form: str = "hf", gguf_type: str = "f16") -> Phase:
-    """A model as a Hugging Face folder or a GGUF file. `inputs`: what it is made from; `model`: any MODEL."""
+    """A model as a Hugging Face folder or a GGUF file. `inputs`: what the fingerprint reads; `model`: any MODEL."""
 
     def work(out: Path) -> Summary:
         from tinyllama.exchange.open_model import open_model
@@ -221,7 +228,7 @@ def run_recipe(recipe: Recipe, run_dir: Path, allow_changes: Sequence[str] = ())
 def _chain(
     recipe: Recipe, run_dir: Path, allow_changes: Sequence[str], ranks: "Ranks | None"
 ) -> list[tuple[str, Callable[[], Phase]]]:
-    """The phases in order; each is made when the one before it is done, because its fingerprint reads that manifest."""
+    """The phases in order; each is made once the one before it has finished, because its fingerprint reads that manifest."""
     sources, clean, tokenizer = recipe.sources, run_dir / "clean", run_dir / "tokenizer"
     if not (sources.seeds or sources.documentation_site or sources.paths):
         raise RecipeError("sources: nothing to read; give sources.seeds (URLs) or sources.paths (files or folders)")
@@ -243,9 +250,9 @@ def _chain(
 
 @contextmanager
 def recorded_recipe(recipe: Recipe, run_dir: Path) -> Iterator[None]:
-    """While a run works: its resolved recipe in `run_dir/recipe.toml`, with the versions that run it.
+    """Write the resolved recipe and the library versions to `run_dir/recipe.toml` before a run works.
 
-    When the run is refused, the recipe that stood there before stands there again.
+    When the run is refused, the recipe that was there before is restored.
     """
     if run_dir.exists() and not run_dir.is_dir():
         raise InputError(f"{run_dir}: not a folder; choose another --run-dir")

@@ -1,4 +1,4 @@
-"""One recipe composes every part's settings: a TOML file, a packaged name, and `key=value` overrides on top."""
+"""A recipe holds the settings of every phase: a TOML file or a packaged one, and `key=value` overrides on top."""
 
 import difflib
 import json
@@ -23,24 +23,24 @@ from tinyllama.train.train_config import TrainConfig, check_fp8_widths, refuse_w
 
 
 class ModelConfig(Config):
-    """`[model]`: a preset, and single values that override it (null: the preset's)."""
+    """`[model]`: a preset, and values that override it (null: the preset's)."""
 
     preset: str = setting("tinyllama-1.1b", f"One of {', '.join(PRESETS)}.")
     vocab_size: int | None = setting(None, "Rows of the embedding; default: tokenizer.vocab_size.", ge=1)
-    dim: int | None = setting(None, "Width of the network.", ge=1)
+    dim: int | None = setting(None, "Model dimension.", ge=1)
     n_layers: int | None = setting(None, "Layers.", ge=1)
     n_heads: int | None = setting(None, "Query heads.", ge=1)
     n_kv_heads: int | None = setting(None, "Key and value heads.", ge=1)
-    head_dim: int | None = setting(None, "Width of a head; default dim / n_heads.", ge=2)
-    ffn_dim: int | None = setting(None, "Inner width of the feed-forward.", ge=1)
-    embedding_dim: int | None = setting(None, "Width of the embeddings, when another than dim.", ge=1)
-    tied_head: bool | None = setting(None, "Whether the head is the embedding's matrix.")
+    head_dim: int | None = setting(None, "Dimension of a head; default dim / n_heads.", ge=2)
+    ffn_dim: int | None = setting(None, "Inner dimension of the feed-forward.", ge=1)
+    embedding_dim: int | None = setting(None, "Dimension of the embeddings, if other than dim.", ge=1)
+    tied_head: bool | None = setting(None, "Whether the head shares the embedding's matrix.")
     rope_theta: float | None = setting(None, "Base of the rotary angles.", gt=0)
-    rope_scaling: str | None = setting(None, "Stretching of the rotary angles: none, linear or llama3.")
-    rope_factor: float | None = setting(None, "How many times longer scaling makes the context.", ge=1)
-    rope_low_freq_factor: float | None = setting(None, "llama3 scaling: slower pairs are slowed by the factor.", gt=0)
-    rope_high_freq_factor: float | None = setting(None, "llama3 scaling: faster pairs stay.", gt=0)
-    rope_original_seq_len: int | None = setting(None, "llama3 scaling: the context before it.", ge=1)
+    rope_scaling: str | None = setting(None, "Scaling of the rotary angles: none, linear or llama3.")
+    rope_factor: float | None = setting(None, "How many times longer the scaling makes the context.", ge=1)
+    rope_low_freq_factor: float | None = setting(None, "llama3 scaling: pairs of lower frequency are scaled.", gt=0)
+    rope_high_freq_factor: float | None = setting(None, "llama3 scaling: pairs of higher frequency stay.", gt=0)
+    rope_original_seq_len: int | None = setting(None, "llama3 scaling: the context length before it.", ge=1)
     norm_eps: float | None = setting(None, "Epsilon of the norms.", gt=0)
     dropout: float | None = setting(None, "Dropout after the embedding and in the residual stream.", ge=0, lt=1)
     attention_dropout: float | None = setting(None, "Dropout of attention weights.", ge=0, lt=1)
@@ -53,7 +53,7 @@ class ModelConfig(Config):
 
 
 class Recipe(Config):
-    """Everything that a run is asked to do."""
+    """All settings of a run."""
 
     sources: SourcesConfig = SourcesConfig()
     clean: CleanConfig = CleanConfig()
@@ -77,7 +77,7 @@ class Recipe(Config):
     def _ranks_share_evenly(self) -> Self:
         train, parallel = self.train, self.parallel
         if train.deterministic_reduction and not parallel.is_model_parallel:
-            self.layout()  # its lanes say more than what other layouts could do
+            self.layout()  # the message about its lanes says more than those of check_layout
         model, micro_batch_tokens = self.llama_config(), train.micro_batch_size * train.seq_len
         check_layout(model, parallel, micro_batches=train.micro_batches_per_step, micro_batch_tokens=micro_batch_tokens)
         if train.precision == "fp8":
@@ -88,11 +88,11 @@ class Recipe(Config):
         return self
 
     def layout(self) -> Layout:
-        """Who computes what of a step."""
+        """Which rank computes which sequences of a step."""
         return self.train.layout(self.parallel.data_ranks)
 
     def llama_config(self) -> LlamaConfig:
-        """The network that `[model]` describes, with the tokenizer's vocabulary and the training's context."""
+        """The model that `[model]` describes, with the tokenizer's vocabulary size and the training context."""
         given = {
             name: value for name, value in self.model.model_dump().items() if value is not None and name != "preset"
         }
@@ -101,15 +101,15 @@ class Recipe(Config):
 
 
 def packaged_recipes() -> list[str]:
-    """Names that can be given in place of a path."""
+    """Names of the packaged recipes, which can be given in place of a path."""
     folder = resources.files("tinyllama") / "recipes"
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir() if file.name.endswith(".toml"))
 
 
 def load_recipe(name: str | None, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe by path or packaged name (None: the defaults), put `key=value` overrides on top, check everything.
+    """Read a recipe by path or packaged name (None: the defaults), apply `key=value` overrides, check everything.
 
-    Raises RecipeError with one line that names the file, the key, the value and the mend.
+    Raises RecipeError with one line that names the file, the key, the value and the fix.
     """
     origin, values = _read(name)
     for override in overrides or []:
@@ -121,7 +121,7 @@ def load_recipe(name: str | None, overrides: list[str] | None = None) -> Recipe:
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The resolved recipe, every value of every section; values that are not set are left out."""
+    """The resolved recipe with every value of every section; values that are not set are omitted."""
     lines = []
     for section, values in recipe.model_dump().items():
         lines += [
@@ -143,8 +143,10 @@ def _read(name: str | None) -> tuple[str, dict[str, Any]]:
             origin, data = str(path), path.read_bytes()
         except FileNotFoundError:
             known = packaged_recipes()
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            meant = f" Did you mean {near[0]}?" if near else ""
             raise RecipeError(
-                f"{name}: no such file, and no packaged recipe{_nearest(name, known)}; packaged: {', '.join(known)}"
+                f"no recipe {name!r}.{meant} Give a file, or a packaged one: {', '.join(known)}"
             ) from None
         except OSError as error:
             raise RecipeError(f"{name}: cannot be read ({error.strerror})") from None
@@ -165,12 +167,12 @@ def _override(values: dict[str, Any], override: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text
     section = values.setdefault(keys[0], {})
-    if isinstance(section, dict):  # what else a file may have there is refused with the whole
+    if isinstance(section, dict):  # anything else is refused when the whole recipe is validated
         section[keys[1]] = value
 
 
 def _explain(error: ValidationError, origin: str) -> str:
-    """The first fault of a recipe as one line."""
+    """The first error of a recipe as one line."""
     fault = error.errors()[0]
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
@@ -193,13 +195,12 @@ def _nearest(name: str, known: list[str], section: str = "") -> str:
 
 
 def _toml(value: Any) -> str:
-    """A value as TOML writes it."""
+    """A value in TOML."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, list):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
-    return json.dumps(str(value), ensure_ascii=False).replace(
-        "\x7f", "\\u007f"
-    )  # JSON's escapes are TOML's, but for DEL
+    text = json.dumps(str(value), ensure_ascii=False)
+    return text.replace("\x7f", "\\u007f")  # TOML has JSON's escapes, and also escapes DEL

@@ -107,7 +107,7 @@ def test_the_memory_limit_is_of_training_and_decoding(parts: dict[str, list[Call
 
     story.clear()
     monkeypatch.setattr(run_bench, "measure_training", broken)
-    with pytest.raises(RecipeError, match=r"micro_batch_size: 2 .* do not fit the memory of 2\.5 GB; "):
+    with pytest.raises(RecipeError, match=r"micro_batch_size: 2 .* do not fit in memory of 2\.5 GB; "):
         run_bench.run_bench(BenchOptions(**SMALL, memory_limit_gb=2.5))
     assert story == [0.25, 1.0]
     with pytest.raises(RecipeError) as caught:
@@ -139,7 +139,7 @@ def test_what_would_need_less_memory(micro_batch_size: int, recompute: Any, mend
     with pytest.raises(RecipeError) as caught, run_bench.out_of_memory_in_words(resolve(options, "cpu"), None):
         raise MemoryError
     assert str(caught.value) == (
-        f"micro_batch_size: {micro_batch_size} sequences of 1,024 tokens with recompute '{recompute}' do not fit the "
+        f"micro_batch_size: {micro_batch_size} sequences of 1,024 tokens with recompute '{recompute}' do not fit in "
         f"memory; {mends}"
     )
 
@@ -170,7 +170,7 @@ def test_each_part_is_announced(parts: dict[str, list[Call]], capsys: pytest.Cap
     run_bench.run_bench(BenchOptions(**SMALL, device="cpu"))
     said = " ".join(capsys.readouterr().err.split())
     assert said.startswith("bench: tiny-2m, 2,410,176 parameters, on CPU, ")
-    assert said.endswith(" bench: decoding one sequence bench: what the device can do, a copy and large products")
+    assert said.endswith(" bench: decoding one sequence bench: measuring the device with a copy and large matmuls")
 
 
 # -- ceilings ----------------------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ CPU = torch.device("cpu")
 def test_how_much_is_measured():
     """Records of speeds rest on these."""
     assert ceilings.COPY_BYTES == {"cuda": 2**31, "cpu": 2**28}
-    assert ceilings.PRODUCT_SIZE == {"cuda": 8192, "cpu": 1024}
+    assert ceilings.MATMUL_SIZE == {"cuda": 8192, "cpu": 1024}
     assert ceilings.SUSTAINED_SECONDS == {"cuda": 3.0, "cpu": 0.75}
     assert ceilings.IDLE_SECONDS == {"cuda": 1.0, "cpu": 0.0}
     assert ceilings.GROUP_SECONDS == 0.02
@@ -199,14 +199,14 @@ def test_a_copy_counts_what_is_read_and_written_by_its_best_time(monkeypatch: py
 
 
 def test_products_are_timed_warm_and_after_a_rest(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(ceilings.PRODUCT_SIZE, "cpu", 10)
+    monkeypatch.setitem(ceilings.MATMUL_SIZE, "cpu", 10)
     monkeypatch.setitem(ceilings.IDLE_SECONDS, "cpu", 7.0)
     story: list[Any] = []
     seconds = iter([0.001, *[0.5] * 12, 0.25, *[0.5] * 11, 0.125])  # the first one, then three times eight
     monkeypatch.setattr(ceilings, "time", SimpleNamespace(sleep=story.append))
     monkeypatch.setattr(ceilings, "seconds_of", lambda work, device: story.append("product") or next(seconds))
     monkeypatch.setattr(ceilings, "_sustained_seconds", lambda multiply, device, shortest: 2 * shortest)
-    assert ceilings.product_rates(lambda: torch.ones(()), CPU) == (2000 / 0.25, 2000 / 0.5)
+    assert ceilings.matmul_rates(lambda: torch.ones(()), CPU) == (2000 / 0.25, 2000 / 0.5)
     assert story == ["product", *[7.0, *["product"] * 8] * 3]
 
 
@@ -234,10 +234,10 @@ def test_the_last_third_of_the_long_run_counts(
 
 
 def test_each_kind_of_product_goes_to_its_own_figures(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(ceilings.PRODUCT_SIZE, "cpu", 32)
+    monkeypatch.setitem(ceilings.MATMUL_SIZE, "cpu", 32)
     monkeypatch.setattr(ceilings, "copy_bandwidth", lambda device: 5.0)
     made: list[Any] = []
-    monkeypatch.setattr(ceilings, "product_rates", lambda multiply, device: made.append(multiply()) or (len(made), 9.0))
+    monkeypatch.setattr(ceilings, "matmul_rates", lambda multiply, device: made.append(multiply()) or (len(made), 9.0))
     scaled: list[Call] = recorded(monkeypatch, "torch._scaled_mm", torch.ones(()))
     found = ceilings.measure_ceilings(CPU, torch.bfloat16, with_fp8=True)
     assert found == {
@@ -261,7 +261,7 @@ def test_an_attempt_gives_the_figure_or_a_warning(capsys: pytest.CaptureFixture[
         raise ValueError
 
     assert ceilings.attempt("speed", broken) is None
-    assert "warning: bench: no figures of speed (ValueError: )" in capsys.readouterr().err
+    assert "warning: bench: could not measure speed (ValueError: )" in capsys.readouterr().err
 
 
 def test_seconds_are_those_of_the_work(monkeypatch: pytest.MonkeyPatch):
@@ -274,11 +274,11 @@ def test_seconds_are_those_of_the_work(monkeypatch: pytest.MonkeyPatch):
 def test_what_is_measured_lies_on_the_device(monkeypatch: pytest.MonkeyPatch):
     """PyTorch's device without memory stands for a GPU."""
     meta = torch.device("meta")
-    for table in (ceilings.COPY_BYTES, ceilings.PRODUCT_SIZE):
+    for table in (ceilings.COPY_BYTES, ceilings.MATMUL_SIZE):
         monkeypatch.setitem(table, "meta", 32)
     seen: list[torch.Tensor] = []
     monkeypatch.setattr(ceilings, "seconds_of", lambda work, device: seen.append(work()) or 1.0)
-    monkeypatch.setattr(ceilings, "product_rates", lambda multiply, device: seen.append(multiply()))
+    monkeypatch.setattr(ceilings, "matmul_rates", lambda multiply, device: seen.append(multiply()))
     scaled: list[Call] = recorded(monkeypatch, "torch._scaled_mm", torch.ones((), device=meta))
     ceilings.measure_ceilings(meta, torch.bfloat16, with_fp8=True)
     seen += [*scaled[0][0], scaled[0][1]["scale_a"], scaled[0][1]["scale_b"]]

@@ -82,7 +82,7 @@ def test_options_become_the_training_that_is_timed():
         (BenchOptions("t2m"), "preset: unknown 't2m'; did you mean tiny-2m? known: "),  # 2 x 3 of 3 + 7 letters
         (BenchOptions("tim"), "preset: unknown 'tim'; did you mean tiny-2m? known: "),
         (BenchOptions("txm"), "preset: unknown 'txm'; known: "),  # 2 x 2 of 3 + 7
-        (BenchOptions(memory_limit_gb=2.5), "memory_limit_gb: 2.5 limits a GPU; leave it out on a CPU"),
+        (BenchOptions(memory_limit_gb=2.5), "memory_limit_gb: 2.5 limits a GPU; remove it on a CPU"),
         (BenchOptions("tiny-2m", "fp8", 2, seq_len=12), "train.precision: 'fp8' needs widths that are multiples of 16; the "
          "tokens of a micro-batch (micro_batch_size x seq_len) are 24"),
     ],

@@ -45,27 +45,27 @@ def test_every_figure_is_in_its_row():
         "parameters": "2,410,176",
         "step": "3 x 2 sequences of 1,024 tokens",
         "uses": "fp32 products",
-        "tokens a second": "12,346",
+        "tokens per second": "12,346",
         "step time": "1,234.6 ms (1.0 to 2,000.1, 7 steps)",
         "MFU": "12.3% causal, 56.8% palm, of 5.43 TFLOP/s (measured)",
         "first step": "12.3 s",
         "loss": "8.123 first, not finite last",
         "torch, triton": "2.13.0, none",
-        "decoding": "1,234 tokens/s of one sequence, 5,679 us a token, fp32",
+        "decoding": "1,234 tokens/s for one sequence, 5,679 us per token, fp32",
     }
     assert found["copy, read and written"] == ["1.234 TB/s", ""]
-    assert found["product, burst"] == ["2.500 TFLOP/s", "12.3%"]
-    assert found["product, sustained"] == ["not measured", ""]
-    assert found["fp8 product, burst"] == ["3.000 TFLOP/s", "50.0%"]
+    assert found["matmul, burst"] == ["2.500 TFLOP/s", "12.3%"]
+    assert found["matmul, sustained"] == ["not measured", ""]
+    assert found["fp8 matmul, burst"] == ["3.000 TFLOP/s", "50.0%"]
     assert found["product"] == ["1,234.57", "75.0%", "1,234"]
     assert found["idle"] == ["0.01", "25.0%", ""]
     assert "attention" not in found  # no time, no row
     memory = " ".join(line for line in lines if "GB" in line or "MB" in line)
     assert memory == "memory: peak 999.9 MB = weights 1.50 GB + 16-bit copies 2.5 MB + activations and rest -1.00 GB"
-    for title in ("What the device can do (measured)", "One step by kind of kernel (2,345.7 ms under the profiler)"):
+    for title in ("Limits of the device (measured)", "One step by kind of kernel (2,345.7 ms under the profiler)"):
         assert title in " ".join(text.split())
-    assert re.findall(r"(?:ms|share|launches|model FLOPs are)(?= *[┃│])", text) == [
-        "model FLOPs are", "ms", "share", "launches",
+    assert re.findall(r"(?:ms|share|launches|model FLOPs)(?= *[┃│])", text) == [
+        "model FLOPs", "ms", "share", "launches",
     ]  # fmt: skip
     assert not any(line.endswith(" ") for line in lines)
     assert re.match(r"│ parameters +│ 2,410,176 +│", lines[2])  # no heads, and words to the left

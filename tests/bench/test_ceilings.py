@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(ceilings.COPY_BYTES, "cpu", 2**20)
-    monkeypatch.setitem(ceilings.PRODUCT_SIZE, "cpu", 64)
+    monkeypatch.setitem(ceilings.MATMUL_SIZE, "cpu", 64)
     monkeypatch.setitem(ceilings.SUSTAINED_SECONDS, "cpu", 0.06)
     monkeypatch.setattr(ceilings, "GROUP_SECONDS", 0.004)
 
@@ -28,7 +28,7 @@ def test_rates_of_a_product_of_known_time(monkeypatch: pytest.MonkeyPatch):
         return torch.ones(())
 
     monkeypatch.setattr(ceilings, "now", lambda device: clock[0])
-    burst, sustained = ceilings.product_rates(multiply, CPU)
+    burst, sustained = ceilings.matmul_rates(multiply, CPU)
     assert burst == pytest.approx(2 * 64**3 / 0.002)
     assert sustained == pytest.approx(2 * 64**3 / 0.003)
 
@@ -43,10 +43,10 @@ def test_what_does_not_work_is_none(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     def broken(device: torch.device) -> None:
         raise RuntimeError("no fp8 here\nand more")
 
-    monkeypatch.setattr(ceilings, "_fp8_product", broken)
+    monkeypatch.setattr(ceilings, "_fp8_matmul", broken)
     found = ceilings.measure_ceilings(CPU, torch.bfloat16, with_fp8=True)
     assert found["fp8_product_flops_burst"] is found["fp8_product_flops_sustained"] is None
     assert found["product_flops_burst"] is not None
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "warning: bench: no figures of fp8_product (RuntimeError: no fp8 here)" in " ".join(captured.err.split())
+    assert "warning: bench: could not measure fp8_product (RuntimeError: no fp8 here)" in " ".join(captured.err.split())

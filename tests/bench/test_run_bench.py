@@ -110,7 +110,7 @@ def test_tables(result: dict):
         "tiny-2m on CPU",
         "3 x 2 sequences of 24 tokens",
         "memory: peak",
-        "product, sustained",
+        "matmul, sustained",
         "cross entropy",
     ):
         assert words in text
@@ -161,7 +161,7 @@ def test_a_failing_profile_and_decoding_cost_nothing_else(
         (("--preset", "tiny-2"), "preset: unknown 'tiny-2'; did you mean tiny-2m?"),
         (
             ("--micro-batch-size", "1000000", "--seq-len", "1000000"),
-            "do not fit the memory; a smaller --micro-batch-size",
+            "do not fit in memory; a smaller --micro-batch-size",
         ),
     ],
 )

@@ -236,11 +236,11 @@ def test_one_token_is_its_own_median(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_random_network_decodes_only_and_follows_its_seed():
-    model = decode_speed.random_network(TINY, CPU, torch.bfloat16, 5)
+    model = decode_speed.random_model(TINY, CPU, torch.bfloat16, 5)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
-    same, wanted = decode_speed.random_network(TINY, CPU, torch.float32, 5), Llama(TINY)
+    same, wanted = decode_speed.random_model(TINY, CPU, torch.float32, 5), Llama(TINY)
     training_speed.fill_random(wanted, 5)
     for a, b in zip(same.parameters(), wanted.parameters(), strict=True):
         assert torch.equal(a, b)

@@ -77,8 +77,8 @@ def test_the_page_has_a_row_of_every_kill_from_number_1_on():
 
 
 def test_the_headline_says_how_many_agree():
-    assert headline(RESULT).startswith("2 of 2 kills agree: losses, validation and final weights are bit for bit")
+    assert headline(RESULT).startswith("2 of 2 kills agree: losses, validation and final weights are bit-for-bit equal")
     assert headline(RESULT | {"agree": 0}) == "0 of 2 kills agree; 2 do not"
     stopped = headline(RESULT | {"is_whole": False, "agree": 1})
-    assert stopped == "Stopped early: 1 of 2 kills agree as far as their run came"
+    assert stopped == "Stopped early: 1 of 2 kills agree up to the stop"
     assert [ranks_in_words(count) for count in (1, 2)] == ["1 rank", "2 ranks"]

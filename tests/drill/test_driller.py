@@ -97,8 +97,8 @@ def killed(
     tmp_path: Path, clock: Clock, looks: Any, codes: Any, planned: PlannedKill = PLANNED, stays: Any = (2.0,)
 ) -> Any:
     it, processes, seen = driller(tmp_path), Acted(tmp_path / "out", codes), Seen(looks, clock)
-    it.stays[planned.aim].extend(stays)
-    it.stays[planned.aim].popleft()
+    it.durations[planned.aim].extend(stays)
+    it.durations[planned.aim].popleft()
     return it._kill(7, planned, processes.as_real(), cast("ProgressFile", seen), tmp_path), processes, seen
 
 
@@ -183,7 +183,7 @@ def test_a_run_that_ends_by_itself(tmp_path: Path, clock: Clock):
         ):
             with pytest.raises(InputError) as error:
                 call()
-            assert str(error.value) == f"{tmp_path / 'run'}: a run ended by itself: {words}"
+            assert str(error.value) == f"{tmp_path / 'run'}: a run failed by itself: {words}"
     silent = Acted(tmp_path, [0, 2, 3], alive=False)
     assert kill_drill._last_words(silent.as_real()) == "exit codes [0, 2, 3]"
     assert kill_drill._summary(ended.as_real()) == SUMMARY
@@ -198,13 +198,13 @@ def test_how_long_a_rank_stays_is_noted_when_the_same_one_moves_on(tmp_path: Pat
     for _ in range(4):
         it._look(marks, 2)
         clock.sleep(0)
-    assert (list(it.stays[Activity.DATA]), list(it.stays[Activity.FORWARD])) == ([0.0, 2.0], [0.0, 1.0])
+    assert (list(it.durations[Activity.DATA]), list(it.durations[Activity.FORWARD])) == ([0.0, 2.0], [0.0, 1.0])
     it._look(marks, 1)  # another rank: how long the first one stays is not known
     it._look(marks, 1, of_saver=True)
-    assert list(it.stays[Activity.BACKWARD]) == [0.0]
+    assert list(it.durations[Activity.BACKWARD]) == [0.0]
     for _ in range(9):
-        it.stays[Activity.DATA].append(3.0)
-    assert list(it.stays[Activity.DATA]) == [3.0] * 5
+        it.durations[Activity.DATA].append(3.0)
+    assert list(it.durations[Activity.DATA]) == [3.0] * 5
 
 
 # -- what is compared --------------------------------------------------------------------------------------------------
@@ -250,15 +250,15 @@ def test_rows_since_a_kill_are_that_kill_s(tmp_path: Path):
     it = driller(tmp_path)
     it.undisturbed = ROWS
     run_dir = write_rows(tmp_path / "run", {1: ROWS[1], 2: ROWS[2] | {"loss": 9.0}})
-    it._judge(None, run_dir)
+    it._check(None, run_dir)
     it.kills = [kill_of(1), kill_of(1, "rank 2 hung")]
-    it._judge(it.kills[-1], run_dir)
+    it._check(it.kills[-1], run_dir)
     assert [kill.fault for kill in it.kills] == ["", "rank 2 hung"]
     it.kills = [kill_of(1), kill_of(1)]
-    it._judge(it.kills[-1], run_dir)
+    it._check(it.kills[-1], run_dir)
     assert [kill.fault for kill in it.kills] == ["", "step 2: loss is 9.0, the undisturbed run's 0.5"]
     it.kills = [kill_of(1)]
-    it._judge(it.kills[-1], write_rows(tmp_path / "good", {1: ROWS[1]}))  # it has not come further yet
+    it._check(it.kills[-1], write_rows(tmp_path / "good", {1: ROWS[1]}))  # it has not come further yet
     assert it.kills == [kill_of(1)]
 
 
@@ -288,7 +288,7 @@ def test_a_killed_run_is_judged_after_every_kill_and_goes_to_its_end(tmp_path: P
         it, "_start", lambda run_dir, ranks: told.append(("start", run_dir.name, ranks)) or (processes, None)
     )
     monkeypatch.setattr(it, "_kill", lambda run, kill, *_: next(dones))
-    monkeypatch.setattr(it, "_judge", lambda before, _: told.append(("judge", before)))
+    monkeypatch.setattr(it, "_check", lambda before, _: told.append(("judge", before)))
     monkeypatch.setattr(it, "_to_its_end", lambda run_dir, ranks, _: told.append(("end", ranks)) or SUMMARY)
     monkeypatch.setattr(it, "_compare", lambda run_dir, found, wanted: f"{run_dir.name} {found is SUMMARY}")
     assert it._killed_run(2, [PLANNED, replace(PLANNED, ranks=1)], SUMMARY, LINE) == "killed_2 True"
@@ -335,7 +335,7 @@ def test_a_drill_makes_as_many_kills_as_asked_for_or_reports_those_it_made(
     write_rows(tmp_path / "undisturbed", ROWS)
     monkeypatch.setattr(it, "_run_folder", lambda name: tmp_path / name)
     monkeypatch.setattr(it, "_undisturbed", lambda run_dir: clock.sleep(0) or SUMMARY)
-    monkeypatch.setattr(it, "_judge", lambda kill, run_dir: judged.append((kill, run_dir)))
+    monkeypatch.setattr(it, "_check", lambda kill, run_dir: judged.append((kill, run_dir)))
 
     def make(planned: list[PlannedKill], summary: dict[str, Any], line: ProgressLine) -> None:
         given.append(len(planned))
@@ -354,7 +354,7 @@ def test_a_drill_makes_as_many_kills_as_asked_for_or_reports_those_it_made(
         assert it.undisturbed == ROWS
     else:
         with pytest.raises(
-            RunStoppedError, match=f"interrupted after {cut_at} of 5 kills, .*drill.md has them"
+            RunStoppedError, match=f"interrupted after {cut_at} of 5 kills, reported in .*drill.md"
         ) as error:
             it.run(started=-4.0)
         assert error.value.exit_code == 130
@@ -380,7 +380,7 @@ def test_what_is_done_is_told_while_a_run_goes_to_its_end(
     assert told == [0, 0, 2]
     assert processes.asked == ["end"]
     processes.exit_codes = [0, 1, 0]
-    with pytest.raises(InputError, match="ended by itself"):
+    with pytest.raises(InputError, match="failed by itself"):
         it._to_its_end(tmp_path, 3, told.append)
     assert processes.asked == ["end"] * 2, "nothing of it is left"
 

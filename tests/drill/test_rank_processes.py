@@ -61,7 +61,7 @@ def test_each_rank_gets_the_environment_of_a_launcher(context: Context, tmp_path
     assert given == {"A": "b"}
     for rank, process in enumerate(acted(made)):
         assert process.asked == ["start"]
-        assert process.target is rank_processes._become
+        assert process.target is rank_processes._run_command
         words, variables, output = process.args
         assert (words, output) == (["pretrain", "x"], str(made.folder / f"rank_{rank}"))
         assert variables == {
@@ -121,7 +121,7 @@ def test_what_a_rank_said_is_read_from_its_files(context: Context, tmp_path: Pat
     assert [made.output(), made.output(1), made.errors(), made.errors(1)] == ["first \ufffd", "second", "", "an error"]
 
 
-def test_the_new_process_becomes_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any):
+def test_the_new_process_run_commands_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any):
     ran: list[Any] = []
 
     def run(name: str, run_name: str) -> None:
@@ -135,7 +135,7 @@ def test_the_new_process_becomes_the_command(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "rank_0.out").write_text("of a start before this one")
     kept = [os.dup(1), os.dup(2)]
     try:
-        rank_processes._become(["pretrain", "x"], {"SOME_VARIABLE": "new"}, str(tmp_path / "rank_0"))
+        rank_processes._run_command(["pretrain", "x"], {"SOME_VARIABLE": "new"}, str(tmp_path / "rank_0"))
     finally:
         for number, descriptor in enumerate(kept, 1):
             os.dup2(descriptor, number)

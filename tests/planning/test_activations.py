@@ -10,7 +10,7 @@ from tinyllama.train.train_config import TrainConfig
 TINYLLAMA, TINY = PRESETS["tinyllama-1.1b"], preset("tiny-2m", dim=256, ffn_dim=704)
 
 
-def of_token(
+def activations(
     model: LlamaConfig = TINYLLAMA, tensor: int = 1, *, seq_len: int = 2048, compiled: bool = True, on_gpu: bool = True,
     **values: Any,
 ) -> Activations:  # fmt: skip
@@ -20,41 +20,41 @@ def of_token(
 
 def test_what_a_layer_keeps_by_hand():
     # 4 D + 4 H K + 4 G K + 4 H + 4 D + 8 + 6 F
-    assert of_token().kept() == 8192 + 8192 + 1024 + 128 + 8192 + 8 + 33_792 == 59_528
+    assert activations().saved() == 8192 + 8192 + 1024 + 128 + 8192 + 8 + 33_792 == 59_528
     # fp32, on a CPU: 8 D + 8 H K + 8 G K + 4 H + 8 D + 8 + 12 F
-    small = of_token(TINY, seq_len=256, precision="fp32", on_gpu=False)
-    assert small.kept() == 2048 * 3 + 8 * 2 * 64 + 16 + 8 + 8448
+    small = activations(TINY, seq_len=256, precision="fp32", on_gpu=False)
+    assert small.saved() == 2048 * 3 + 8 * 2 * 64 + 16 + 8 + 8448
     # fp16: the stream is fp32, what joins it is not
-    assert of_token(precision="fp16").kept() == 59_528 + 4096
+    assert activations(precision="fp16").saved() == 59_528 + 4096
     # fp8: inputs of products in one byte, the product of gate and up computed again
-    assert of_token(precision="fp8").kept() == 59_528 - 4096 - 11_264
+    assert activations(precision="fp8").saved() == 59_528 - 4096 - 11_264
 
 
 def test_recompute_by_hand():
     # selective: all but the feed-forward's; full: what enters a layer
-    assert of_token(recompute="selective").kept() == 25_736
-    assert of_token(recompute="full").kept() == 8192
+    assert activations(recompute="selective").saved() == 25_736
+    assert activations(recompute="full").saved() == 8192
 
 
 def test_the_layer_at_work_by_hand():
     # gradients of gate and up, and of the stream; and what is computed again
-    assert of_token().at_work() == 4 * 5632 + 4096
-    assert of_token(recompute="selective").at_work() == 4 * 5632 + 4096 + 33_792
-    assert of_token(recompute="full").at_work() == 4 * 5632 + 4096 + 51_336
+    assert activations().working() == 4 * 5632 + 4096
+    assert activations(recompute="selective").working() == 4 * 5632 + 4096 + 33_792
+    assert activations(recompute="full").working() == 4 * 5632 + 4096 + 51_336
 
 
 def test_after_the_layers_by_hand():
-    assert of_token().after_layers() == 8192
+    assert activations().after_layers() == 8192
     assert (
-        of_token(PRESETS["article-1.1b"]).after_layers() == 4 * 3072 + 4 * 1536
+        activations(PRESETS["article-1.1b"]).after_layers() == 4 * 3072 + 4 * 1536
     )  # the head's projection, and its input
 
 
 def test_slices_by_hand():
     # of 8192 at the beginning and in the middle, the gathered norms (4096 each) are whole on each rank
-    assert of_token(tensor=2).kept() == 2 * (2048 + 4096) + 4 + (9344 + 33_792) // 2
-    assert of_token(tensor=2, recompute="selective").kept() == (2048 + 4096) + 4096 + 4 + 9344 // 2
-    assert of_token(tensor=2, recompute="full").kept() == 4096
+    assert activations(tensor=2).saved() == 2 * (2048 + 4096) + 4 + (9344 + 33_792) // 2
+    assert activations(tensor=2, recompute="selective").saved() == (2048 + 4096) + 4096 + 4 + 9344 // 2
+    assert activations(tensor=2, recompute="full").saved() == 4096
 
 
 @pytest.mark.parametrize("recompute", ["none", "selective", "full"])
@@ -62,22 +62,26 @@ def test_slices_by_hand():
 @pytest.mark.parametrize("compiled", [True, False])
 def test_slices_are_never_more_than_the_whole(precision: str, recompute: str, compiled: bool):
     whole, half = (
-        of_token(tensor=tensor, precision=precision, recompute=recompute, compiled=compiled).kept() for tensor in (1, 2)
+        activations(tensor=tensor, precision=precision, recompute=recompute, compiled=compiled).saved()
+        for tensor in (1, 2)
     )
     assert whole / 2 <= half < whole
 
 
 def test_dropped_attention_keeps_its_scores():
-    dropped, plain = of_token(replace(TINY, attention_dropout=0.1)), of_token(TINY)
-    assert dropped.kept() == plain.kept() + 10 * 4 * 2048
-    assert of_token(replace(TINY, dropout=0.1)).kept() == plain.kept() + 4 * 256
+    dropped, plain = activations(replace(TINY, attention_dropout=0.1)), activations(TINY)
+    assert dropped.saved() == plain.saved() + 10 * 4 * 2048
+    assert activations(replace(TINY, dropout=0.1)).saved() == plain.saved() + 4 * 256
 
 
 def test_fp32_on_a_gpu_writes_its_scores():
-    on_gpu, on_cpu = (of_token(precision="fp32", on_gpu=on_gpu) for on_gpu in (True, False))
-    assert on_gpu.kept() - on_cpu.kept() == 4 * 32 * 2048 + 8 * 2048
+    on_gpu, on_cpu = (activations(precision="fp32", on_gpu=on_gpu) for on_gpu in (True, False))
+    assert on_gpu.saved() - on_cpu.saved() == 4 * 32 * 2048 + 8 * 2048
     ungrouped = replace(TINYLLAMA, n_kv_heads=32)
-    assert of_token(ungrouped, precision="fp32").kept() == of_token(ungrouped, precision="fp32", on_gpu=False).kept()
+    assert (
+        activations(ungrouped, precision="fp32").saved()
+        == activations(ungrouped, precision="fp32", on_gpu=False).saved()
+    )
 
 
 def test_chunks_of_logits_by_hand():
@@ -123,5 +127,5 @@ def test_layers_that_are_not_compiled_keep_just_what_autograd_keeps(precision: s
             network.hidden(torch.zeros(B, T, dtype=torch.int64))
         return sum(storage.nbytes() for storage in kept.values())
 
-    planned = of_token(model, seq_len=T, precision=precision, recompute=recompute, compiled=False, on_gpu=False)
-    assert kept_bytes(3) - kept_bytes(2) == B * T * planned.kept()
+    planned = activations(model, seq_len=T, precision=precision, recompute=recompute, compiled=False, on_gpu=False)
+    assert kept_bytes(3) - kept_bytes(2) == B * T * planned.saved()

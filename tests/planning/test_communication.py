@@ -5,7 +5,7 @@ from tinyllama.model.llama_config import PRESETS
 from tinyllama.parallel.layout import ParallelConfig
 from tinyllama.planning.communication import (
     COLLECTIVE_SECONDS,
-    OWN_BYTES_PER_SECOND,
+    LOCAL_COPY_BYTES_PER_SECOND,
     all_reduce_seconds,
     pipeline_seconds,
     replicate_seconds,
@@ -19,7 +19,7 @@ from tinyllama.train.train_config import TrainConfig
 TINYLLAMA, H100 = PRESETS["tinyllama-1.1b"], KINDS["H100"]  # 360 GB/s in a node
 TRAIN = TrainConfig(micro_batch_size=4)  # bf16, 4 x 2048 tokens
 TABLE, MATRICES = 65_536_000, 44_040_192
-START, OWN = COLLECTIVE_SECONDS, OWN_BYTES_PER_SECOND
+START, OWN = COLLECTIVE_SECONDS, LOCAL_COPY_BYTES_PER_SECOND
 
 
 def only_stage(parallel: ParallelConfig):

@@ -84,7 +84,7 @@ def test_nodes():
     in_eights, in_ones = (plan(TINYLLAMA, TrainConfig(), "16xA100-40G", gpus_per_node=size) for size in (None, 1))
     assert (in_eights["gpus_per_node"], in_ones["gpus_per_node"]) == (8, 1)
     assert in_ones["step_seconds_parts"]["data_communication"] > in_eights["step_seconds_parts"]["data_communication"]
-    with pytest.raises(RecipeError, match=r"12 devices are no whole nodes of 8; 8 or 16 would be"):
+    with pytest.raises(RecipeError, match=r"12 devices do not fill nodes of 8; 8 or 16 would"):
         plan(TINYLLAMA, TrainConfig(), "12xA100-40G")
     with pytest.raises(RecipeError, match="gpus_per_node: 0 must be at least 1"):
         plan(TINYLLAMA, TrainConfig(), "8xH100", gpus_per_node=0)
@@ -97,7 +97,7 @@ def test_what_does_not_fit_says_what_would():
     assert planned["tokens_per_second"] is planned["days"] is planned["gpu_hours"] is planned["cost"] is None
     assert planned["memory_bytes_per_gpu"] > planned["usable_memory_bytes_per_gpu"]
     text = "; ".join(planned["changes"])
-    assert "lacks" in text
+    assert "GB more than each" in text
     assert "train.recompute: 'full' and train.optimizer_state: 'bf16' would fit" in text
     assert "2xRTX4090 would fit" in text
     assert "1xA100-40G would fit" in text
@@ -111,13 +111,16 @@ def test_a_step_that_devices_cannot_share():
     assert not planned["fits"]
     assert planned["memory_bytes_per_gpu"] is planned["stage_layers"] is planned["memory_stage"] is None
     (change,) = planned["changes"]
-    assert "23 x 2048 = 47,104; 2,119,680 would be; and no slices of 4 key heads or stages of 22 layers leave" in change
+    assert (
+        "23 x 2048 = 47,104; 2,119,680 would be; tensor or pipeline parallelism (4 key heads, 22 layers) does not leave"
+        in change
+    )
     step = TrainConfig(tokens_per_step=2_119_680, micro_batch_size=1)
     assert plan(TINYLLAMA, step, "23xH100", gpus_per_node=23)["fits"]
     staged = plan(TINYLLAMA, TrainConfig(), "7xH100")
     assert staged["parallel"] == {"replicate": 1, "shard": 1, "tensor": 1, "pipeline": 7, "gather": "layer"}
     assert staged["stage_layers"] == [3, 3, 3, 3, 4, 4, 2]
-    assert "7 x 2048 = 14,336; 2,093,056 would be and could be shared by replicate or shard alone" in staged["notes"][1]
+    assert "7 x 2048 = 14,336; 2,093,056 would be and would allow replicate or shard alone" in staged["notes"][1]
     assert len(plan(TINYLLAMA, TrainConfig(), "8xH100")["notes"]) == 1
 
 

@@ -26,7 +26,7 @@ def test_the_example_of_the_docstring(tmp_path: Path):
     assert (own.memory_bandwidth, own.link_bandwidth, own.network_bandwidth) == (5300e9, 360e9, 50e9)
     assert own.gpus_per_node == 8
     assert own.efficiency_source == f"from {tmp_path / 'devices.toml'}"
-    with pytest.raises(RecipeError, match="MI300X has no such products"):
+    with pytest.raises(RecipeError, match="MI300X has no 'fp8' matmuls"):
         own.peak("fp8")
     known = KINDS["A100-40G"]
     assert (near.network_bandwidth, near.gpus_per_node) == (6e9, 4)
@@ -45,7 +45,7 @@ def test_a_kind_of_the_file_goes_before_a_known_one(tmp_path: Path):
     ("text", "message"),
     [
         ("", "no device; write a table"),
-        ("memory_gb = 3", r"memory_gb is a value outside of a table; write it under a device's name"),
+        ("memory_gb = 3", r"memory_gb is a value outside a table; write it below a device's name"),
         ("[x]\nmemory_gb = 3", r"\[x\] lacks bf16_tflops, .*; or say like = 'H100'"),
         ('[x]\nlike = "H10"', r"\[x\] like: unknown kind 'H10'; did you mean 'H100'\?"),
         ('[x]\nlike = "H100"\nmemory_gib = 3', r"\[x\] has an unknown key memory_gib; did you mean memory_gb\?"),

@@ -81,7 +81,7 @@ def test_a_layout_needs_what_its_parts_need():
     planned = plan_layout(TINYLLAMA, TrainConfig(micro_batch_size=4), ParallelConfig(shard=8, tensor=2), A100)
     assert planned.memory_bytes == sum(planned.memory_parts.values())
     assert planned.tokens_per_second == pytest.approx(2_097_152 / planned.time.total)
-    assert list(planned.listed()) == [*AXES, "gather", "micro_batch_size", "memory_bytes_per_gpu", "tokens_per_second"]
+    assert list(planned.to_dict()) == [*AXES, "gather", "micro_batch_size", "memory_bytes_per_gpu", "tokens_per_second"]
 
 
 def test_a_16_gb_card_needs_recompute_and_short_moments():

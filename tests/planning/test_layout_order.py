@@ -102,7 +102,7 @@ def test_keys_that_make_a_recipe_train_so(own: ParallelConfig, expected: list[st
 
 
 def test_a_layout_as_it_is_listed():
-    assert planned(ParallelConfig(shard=2, gather="step"), 4, 123.456, n_bytes=9).listed() == {
+    assert planned(ParallelConfig(shard=2, gather="step"), 4, 123.456, n_bytes=9).to_dict() == {
         "replicate": 1, "shard": 2, "tensor": 1, "pipeline": 1, "gather": "step", "micro_batch_size": 4,
         "memory_bytes_per_gpu": 9, "tokens_per_second": 123.5,
     }  # fmt: skip

@@ -55,8 +55,8 @@ def test_stages_by_hand():
     # 11 layers and the embedding; 11, the last norm and the head
     assert first.parameters == 11 * (MATRICES // 4 + 4096) + TABLE // 4
     assert last.parameters == 11 * (MATRICES // 4 + 4096) + 2048 + TABLE // 4
-    assert first.products == 11 * MATRICES // 4
-    assert last.products == 11 * MATRICES // 4 + TABLE // 4
+    assert first.matmul_parameters == 11 * MATRICES // 4
+    assert last.matmul_parameters == 11 * MATRICES // 4 + TABLE // 4
     article_first, article_last = stages(PRESETS["article-1.1b"], ParallelConfig(pipeline=2))
     assert article_first.projections == article_last.projections == 3072 * 1536
 

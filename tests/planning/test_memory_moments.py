@@ -16,10 +16,10 @@ from tinyllama.planning.memory import (
     _gradient_bytes,
     _loss_bytes,
     _stream_bytes,
-    groups_of_ranks,
     memory_parts,
     micro_batches_in_flight,
-    micro_batches_of_a_rank,
+    micro_batches_per_rank,
+    process_groups,
 )
 from tinyllama.planning.stage_sizes import Stage, stages
 from tinyllama.train.train_config import TrainConfig
@@ -161,7 +161,7 @@ def test_streams_on_their_way_between_three_stages(precision: Any, stage: int, e
     ],
 )  # fmt: skip
 def test_groups_of_ranks(sizes: dict[str, int], groups: int):
-    assert groups_of_ranks(ParallelConfig.model_validate(sizes)) == groups
+    assert process_groups(ParallelConfig.model_validate(sizes)) == groups
 
 
 def test_the_driver_s_and_the_libraries_share():
@@ -175,8 +175,8 @@ def test_the_driver_s_and_the_libraries_share():
 
 def test_micro_batches_of_a_rank_and_of_a_stage():
     parallel = ParallelConfig(replicate=2, shard=2, pipeline=3)
-    assert micro_batches_of_a_rank(recipe(parallel, 5, 2), parallel) == 5
-    assert micro_batches_of_a_rank(TrainConfig(tokens_per_step=64, seq_len=64, micro_batch_size=1), parallel) == 1
+    assert micro_batches_per_rank(recipe(parallel, 5, 2), parallel) == 5
+    assert micro_batches_per_rank(TrainConfig(tokens_per_step=64, seq_len=64, micro_batch_size=1), parallel) == 1
     every = list(stages(MODEL, parallel))
     assert [micro_batches_in_flight(stage, recipe(parallel, 5), parallel) for stage in every] == [3, 2, 1]
     assert [micro_batches_in_flight(stage, recipe(parallel, 2), parallel) for stage in every] == [2, 2, 1]
@@ -203,7 +203,12 @@ def stage_of(n_layers: int, is_first: bool, is_last: bool, tensor: int = 1, **ch
     ],
 )
 def test_what_a_stage_holds(stage: Stage, tables: int, projections: int, norms: int, products: int):
-    assert (stage.tables, stage.projections, stage.norms, stage.products) == (tables, projections, norms, products)
+    assert (stage.tables, stage.projections, stage.norms, stage.matmul_parameters) == (
+        tables,
+        projections,
+        norms,
+        products,
+    )
     in_layers = stage.n_layers * LAYER // stage.tensor
     assert stage.parameters == in_layers + tables + projections + norms
     assert stage.held(1) == stage.parameters

@@ -46,10 +46,10 @@ def test_nothing_helps_but_shorter_sequences(fits: Any):
     fits(lambda *_: False)
     lacking = (50e9 - int(40_960 * 2**20 * 0.97)) / 1e9
     assert lines() == [
-        f"the smallest layout (shard 2, micro-batch 4) lacks {lacking:,.2f} GB on each A100-40G",
+        f"the smallest layout (shard 2, micro-batch 4) needs {lacking:,.2f} GB more than each A100-40G has",
         "train.seq_len: shorter than 2048 needs less for activations",
     ]
-    assert lines(1)[0] == f"the smallest layout lacks {lacking:,.2f} GB on each A100-40G"
+    assert lines(1)[0] == f"the smallest layout needs {lacking:,.2f} GB more than each A100-40G has"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_why_nothing_divides():
     # the lanes divide: then it is the step
     assert why(4, deterministic_reduction=True, reduction_lanes=8).startswith("train.tokens_per_step: ")
     assert why(3, reduction_lanes=8).endswith(
-        "and no slices of 4 key heads or stages of 22 layers leave fewer ranks that could share it"
+        "tensor or pipeline parallelism (4 key heads, 22 layers) does not leave a number of data ranks that could share it"
     )
 
 
@@ -118,16 +118,16 @@ def said(layouts: list[PlannedLayout], n_gpus: int = 8, parallel: ParallelConfig
 
 def test_on_what_the_speed_rests():
     first = notes(TrainConfig(), 8, A100, [], None)
-    assert first == ["74% of peak in products, assumed: the shares measured on an H100"]
+    assert first == ["matmuls reach 74% of the peak, assumed: the shares measured on an H100"]
     assert notes(TrainConfig(), 24, A100, [], None)[1:] == [
-        "3 nodes of 8, 25 GB/s of network a device, 240 GB/s inside a node"
+        "3 nodes of 8, 25 GB/s per device between nodes, 240 GB/s inside a node"
     ]
 
 
 def test_a_step_that_only_stages_can_share_is_noted():
     assert said([layout(replicate=4, tensor=2), layout(replicate=8)]) == []
     (line,) = said([layout(replicate=4, tensor=2), layout(pipeline=8)])
-    assert line.endswith("and could be shared by replicate or shard alone")
+    assert line.endswith("and would allow replicate or shard alone")
 
 
 def test_the_recipe_s_micro_batch_is_noted():
@@ -145,7 +145,7 @@ def test_the_recipe_s_micro_batch_is_noted():
         ({"replicate": 4}, ", replicate 4, micro-batch 16, is for 4 devices"),
         (
             {"replicate": 2, "shard": 4},
-            ", replicate 2 x shard 4, micro-batch 16, does not divide the network or the step",
+            ", replicate 2 x shard 4, micro-batch 16, does not divide the model or the step",
         ),
         ({"tensor": 4, "replicate": 2}, ", replicate 2 x tensor 4, micro-batch 16, needs 3.0 GB and does not fit"),
         ({"shard": 8}, ", shard 8, micro-batch 16: 75.0% of the best one's speed"),

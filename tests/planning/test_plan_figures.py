@@ -226,9 +226,9 @@ def test_every_figure_has_its_place_in_the_table():
     found = rows(text)
     assert "4 x H100: fits" in text
     expected = {
-        "parameters": "1,000", "FLOPs a token": "6,000 causal, 7,000 palm", "tokens": "2,000,000 in 3,000 steps",
-        "disk": "4.00 GB", "memory a device": "5.00 GB of 6.00 GB usable",
-        "layout": "replicate 2 x pipeline 2, micro-batch 8", "stages": "7 + 5 layers", "tokens a second": "1,234",
+        "parameters": "1,000", "FLOPs per token": "6,000 causal, 7,000 palm", "tokens": "2,000,000 in 3,000 steps",
+        "disk": "4.00 GB", "memory per device": "5.00 GB of 6.00 GB usable",
+        "layout": "replicate 2 x pipeline 2, micro-batch 8", "stages": "7 + 5 layers", "tokens per second": "1,234",
         "MFU": "40.1% causal, 45.2% palm", "time": "3.0 days, 288.0 device hours", "cost": "1,234.50",
         "weights": "1.00 GB | 25.0%", "compute copy": "3.00 GB | 75.0%", "matmul": "750.0 ms | 75.0%",
         "weight traffic": "250.0 ms | 25.0%", "total": "1,000.0 ms | 100.0%",
@@ -267,7 +267,7 @@ def test_what_does_not_fit_in_the_table():
     nothing = planned(
         fits=False, layouts=[], cost=None, memory_bytes_per_gpu=None, memory_parts=None, step_seconds_parts=None
     )
-    assert "memory a device" not in rows(render(nothing))
+    assert "memory per device" not in rows(render(nothing))
 
 
 @pytest.mark.parametrize(

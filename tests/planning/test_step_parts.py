@@ -14,8 +14,8 @@ from tinyllama.planning.stage_sizes import Stage, stages
 from tinyllama.planning.step_time import (
     MicroBatchTime,
     StepTime,
-    _beside,
-    _exposed,
+    _added_seconds,
+    _exposed_seconds,
     fp8_cast_bytes_per_token,
     matmul_seconds_per_token,
     micro_batch_times,
@@ -42,7 +42,7 @@ def recipe(tokens: int = 64 * 8, **values: Any) -> TrainConfig:
     return TrainConfig.model_validate({"micro_batch_size": 1, "seq_len": 64, "tokens_per_step": tokens} | values)
 
 
-def of_token(train: TrainConfig, tensor: int = 1, *, on_gpu: bool = True) -> Activations:
+def activations(train: TrainConfig, tensor: int = 1, *, on_gpu: bool = True) -> Activations:
     return Activations(MODEL, train, tensor, True, on_gpu)
 
 
@@ -68,12 +68,12 @@ ATTENTION_SHARE = 0.25 * 64 / (64 + 950) * (2048 + 950) / 2048
     ],
 )
 def test_products_and_attention_of_one_token(precision: str, recompute: str, products: float, attended: float):
-    found = matmul_seconds_per_token(whole(), ROUND, of_token(recipe(precision=precision, recompute=recompute)))
+    found = matmul_seconds_per_token(whole(), ROUND, activations(recipe(precision=precision, recompute=recompute)))
     assert found == pytest.approx(products + attended / ATTENTION_SHARE, rel=1e-9)
 
 
 def test_scores_that_are_written_are_products_of_the_whole_matrix():
-    on_gpu, on_cpu = (of_token(recipe(precision="fp32"), on_gpu=on_gpu) for on_gpu in (True, False))
+    on_gpu, on_cpu = (activations(recipe(precision="fp32"), on_gpu=on_gpu) for on_gpu in (True, False))
     assert (on_gpu.writes_scores, on_cpu.writes_scores) == (True, False)
     products = (30 * LAYER + OUTSIDE) / 1e11 / 0.5
     assert matmul_seconds_per_token(whole(), ROUND, on_gpu) == pytest.approx(products + 2 * ATTENTION / 1e11 / 0.5)
@@ -82,7 +82,7 @@ def test_scores_that_are_written_are_products_of_the_whole_matrix():
 
 
 def test_stages_and_slices_have_their_share_of_products():
-    plain = of_token(recipe(), 2)
+    plain = activations(recipe(), 2)
     first = Stage(MODEL, 2, True, False, 2, 0)  # without the head
     expected = 6 * (2 * LAYER / 2 + PROJECTION) / 1e12 / 0.5 + ATTENTION * 2 / 5 / 2 / 1e12 / ATTENTION_SHARE
     assert matmul_seconds_per_token(first, ROUND, plain) == pytest.approx(expected)
@@ -95,10 +95,10 @@ def test_bytes_that_element_wise_kernels_move_for_a_token():
     # kept by a layer: stream and norm twice, queries and output, keys and values, log-sum-exp, 1 / rms, gate up product
     kept = 2 * 128 + 128 + 64 + 16 + 8 + 6 * 48
     ends = 4 * 32 + 4 * 16 + 2 * 1000  # the stream and its norm, the projection's; logits
-    assert traffic_bytes_per_token(whole(), of_token(recipe())) == 3 * (5 * kept + ends)
-    assert traffic_bytes_per_token(Stage(MODEL, 2, True, False, 1, 0), of_token(recipe())) == 3 * 2 * kept
+    assert traffic_bytes_per_token(whole(), activations(recipe())) == 3 * (5 * kept + ends)
+    assert traffic_bytes_per_token(Stage(MODEL, 2, True, False, 1, 0), activations(recipe())) == 3 * 2 * kept
     again = kept - 128  # full: what enters a layer is kept
-    assert traffic_bytes_per_token(whole(), of_token(recipe(recompute="full"))) == 3 * (5 * kept + ends) + 5 * again
+    assert traffic_bytes_per_token(whole(), activations(recipe(recompute="full"))) == 3 * (5 * kept + ends) + 5 * again
 
 
 def test_bytes_moved_to_make_fp8():
@@ -107,7 +107,7 @@ def test_bytes_moved_to_make_fp8():
     assert fp8_cast_bytes_per_token(MODEL) == 10 * 5 * values
     assert fp8_cast_bytes_per_token(MODEL, 2) == 10 * 5 * ((values - 128) // 2 + 128)
     short, plain = (
-        traffic_bytes_per_token(Stage(MODEL, 2, True, False, 1, 0), of_token(recipe(precision=p)))
+        traffic_bytes_per_token(Stage(MODEL, 2, True, False, 1, 0), activations(recipe(precision=p)))
         for p in ("fp8", "bf16")
     )
     kept_less = 2 * 32 + 2 * 48  # both norms in one byte, the product of gate and up not at all
@@ -131,7 +131,7 @@ def test_bytes_of_weights_in_a_micro_batch(precision: str, sizes: dict[str, int]
 def test_a_micro_batch_in_seconds():
     train = recipe()
     ((stage, time),) = micro_batch_times(MODEL, ROUND, train, ParallelConfig())
-    assert time.activation_traffic == pytest.approx(64 * traffic_bytes_per_token(stage, of_token(train)) / 8e8)
+    assert time.activation_traffic == pytest.approx(64 * traffic_bytes_per_token(stage, activations(train)) / 8e8)
     assert time.weight_traffic == pytest.approx(stage.parameters * 12 / 8e8)
     assert time.compute == time.matmul + time.activation_traffic + time.weight_traffic + time.gaps == time.total
     update = step_time(MODEL, ROUND, train)
@@ -189,10 +189,10 @@ def time_of(compute: float) -> MicroBatchTime:
 
 
 def test_what_a_computation_hides_and_what_it_loses():
-    assert _beside(5.0, 10.0) == pytest.approx(0.6 * 5)
-    assert _beside(15.0, 10.0) == pytest.approx(5 + 0.6 * 10)
-    assert _beside(5.0, 10.0, 2.0) == pytest.approx(2 + 0.6 * 3)
-    assert _beside(15.0, 10.0, 2.0) == pytest.approx(5 + 0.6 * 10)
+    assert _added_seconds(5.0, 10.0) == pytest.approx(0.6 * 5)
+    assert _added_seconds(15.0, 10.0) == pytest.approx(5 + 0.6 * 10)
+    assert _added_seconds(5.0, 10.0, 2.0) == pytest.approx(2 + 0.6 * 3)
+    assert _added_seconds(15.0, 10.0, 2.0) == pytest.approx(5 + 0.6 * 10)
 
 
 @pytest.mark.parametrize("compute", [1e-9, 1e-3, 10.0])
@@ -216,15 +216,20 @@ def test_exposed_transfers_of_a_step(sizes: dict[str, Any], compute: float):
     rest = copies.total - tables
     forward, backward = compute / 3, compute * 2 / 3
     if parallel.shard == 1:
-        expected = _beside(copies.total, backward, copies.alone)
+        expected = _added_seconds(copies.total, backward, copies.exposed)
     elif parallel.pipeline > 1:
-        expected = shards.gathers + shards.sums + shards.tables + copies.total
+        expected = shards.gathers + shards.reductions + shards.tables + copies.total
     elif parallel.gather == "step":
-        expected = shards.tables + tables + _beside(shards.gathers, forward) + _beside(shards.sums + rest, backward)
+        expected = (
+            shards.tables
+            + tables
+            + _added_seconds(shards.gathers, forward)
+            + _added_seconds(shards.reductions + rest, backward)
+        )
     else:
-        layers = shards.gathers + shards.sums
-        expected = shards.tables + tables + 3 * _beside(layers, compute) + _beside(layers + rest, compute)
-    assert _exposed(stage, time_of(compute), ROUND, train, parallel) == pytest.approx(expected)
+        layers = shards.gathers + shards.reductions
+        expected = shards.tables + tables + 3 * _added_seconds(layers, compute) + _added_seconds(layers + rest, compute)
+    assert _exposed_seconds(stage, time_of(compute), ROUND, train, parallel) == pytest.approx(expected)
 
 
 def ring(n_bytes: float, ranks: int) -> float:
@@ -235,7 +240,7 @@ def test_transfers_of_narrow_embeddings_by_hand():
     parallel = ParallelConfig(shard=4)
     found = shard_seconds(whole(), parallel, ROUND, "bf16")
     assert found.gathers == pytest.approx(2 * (5 * ring(2 * LAYER, 4) + ring(2 * 2 * PROJECTION, 4)))
-    assert found.sums == pytest.approx(5 * ring(4 * LAYER, 4) + ring(4 * 2 * PROJECTION, 4))
+    assert found.reductions == pytest.approx(5 * ring(4 * LAYER, 4) + ring(4 * 2 * PROJECTION, 4))
     assert found.tables == pytest.approx(2 * ring(4 * 2 * TABLE, 4))
     inner = Stage(MODEL, 3, False, False, 1, 1)  # has neither table nor projection: no transfer begins for them
     assert shard_seconds(inner, parallel, ROUND, "fp32").gathers == pytest.approx(2 * 3 * ring(4 * LAYER, 4))
@@ -245,7 +250,7 @@ def test_transfers_of_narrow_embeddings_by_hand():
 def test_the_last_gradients_of_a_stage_are_hidden_by_nothing():
     parallel = ParallelConfig(replicate=4)
     for stage, last in ((whole(), TABLE), (Stage(MODEL, 3, False, True, 1, 1), LAYER)):
-        assert replicate_seconds(stage, parallel, ROUND).alone == pytest.approx(2 * 4 * last * 3 / 4 / 1e8 + START)
+        assert replicate_seconds(stage, parallel, ROUND).exposed == pytest.approx(2 * 4 * last * 3 / 4 / 1e8 + START)
 
 
 def test_slices_of_narrow_embeddings_by_hand():

@@ -1,8 +1,14 @@
 """A small run folder for the report's tests. Its numbers are invented and mean nothing."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
+
+from tinyllama.report.plots import Chart, draw
+from tinyllama.report.run_facts import RunFacts, read_run
+from tinyllama.report.run_report import render_report
+from tinyllama.report.templates import environment
 
 WEIGHTS_SHA256 = "ab" * 32
 
@@ -95,3 +101,17 @@ def whole(run_dir: Path) -> None:
     )
     sample = {"prompt": "Once", "text": " upon a test", "token_ids": [1, 2, 3]}
     write(run_dir, "samples.json", {"samples": [sample]})
+
+
+def section(run: Path | RunFacts, name: str) -> str:
+    """The markup of one section of a run's page, without line feeds between elements; empty when the page has none."""
+    page = render_report(read_run(run) if isinstance(run, Path) else run)
+    start, end = ("dl class", "dl") if name == "headline" else ("section aria-labelledby", "section")
+    found = re.search(f'<{start}="{name}">.*?</{end}>', page, re.DOTALL)
+    return re.sub(">\n+<", "><", found[0]) if found else ""
+
+
+def chart_macro(name: str, chart: Chart) -> str:
+    """What a macro of chart.html.j2 writes for a chart; empty for a chart without a point."""
+    drawing = draw(chart)
+    return str(getattr(environment.get_template("chart.html.j2").module, name)(drawing)) if drawing else ""

@@ -4,9 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tests.report.run_folder import whole, write
-from tinyllama.report.document_groups import MAX_ROWS, group_tables
-from tinyllama.report.run_facts import read_run
+from tests.report.run_folder import section, whole, write
+from tinyllama.report.run_sections import MAX_GROUP_ROWS
 
 
 def rows_of(page: str) -> list[list[str]]:
@@ -16,12 +15,12 @@ def rows_of(page: str) -> list[list[str]]:
 
 def tables(run_dir: Path, funnel: dict[str, Any]) -> str:
     write(run_dir, "clean/funnel.json", funnel)
-    return group_tables(read_run(run_dir))
+    return section(run_dir, "data")
 
 
 def test_documents_in_and_out_by_value(tmp_path: Path):
     whole(tmp_path)
-    page = group_tables(read_run(tmp_path))
+    page = section(tmp_path, "data")
     assert re.findall("<summary>(.*?)</summary>", page) == ["Domains", "Languages"]
     assert [row[:4] for row in rows_of(page)] == [
         ["docs.example.org", "29", "17", "58.6%"],
@@ -31,8 +30,10 @@ def test_documents_in_and_out_by_value(tmp_path: Path):
 
 
 def test_long_tables_say_how_many_more(tmp_path: Path):
-    page = tables(tmp_path, {"licence": {f"l{n}": {"in": 1, "out": 0, "bytes_out": 0} for n in range(MAX_ROWS + 3)}})
-    assert len(rows_of(page)) == MAX_ROWS
+    page = tables(
+        tmp_path, {"licence": {f"l{n}": {"in": 1, "out": 0, "bytes_out": 0} for n in range(MAX_GROUP_ROWS + 3)}}
+    )
+    assert len(rows_of(page)) == MAX_GROUP_ROWS
     assert "and 3 more" in page
 
 

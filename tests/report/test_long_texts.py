@@ -1,16 +1,13 @@
 """Texts without end are cut where the page has room for them: each of these is one character too long."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.report.run_folder import manifest, write
-from tinyllama.report import run_sections
-from tinyllama.report.run_facts import RunFacts, read_run
+from tests.report.run_folder import manifest, section, write
+from tinyllama.report.run_facts import read_run
 from tinyllama.report.run_report import render_report
-from tinyllama.report.score_curves import score_curves
 
 LAST_WORD = {"accuracy": 0.5, "examples": [{"context": "c", "answer": "a" * 81, "guess": "g" * 81}]}
 SCORE = {"task": "t" * 41, "metric": "m" * 41}
@@ -21,29 +18,32 @@ STEP = {"step": "s" * 81, "documents_in": 1, "documents_out": 1, "dropped": {"d"
 @pytest.mark.parametrize(
     ("name", "content", "part", "wanted"),
     [
-        ("crawl/manifest.json", manifest("crawl", left_out={"r" * 81: 1}), run_sections.data, ["r" * 80]),
-        ("clean/funnel.json", {"steps": [STEP]}, run_sections.data, ["s" * 80, "d" * 80]),
-        ("clean/manifest.json", manifest("clean", contaminated={"p" * 61: 1}), run_sections.data, ["p" * 60]),
-        ("clean/manifest.json", manifest("clean", masked={"k" * 81: 1}), run_sections.data, ["k" * 80]),
-        ("evaluation.json", {"tasks": {"last_word": LAST_WORD}}, run_sections.scores, ["a" * 80, "g" * 80]),
+        ("crawl/manifest.json", manifest("crawl", left_out={"r" * 81: 1}), "data", ["r" * 80]),
+        ("clean/funnel.json", {"steps": [STEP]}, "data", ["s" * 80, "d" * 80]),
+        ("clean/manifest.json", manifest("clean", contaminated={"p" * 61: 1}), "data", ["p" * 60]),
+        ("clean/manifest.json", manifest("clean", masked={"k" * 81: 1}), "data", ["k" * 80]),
+        ("evaluation.json", {"tasks": {"last_word": LAST_WORD}}, "scores", ["a" * 80, "g" * 80]),
         (
             "checkpoints/manifest.json",
             manifest("pretrain", weights_sha256="w" * 81),
-            run_sections.provenance,
+            "provenance",
             ["w" * 80],
         ),
-        ("crawl/manifest.json", {"fingerprint": "f" * 81}, run_sections.provenance, ["f" * 80]),
-        ("crawl/manifest.json", {"versions": {"n" * 61: "v" * 61}}, run_sections.provenance, ["n" * 60, "v" * 60]),
-        ("scorecard.json", {"rows": [SCORE | {"ours": {"a": CELL}}]}, score_curves, ["t" * 40, "m" * 40]),
-        ("scorecard.json", {"checkpoints": [SCORE | {"value": 1, "tokens": 1}]}, score_curves, ["t" * 40, "m" * 40]),
-        ("recipe.toml", "# " + "x" * 3999, run_sections.recipe, ["# " + "x" * 3998]),
+        ("crawl/manifest.json", {"fingerprint": "f" * 81}, "provenance", ["f" * 80]),
+        ("crawl/manifest.json", {"versions": {"n" * 61: "v" * 61}}, "provenance", ["n" * 60, "v" * 60]),
+        ("scorecard.json", {"rows": [SCORE | {"ours": {"a": CELL}}]}, "standard-tasks", ["t" * 40, "m" * 40]),
+        (
+            "scorecard.json",
+            {"checkpoints": [SCORE | {"value": 1, "tokens": 1}]},
+            "standard-tasks",
+            ["t" * 40, "m" * 40],
+        ),
+        ("recipe.toml", "# " + "x" * 3999, "recipe", ["# " + "x" * 3998]),
     ],
 )
-def test_one_character_too_many_is_cut(
-    tmp_path: Path, name: str, content: Any, part: Callable[[RunFacts], str], wanted: list[str]
-):
+def test_one_character_too_many_is_cut(tmp_path: Path, name: str, content: Any, part: str, wanted: list[str]):
     write(tmp_path, name, content)
-    page = part(read_run(tmp_path))
+    page = section(tmp_path, part)
     assert [text for text in wanted if f"{text} …" not in page] == []
     assert page.count("…") == len(wanted)
 

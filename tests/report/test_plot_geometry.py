@@ -7,15 +7,16 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tinyllama.report.plots import Chart, Mark, Point, Series, legend, line_chart, smoothed, thin
+from tests.report.run_folder import chart_macro
+from tinyllama.report.plots import Chart, Mark, Point, Series, smoothed, thin
 from tinyllama.report.ticks import percent
 
 DIAGONAL = [(0.0, 0.0), (5.0, 50.0), (10.0, 100.0)]
 
 
 def drawn(points: Sequence[Point], kind: Any = "line", **changes: Any) -> ElementTree.Element:
-    chart = Chart("A title", "the step", "loss", [Series("s", points, kind)], **changes)
-    return ElementTree.fromstring(line_chart(chart, "c"))
+    chart = Chart("c", "", "", "A title", "loss", [Series("s", points, kind)], x_label="the step", **changes)
+    return ElementTree.fromstring(chart_macro("svg", chart))
 
 
 def places(svg: ElementTree.Element) -> list[list[Any]]:
@@ -157,13 +158,18 @@ def test_a_legend_names_what_is_shown_once():
     line, other = Series("a", DIAGONAL), Series("b", DIAGONAL, "dots")
 
     def items(series: list[Series], *marks: Mark) -> int:
-        return legend(Chart("t", "x", "y", series, marks)).count("<li>")
+        return chart_macro("legend", Chart("c", "", "", "t", "y", series, marks)).count("<li>")
 
     assert items([line, line]) == items([line, Series("b", [])]) == items([line]) == 0
     assert items([line, other]) == 2
     assert items([line], Mark(1, "m", "save"), Mark(2, "m", "save")) == 2
-    assert '<i class="key dots"></i>b' in legend(Chart("t", "x", "y", [line, other]))
-    assert legend(Chart("t", "x", "y", [line], [Mark(1, "m", "skip"), Mark(1, "m", "stop")])).index("stopped") > 0
+    assert '<i class="key dots"></i>b' in chart_macro("legend", Chart("c", "", "", "t", "y", [line, other]))
+    assert (
+        chart_macro("legend", Chart("c", "", "", "t", "y", [line], [Mark(1, "m", "skip"), Mark(1, "m", "stop")])).index(
+            "stopped"
+        )
+        > 0
+    )
 
 
 def test_the_chart_in_words_and_under_the_pointer():
@@ -178,11 +184,13 @@ def test_the_chart_in_words_and_under_the_pointer():
 
 def test_no_text_ends_an_attribute_or_an_element():
     evil = "\"'><script>é"
-    chart = Chart(evil, evil, evil, [Series(evil, DIAGONAL), Series("b", DIAGONAL)], [Mark(5.0, evil, "save")])
-    svg = line_chart(chart, evil)
+    chart = Chart(
+        evil, evil, evil, evil, evil, [Series(evil, DIAGONAL), Series("b", DIAGONAL)], [Mark(5.0, evil, "save")], evil
+    )
+    svg = chart_macro("svg", chart)
     root = ElementTree.fromstring(svg)
     assert root.find(".//script") is None
     assert root.attrib["aria-labelledby"] == f"{evil}-title {evil}-text"
     assert json.loads(root.attrib["data-chart"])["series"][0]["name"] == evil
-    assert "<script" not in legend(chart)
+    assert "<script" not in chart_macro("legend", chart)
     assert "é" in svg.split('data-chart="')[1].split('"')[0]

@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyllama.report.plots import MAX_POINTS, Chart, Mark, Series, legend, line_chart, smoothed, thin
+from tests.report.run_folder import chart_macro
+from tinyllama.report.plots import MAX_POINTS, Chart, Mark, Series, smoothed, thin
 
 finite = st.floats(-1e9, 1e9)
 
 
 def _chart(*series: Series, **changes) -> Chart:
-    return Chart("A title", "step", "loss", series, **changes)
+    return Chart("c", "A caption", "unit", "A title", "loss", series, **changes)
 
 
 def _data(svg: str) -> dict:
@@ -21,7 +22,7 @@ def _data(svg: str) -> dict:
 
 def test_a_chart_is_well_formed_and_carries_every_value():
     points = [(1.0, 4.125), (2.0, 3.0625), (10.0, 2.5)]
-    svg = line_chart(_chart(Series("training", points), Series("validation", [(10.0, 2.75)], "dots")), "c")
+    svg = chart_macro("svg", _chart(Series("training", points), Series("validation", [(10.0, 2.75)], "dots")))
     root = ElementTree.fromstring(svg)
     assert root.attrib["role"] == "img"
     assert root.attrib["aria-labelledby"] == "c-title c-text"
@@ -36,7 +37,7 @@ def test_a_chart_is_well_formed_and_carries_every_value():
 @given(st.lists(st.tuples(finite, finite), min_size=1, max_size=30), st.booleans())
 def test_points_stay_inside_the_chart(points, log_y: bool):
     points = sorted(points)
-    svg = line_chart(_chart(Series("s", points), log_y=log_y), "c")
+    svg = chart_macro("svg", _chart(Series("s", points), log_y=log_y))
     if log_y and all(y <= 0 for _, y in points):
         assert svg == ""
         return
@@ -47,16 +48,16 @@ def test_points_stay_inside_the_chart(points, log_y: bool):
 
 def test_missing_values_leave_no_trace():
     nan, inf = float("nan"), float("inf")
-    svg = line_chart(_chart(Series("s", [(1, nan), (2, 5.0), (3, inf), (4, 6.0)])), "c")
+    svg = chart_macro("svg", _chart(Series("s", [(1, nan), (2, 5.0), (3, inf), (4, 6.0)])))
     assert [point[2] for point in _data(svg)["series"][0]["points"]] == ["2", "4"]
     assert "nan" not in svg
     assert "inf" not in svg
-    assert line_chart(_chart(Series("s", [(1, nan)])), "c") == ""
-    assert line_chart(_chart(), "c") == ""
+    assert chart_macro("svg", _chart(Series("s", [(1, nan)]))) == ""
+    assert chart_macro("svg", _chart()) == ""
 
 
 def test_one_point_is_a_dot():
-    assert "<circle" in line_chart(_chart(Series("s", [(1, 1.0)])), "c")
+    assert "<circle" in chart_macro("svg", _chart(Series("s", [(1, 1.0)])))
 
 
 def test_marks_show_what_happened():
@@ -66,16 +67,16 @@ def test_marks_show_what_happened():
         Mark(99, "later", "save"),
     ]
     chart = _chart(Series("s", [(1, 1.0), (5, 2.0)]), marks=marks)
-    svg = line_chart(chart, "c")
+    svg = chart_macro("svg", chart)
     assert "resumed at step 2" in svg
     assert "checkpoint saved at step 3" in svg
     assert "later" not in svg  # outside the axis
-    assert "resumed" in legend(chart)
-    assert legend(_chart(Series("s", [(1, 1.0)]))) == ""
+    assert "resumed" in chart_macro("legend", chart)
+    assert chart_macro("legend", _chart(Series("s", [(1, 1.0)]))) == ""
 
 
 def test_hostile_names_are_escaped():
-    svg = line_chart(_chart(Series("</svg><script>x</script>", [(1, 1.0), (2, 2.0)])), "c")
+    svg = chart_macro("svg", _chart(Series("</svg><script>x</script>", [(1, 1.0), (2, 2.0)])))
     assert "<script" not in svg
     assert "</svg><script>x</script>" in unescape(svg)
 

@@ -12,7 +12,7 @@ from tinyllama.errors import InputError
 from tinyllama.report.run_report import write_report
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
-HOSTILE = "</script></style><script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u202e\x00\ud800"
+HOSTILE = "</script></style><script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u202e\x00\ud800{{ 7*7 }}{% raw %}"
 
 
 class _Page(HTMLParser):
@@ -115,9 +115,18 @@ def test_hostile_texts_are_only_text(tmp_path):
     recipe = "# </pre><script>alert(3)</script>\n[model]\ndim = 64\n"
     write(tmp_path, "recipe.toml", recipe)
     write_rows(tmp_path, "events.jsonl", [{"event": HOSTILE, "step": 3}, {"event": ["save"], "step": 3}])
+    score = {
+        "task": HOSTILE,
+        "metric": HOSTILE,
+        "value": 0.5,
+        "tokens": 10,
+        "ours": {"a": {"value": 1, "n": 1, "n_official": 1}},
+    }
+    write(tmp_path, "scorecard.json", {"rows": [score], "checkpoints": [score]})
     page = _written(tmp_path)
     read = _Page(page)
     assert page.count("<script") == 1
+    assert read.text.count("{{ 7*7 }}{% raw %}") > 5
     assert "alert(1)</script><img" in read.text  # shown as it is written
     assert {tag for tag, _ in read.elements} <= set(harmless)
     for _, attributes in read.elements:
@@ -145,7 +154,7 @@ def test_only_the_crawl_is_done(tmp_path):
 def test_training_has_not_finished(tmp_path):
     write_rows(tmp_path, "metrics.jsonl", [metrics_row(step) for step in range(1, 8)])
     read = _Page(_written(tmp_path))
-    assert "Training has not finished: step 7 is the last one recorded." in read.text
+    assert "Training has not finished: the last recorded step is 7." in read.text
     assert "svg" in [tag for tag, _ in read.elements]
 
 

@@ -4,9 +4,8 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
-from tinyllama.report.run_facts import read_run
+from tests.report.run_folder import section
 from tinyllama.report.run_report import write_report
-from tinyllama.report.score_curves import score_curves
 
 CARD = {
     "rows": [
@@ -40,11 +39,11 @@ def run_with(folder: Path, card: object) -> Path:
 
 
 def test_scores_stand_beside_published_ones(tmp_path: Path):
-    drawn = score_curves(read_run(run_with(tmp_path, CARD)))
+    drawn = section(run_with(tmp_path, CARD), "standard-tasks")
     assert "0.55 ± 0.035" in drawn
     assert "200 of 1,838" in drawn
     assert drawn.count("<figure>") == 1  # hellaswag has no score of this run
-    chart = drawn.split('data-chart="')[1].split('"')[0].replace("&quot;", '"')
+    chart = drawn.split('data-chart="')[1].split('"')[0].replace("&#34;", '"')
     assert "TinyLlama" in chart
     assert "this run" in chart
     assert "Standard tasks" in write_report(tmp_path).read_text()
@@ -56,14 +55,14 @@ def test_a_damaged_card_is_no_card(tmp_path: Path):
         {"rows": 3, "checkpoints": [1, None], "published_curve": "x"},
         {"rows": [{"ours": {"a": {"value": "x"}}}]},
     ):
-        score_curves(read_run(run_with(tmp_path, card)))
+        section(run_with(tmp_path, card), "standard-tasks")
     evil = {"rows": [{"task": "<script>", "metric": "acc", "ours": {"a": {"value": 1, "n": 1, "n_official": 1}}}]}
-    assert "<script>" not in score_curves(read_run(run_with(tmp_path, evil)))
+    assert "<script>" not in section(run_with(tmp_path, evil), "standard-tasks")
 
 
 def charts_of(folder: Path, card: object) -> dict[str, dict[str, list[list[Any]]]]:
     """By the chart's title, by series: [x in words, y in words] of its points."""
-    page = score_curves(read_run(run_with(folder, card)))
+    page = section(run_with(folder, card), "standard-tasks")
     found = {}
     for title, data in re.findall(r'data-chart="(.*?)".*?<title.*?>(.*?)</title>', page):
         series = json.loads(unescape(title))["series"]
@@ -107,7 +106,7 @@ def test_points_stand_by_powers_of_ten_of_their_tokens(tmp_path: Path):
 
 def test_tasks_measured_in_training_have_their_first_metric(tmp_path: Path):
     assert charts_of(tmp_path, {}) == {"piqa, acc_norm": {"this run": [["4", "50.0%"]]}}
-    page = score_curves(read_run(tmp_path))
+    page = section(tmp_path, "standard-tasks")
     assert "in the same metric, zero-shot." in page
     assert 'viewBox="0 0 440 240"' in page
     rows = [
@@ -115,7 +114,7 @@ def test_tasks_measured_in_training_have_their_first_metric(tmp_path: Path):
         {"step": 2, "tokens": 10, "tasks": {"a": {}, "b": {"acc": None}}},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert score_curves(read_run(tmp_path)) == ""
+    assert section(tmp_path, "standard-tasks") == ""
 
 
 def test_at_most_twelve_tasks_are_drawn(tmp_path: Path):
@@ -132,18 +131,18 @@ def test_the_table_of_scores(tmp_path: Path):
     }
     card = {"rows": [row("a", value="x"), row("b", n=None), row("c", n_official=None), row("d"), two]}
     card["rows"].append(row("e", stderr=0.0123456, n=2000))
-    page = score_curves(read_run(run_with(tmp_path, card)))
+    page = section(run_with(tmp_path, card), "standard-tasks")
     found = [re.findall("<td>(.*?)</td>", part) for part in re.findall("<tr>(.*?)</tr>", page)]
     assert found[1:] == [
         ["d", "acc", "0.1235", "1,000 of 2,000"], ["two", "acc", "0.5", "1"], ["two", "acc", "2", "3"],
         ["e", "acc", "0.1235 ± 0.01235", "2,000"],
     ]  # fmt: skip
-    page = score_curves(read_run(run_with(tmp_path, {"rows": [row(f"t{number}") for number in range(81)]})))
+    page = section(run_with(tmp_path, {"rows": [row(f"t{number}") for number in range(81)]}), "standard-tasks")
     assert page.count("<tr><td>") == 80
 
 
 def test_a_tasks_name_cannot_leave_its_place(tmp_path: Path):
     evil = "\"'><img src=x>"
-    page = score_curves(read_run(run_with(tmp_path, {"checkpoints": [scored(evil, 0.5, 10, evil)]})))
+    page = section(run_with(tmp_path, {"checkpoints": [scored(evil, 0.5, 10, evil)]}), "standard-tasks")
     assert "<img" not in page
-    assert page.count("&quot;&#x27;&gt;&lt;img src=x&gt;") >= 4
+    assert page.count("&#34;&#39;&gt;&lt;img src=x&gt;") >= 4

@@ -51,7 +51,7 @@ def test_recipes(override: str, message: str, tmp_path: Path):
 
 def test_recipe_files(tmp_path: Path):
     assert "no such file" in fails("run", tmp_path / "none.toml")
-    assert "did you mean small-120m" in fails("run", "small-12m")
+    assert "Did you mean small-120m" in fails("run", "small-12m")
     broken = tmp_path / "broken.toml"
     broken.write_text("[train\nsteps = 1")
     assert f"{broken}: not valid TOML" in fails("run", broken)

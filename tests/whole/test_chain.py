@@ -99,7 +99,7 @@ def test_what_training_rests_on_is_not_made_anew(finished):
     done = tinyllama("run", recipe, "--run-dir", run_dir, "clean.min_words=80")
     assert done.returncode == 2
     assert "crawl: already done" in done.stderr
-    assert "clean: made with another recipe (min_words: 50 -> 80)" in done.stderr.replace("\n", " ")
+    assert "clean: made with other settings (min_words: 50 -> 80)" in done.stderr.replace("\n", " ")
     assert {path: files.sha256_file(path) for path in before} == before
 
 
@@ -109,7 +109,11 @@ def test_a_changed_rule_is_seen_from_its_phase_on(finished, tmp_path):
     shutil.rmtree(copy / "checkpoints")
     done = tinyllama("run", recipe, "--run-dir", copy, "clean.min_words=80")
     assert done.returncode == 0, done.stderr
-    for words in ("crawl: already done", "clean: made anew, min_words: 50 -> 80", "tokenizer: made anew"):
+    for words in (
+        "crawl: already done",
+        "clean: re-running because of a change (min_words: 50 -> 80)",
+        "tokenizer: re-running",
+    ):
         assert words in done.stderr.replace("\n", " ")
 
 

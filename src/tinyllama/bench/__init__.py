@@ -1,4 +1,4 @@
-"""Speed of training and decoding on this device, beside the device's own limits.
+"""Measures the speed of training and decoding on this device, and the limits of the device.
 
 bench_command: command-line entry point of `tinyllama bench`
 bench_options: options of `bench` and their defaults by device and preset

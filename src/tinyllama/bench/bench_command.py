@@ -1,4 +1,4 @@
-"""`tinyllama bench` as the command line has it."""
+"""The command `bench`."""
 
 import json
 from typing import Annotated
@@ -7,38 +7,38 @@ import typer
 
 from tinyllama.bench.bench_options import BenchOptions, Compile, Device, Precision, Recompute
 
-LARGEST = 2**20  # of any count: the product of all is a number of bytes that can be refused
+LARGEST = 2**20  # of any count, so that a request too large fails with a message about memory
 
 
 def bench(
-    preset: Annotated[str | None, typer.Option(help="Network; default tinyllama-1.1b on a GPU, else tiny-2m.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Model; default tinyllama-1.1b on a GPU, else tiny-2m.")] = None,
     precision: Annotated[
-        Precision | None, typer.Option(help="Number format of matrix products; default bf16 on a GPU, else fp32.")
+        Precision | None, typer.Option(help="Number format of matmuls; default bf16 on a GPU, else fp32.")
     ] = None,
     micro_batch_size: Annotated[
         int | None,
         typer.Option(
-            help="Sequences computed at once; default 16 for tinyllama-1.1b on a GPU, else 8.", min=1, max=LARGEST
+            help="Sequences per micro-batch; default 16 for tinyllama-1.1b on a GPU, else 8.", min=1, max=LARGEST
         ),
     ] = None,
-    accumulate: Annotated[int, typer.Option(help="Micro-batches of one step.", min=1, max=LARGEST)] = 1,
+    accumulate: Annotated[int, typer.Option(help="Micro-batches per step.", min=1, max=LARGEST)] = 1,
     seq_len: Annotated[
-        int | None, typer.Option(help="Tokens of a sequence; default the preset's.", min=2, max=LARGEST)
+        int | None, typer.Option(help="Tokens per sequence; default the preset's.", min=2, max=LARGEST)
     ] = None,
-    steps: Annotated[int, typer.Option(help="Timed steps, after 4 that warm up.", min=1, max=LARGEST)] = 10,
-    recompute: Annotated[Recompute, typer.Option(help="What the backward pass computes again.")] = "none",
-    device: Annotated[Device, typer.Option(help="auto: a GPU if there is one.")] = "auto",
+    steps: Annotated[int, typer.Option(help="Timed steps, after 4 warm-up steps.", min=1, max=LARGEST)] = 10,
+    recompute: Annotated[Recompute, typer.Option(help="What the backward pass recomputes.")] = "none",
+    device: Annotated[Device, typer.Option(help="auto: a GPU if available.")] = "auto",
     compile_layers: Annotated[Compile, typer.Option("--compile", help="torch.compile; auto: on a GPU.")] = "auto",
-    decode: Annotated[bool, typer.Option(help="Time decoding too, one sequence.")] = True,
-    profile: Annotated[bool, typer.Option(help="Say what a step's time goes to, by kind of kernel.")] = True,
-    memory_limit_gb: Annotated[float | None, typer.Option(help="Cap of PyTorch's GPU memory, in 1e9 bytes.")] = None,
+    decode: Annotated[bool, typer.Option(help="Also time decoding of one sequence.")] = True,
+    profile: Annotated[bool, typer.Option(help="Show the time of a step by kind of kernel.")] = True,
+    memory_limit_gb: Annotated[float | None, typer.Option(help="Limit of PyTorch's GPU memory, in 1e9 bytes.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")] = False,
 ) -> None:
-    """Speed of training and decoding on this device, on random tokens, beside the device's own ceilings.
+    """Measure the speed of training and decoding on random tokens, and the limits of the device.
 
-    Model FLOPs utilization is model FLOPs a second over the data sheet's peak for the precision (for a device without a
-    known one: the best product measured). FLOPs a token: mfu_palm counts 6N + 12·L·D·T, mfu_causal 6N + 6·L·D·T. N:
-    matmul parameters, the head included, the input embedding not; L layers, D width of attention, T sequence length.
+    Model FLOPs utilization (MFU) is model FLOPs per second over the data sheet's peak for the precision, or, for an unknown
+    device, over the fastest matmul measured. FLOPs per token: mfu_palm counts 6N + 12·L·D·T, mfu_causal 6N + 6·L·D·T. N:
+    matmul parameters with the head, without the input embedding; L layers, D width of attention, T sequence length.
 
     Example: tinyllama bench --preset tinyllama-1.1b --micro-batch-size 8 --recompute selective
     """

@@ -1,4 +1,4 @@
-"""What `bench` is asked to measure. No torch: `--help` reads it."""
+"""Options of `bench` and their defaults. Does not import torch, because `--help` reads it."""
 
 import difflib
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ Recompute = Literal["none", "selective", "full"]
 Device = Literal["auto", "cpu", "cuda"]
 Compile = Literal["auto", "on", "off"]
 
-WARM_UP_STEPS = 4  # the first one compiles
+WARM_UP_STEPS = 4  # the first step compiles
 SEED = 1
 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """The command's options; None: a default that depends on the device and the preset."""
+    """The command's options; None: the default for the device and the preset."""
 
     preset: str | None = None
     precision: Precision | None = None
     micro_batch_size: int | None = None
-    accumulate: int = 1  # micro-batches of a step
+    accumulate: int = 1  # micro-batches per step
     seq_len: int | None = None
-    steps: int = 10  # timed ones
+    steps: int = 10  # timed steps
     recompute: Recompute = "none"
     device: Device = "auto"
     compile: Compile = "auto"
@@ -37,7 +37,7 @@ class BenchOptions:
 
 @dataclass(frozen=True)
 class Workload:
-    """The options with every default filled in: the network, and how it is trained."""
+    """The options with all defaults filled in."""
 
     preset: str
     model: LlamaConfig
@@ -54,7 +54,7 @@ def resolve(options: BenchOptions, device_type: str) -> Workload:
         meant = f"did you mean {near[0]}? " if near else ""
         raise RecipeError(f"preset: unknown {name!r}; {meant}known: {', '.join(PRESETS)}")
     if options.memory_limit_gb is not None and not on_gpu:
-        raise RecipeError(f"memory_limit_gb: {options.memory_limit_gb:g} limits a GPU; leave it out on a CPU")
+        raise RecipeError(f"memory_limit_gb: {options.memory_limit_gb:g} limits a GPU; remove it on a CPU")
     model = PRESETS[name]
     micro_batch_size = options.micro_batch_size or (16 if on_gpu and name == "tinyllama-1.1b" else 8)
     seq_len = options.seq_len or model.seq_len

@@ -1,4 +1,4 @@
-"""The figures of a bench as people read them: plain text tables."""
+"""The result of a bench as plain-text tables."""
 
 import io
 from typing import Any
@@ -10,7 +10,7 @@ from rich.table import Table
 def render(result: dict[str, Any]) -> str:
     """The result of `run_bench` as tables."""
     console = Console(width=110, file=io.StringIO(), record=True, color_system=None, legacy_windows=False)
-    console.print(_figures(result))
+    console.print(_main_table(result))
     console.print(_memory(result["memory"]))
     console.print(_ceilings(result["ceilings"], result["shares"]))
     if result["kernel_classes"]:
@@ -18,14 +18,14 @@ def render(result: dict[str, Any]) -> str:
     return "\n".join(line.rstrip() for line in console.export_text().splitlines())
 
 
-def _figures(result: dict[str, Any]) -> Table:
+def _main_table(result: dict[str, Any]) -> Table:
     table = _table(f"{result['preset']} on {result['device']}", "", "")
     micro_batches = f"{result['micro_batches_per_step']} x {result['micro_batch_size']} sequences"
     rows = {
         "parameters": f"{result['parameters']:,}",
         "step": f"{micro_batches} of {result['seq_len']:,} tokens",
         "uses": result["uses"],
-        "tokens a second": f"{result['tokens_per_second']:,.0f}",
+        "tokens per second": f"{result['tokens_per_second']:,.0f}",
         "step time": f"{result['step_ms']:,.1f} ms ({result['step_ms_min']:,.1f} to {result['step_ms_max']:,.1f}, "
         f"{result['steps']} steps)",
         "MFU": f"{result['mfu_causal']:.1%} causal, {result['mfu_palm']:.1%} palm, of {result['peak_flops'] / 1e12:,.2f} "
@@ -37,7 +37,7 @@ def _figures(result: dict[str, Any]) -> Table:
     decode = result["decode"]
     if decode:
         rows["decoding"] = (
-            f"{decode['tokens_per_second']:,.0f} tokens/s of one sequence, {decode['step_us']:,.0f} us a token, "
+            f"{decode['tokens_per_second']:,.0f} tokens/s for one sequence, {decode['step_us']:,.0f} us per token, "
             f"{decode['dtype']}"
         )
     for row in rows.items():
@@ -52,11 +52,15 @@ def _memory(parts: dict[str, int]) -> str:
 
 
 def _ceilings(ceilings: dict[str, float | None], shares: dict[str, float | None]) -> Table:
-    table = _table("What the device can do (measured)", "", "", "model FLOPs are")
+    table = _table("Limits of the device (measured)", "", "", "model FLOPs")
     for name, rate in ceilings.items():
         unit = "TB/s" if "bytes" in name else "TFLOP/s"
         share = shares.get(f"of_{name.replace('_flops', '')}")
-        label = "copy, read and written" if "bytes" in name else name.replace("_flops_", ", ").replace("_", " ")
+        label = (
+            "copy, read and written"
+            if "bytes" in name
+            else name.replace("product", "matmul").replace("_flops_", ", ").replace("_", " ")
+        )
         shown = "not measured" if rate is None else f"{rate / 1e12:,.3f} {unit}"
         table.add_row(label, shown, "" if share is None else f"{share:.1%}")
     return table
@@ -66,12 +70,8 @@ def _kernels(rows: list[dict[str, Any]], step_ms: float) -> Table:
     table = _table(f"One step by kind of kernel ({step_ms:,.1f} ms under the profiler)", "", "ms", "share", "launches")
     for row in rows:
         if row["ms"] > 0:
-            table.add_row(
-                row["class"],
-                f"{row['ms']:,.2f}",
-                f"{row['share']:.1%}",
-                f"{row['launches']:,}" if row["launches"] else "",
-            )
+            launches = f"{row['launches']:,}" if row["launches"] else ""
+            table.add_row(row["class"], f"{row['ms']:,.2f}", f"{row['share']:.1%}", launches)
     return table
 
 

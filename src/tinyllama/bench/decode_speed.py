@@ -1,4 +1,4 @@
-"""How fast one sequence goes on, with random weights: speed does not depend on them."""
+"""Speed of decoding one sequence, with random weights: speed does not depend on them."""
 
 import statistics
 import time
@@ -13,15 +13,15 @@ from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
 
 PROMPT_TOKENS, NEW_TOKENS = 128, 64  # fewer where the context is shorter
-CALLS, WARM_UP_CALLS = 5, 2  # compiled, then recorded
+CALLS, WARM_UP_CALLS = 5, 2  # the warm-up compiles, then records CUDA graphs
 
 
 def decode_speed(config: LlamaConfig, device: torch.device, seed: int) -> dict[str, Any]:
     """Medians of whole calls, greedy, in bf16 on a GPU and fp32 on a CPU.
 
-    `tokens_per_second` counts the reading of the prompt in; `step_us` is from one token to the next.
+    `tokens_per_second` includes the prefill; `step_us` is the time from one token to the next.
     """
-    model = random_network(config, device, torch.bfloat16 if device.type == "cuda" else torch.float32, seed)
+    model = random_model(config, device, torch.bfloat16 if device.type == "cuda" else torch.float32, seed)
     prompt_tokens = max(1, min(PROMPT_TOKENS, config.seq_len * 2 // 3))
     new_tokens = min(NEW_TOKENS, config.seq_len - prompt_tokens)
     prompt = torch.randint(config.vocab_size, (prompt_tokens,), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -38,8 +38,8 @@ def decode_speed(config: LlamaConfig, device: torch.device, seed: int) -> dict[s
     }
 
 
-def random_network(config: LlamaConfig, device: torch.device, dtype: torch.dtype, seed: int) -> Llama:
-    """A network of this shape, made where it will be, never in fp32 first."""
+def random_model(config: LlamaConfig, device: torch.device, dtype: torch.dtype, seed: int) -> Llama:
+    """A model with random weights, allocated directly on the device in `dtype`."""
     with torch.device("meta"):
         model = Llama(config)
     model = model.to(dtype).to_empty(device=device).eval().requires_grad_(False)
@@ -48,6 +48,6 @@ def random_network(config: LlamaConfig, device: torch.device, dtype: torch.dtype
 
 
 def seconds_to_each_token(decoder: Decoder, prompt: list[int], choice: GenerateConfig) -> list[float]:
-    """Seconds from the start of a call to when each new token was on the host."""
+    """Seconds from the start of a call until each new token reaches the host."""
     started = time.perf_counter()
     return [time.perf_counter() - started for _ in decoder.new_tokens([prompt], choice)]

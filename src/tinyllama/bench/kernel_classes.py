@@ -1,16 +1,13 @@
-"""What kind of work a kernel does, told by its name; and a step's time by kind.
-
-Names are those of CUDA kernels, and on a CPU those of PyTorch's operations.
-"""
+"""Classifies kernels by name and sums a step's time by class. Names are of CUDA kernels, on a CPU of PyTorch operations."""
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-# The first pattern that is found in a name decides; upper and lower case are the same. Inductor's names list what was fused
-# (triton_poi_fused_mm_silu_0 is no product), so they come first; libraries of attention kernels are built from CUTLASS
-# (`cutlass::bfloat16_t` in their arguments), so attention comes before products.
+# The first matching pattern decides, ignoring case. Inductor's names list what was fused (triton_poi_fused_mm_silu_0 is no
+# matmul), so they come first; attention kernels contain CUTLASS types (`cutlass::bfloat16_t`), so attention comes before
+# matmuls.
 PATTERNS: tuple[tuple[str, str], ...] = (
     ("attention", r"^triton_tem\w*attention"),
     ("product", r"^triton_(tem|mm|bmm|addmm)_"),
@@ -43,7 +40,7 @@ _COMPILED = tuple((name, re.compile(pattern, re.IGNORECASE)) for name, pattern i
 
 @dataclass(frozen=True)
 class KernelTime:
-    """All launches of one kernel in one step."""
+    """Milliseconds and launches of one kernel per step."""
 
     name: str
     ms: float
@@ -56,7 +53,7 @@ def kernel_class(name: str) -> str:
 
 
 def class_table(kernels: Iterable[KernelTime], idle_ms: float) -> list[dict[str, Any]]:
-    """A row for each class and one for idle time: milliseconds and launches of a step, and the share of all rows' time."""
+    """A row for each class and one for idle time: milliseconds, share and launches per step."""
     ms, launches = dict.fromkeys(CLASSES, 0.0), dict.fromkeys(CLASSES, 0.0)
     for kernel in kernels:
         name = kernel_class(kernel.name)
@@ -71,7 +68,7 @@ def class_table(kernels: Iterable[KernelTime], idle_ms: float) -> list[dict[str,
 
 
 def top_kernels(kernels: Iterable[KernelTime]) -> list[dict[str, Any]]:
-    """The kernels that take longest in a step, the longest first."""
+    """The kernels with the most time per step, the longest first."""
     largest = sorted(kernels, key=lambda kernel: kernel.ms, reverse=True)[:TOP_KERNELS]
     return [
         {

@@ -1,4 +1,4 @@
-"""A few steps under PyTorch's profiler: which kernels ran, how long, and how long none did."""
+"""Profiles a few steps with PyTorch's profiler: the time of each kernel, and idle time."""
 
 import json
 import os
@@ -14,20 +14,20 @@ from torch.profiler import ProfilerActivity, profile
 
 from tinyllama.bench.kernel_classes import KernelTime, class_table, top_kernels
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # Kineto tells of each start and stop on stderr otherwise
-DEVICE_CATEGORIES = {"kernel", "gpu_memcpy", "gpu_memset"}  # of events in Chrome's trace format, as Kineto writes it
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # otherwise Kineto logs each start and stop on stderr
+DEVICE_CATEGORIES = {"kernel", "gpu_memcpy", "gpu_memset"}  # of events in the Chrome trace that Kineto writes
 
 
 def profile_steps(run_step: Callable[[], Any], n_steps: int, device: torch.device) -> dict[str, Any]:
-    """`kernel_classes`, `top_kernels` and `profiled_step_ms` of steps that follow one another without a pause.
+    """`kernel_classes`, `top_kernels` and `profiled_step_ms` of consecutive steps.
 
-    On a GPU idle is the time between the first kernel's begin and the last one's end in which none ran. On a CPU kernels
-    are PyTorch's operations, each without those inside it, and idle is the rest: Python, mostly.
+    On a GPU, idle is the time without a running kernel between the first kernel's start and the last one's end. On a CPU,
+    kernels are PyTorch operations without nested ones, and idle is the rest, mostly Python.
     """
     measure = _gpu_kernels if device.type == "cuda" else _cpu_operations
     kernels, step_ms, idle_ms = measure(run_step, n_steps)
     if not kernels:
-        raise RuntimeError("the profiler saw no kernel")
+        raise RuntimeError("the profiler recorded no kernel")
     return {
         "kernel_classes": class_table(kernels, idle_ms),
         "top_kernels": top_kernels(kernels),
@@ -36,7 +36,7 @@ def profile_steps(run_step: Callable[[], Any], n_steps: int, device: torch.devic
 
 
 def _gpu_kernels(run_step: Callable[[], Any], n_steps: int) -> tuple[list[KernelTime], float, float]:
-    for repeats in (1, n_steps):  # the first time starts the tracer, which takes seconds of its own
+    for repeats in (1, n_steps):  # the first time starts the tracer, which takes seconds
         torch.cuda.synchronize()
         with profile(activities=[ProfilerActivity.CUDA]) as traced:
             for _ in range(repeats):
@@ -50,7 +50,7 @@ def _gpu_kernels(run_step: Callable[[], Any], n_steps: int) -> tuple[list[Kernel
 
 
 def kernels_of_trace(events: Iterable[dict[str, Any]], n_steps: int) -> tuple[list[KernelTime], float, float]:
-    """Each kernel's time in a step, a step's milliseconds, and those of them in which no kernel ran."""
+    """Time of each kernel per step, milliseconds per step, and milliseconds per step without a kernel."""
     found = [event for event in events if event.get("ph") == "X" and event.get("cat") in DEVICE_CATEGORIES]
     if not found:
         return [], 0.0, 0.0
@@ -64,7 +64,7 @@ def kernels_of_trace(events: Iterable[dict[str, Any]], n_steps: int) -> tuple[li
 
 
 def covered(spans: list[tuple[float, float]]) -> float:
-    """Length of the union of spans (begin, end) that are sorted by begin."""
+    """Length of the union of spans (begin, end), sorted by begin."""
     total, reached = 0.0, float("-inf")
     for begin, end in spans:
         total += max(0.0, end - max(begin, reached))

@@ -1,4 +1,4 @@
-"""`tinyllama bench`: training, decoding and the device's ceilings, in this order, as one set of figures."""
+"""Runs `tinyllama bench`: training, decoding and the limits of the device, in this order."""
 
 import gc
 from collections.abc import Iterator
@@ -21,10 +21,10 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 def run_bench(options: BenchOptions) -> dict[str, Any]:
-    """What `bench --json` prints.
+    """The object that `bench --json` prints.
 
-    Raises RecipeError for what does not exist or the device cannot do, and when training does not fit its memory. What
-    fails beside training is a warning, and None.
+    Raises RecipeError for options that do not exist or that the device does not support, and when training does not fit the
+    memory. Any other measurement that fails is None, with a warning.
     """
     device = choose_device(options.device)
     work = resolve(options, device.type)
@@ -35,7 +35,7 @@ def run_bench(options: BenchOptions) -> dict[str, Any]:
         free_memory(device)
         decode = attempt("decoding", lambda: _decode(work, device)) if options.decode else None
         free_memory(device)
-    log.info("bench: what the device can do, a copy and large products")
+    log.info("bench: measuring the device with a copy and large matmuls")
     precision = work.train.precision
     ceilings = measure_ceilings(device, FORMATS[precision].compute or torch.float32, precision == "fp8")
     flops = work.model.flops_per_token("causal", work.train.seq_len) * training["tokens_per_second"]
@@ -82,7 +82,7 @@ def _utilization(work: Workload, device: torch.device, tokens_per_second: float)
 
 
 def shares(flops: float, ceilings: dict[str, float | None]) -> dict[str, float | None]:
-    """Model FLOPs a second over each of the measured product rates: `of_product_burst` and so on."""
+    """Model FLOPs per second over each measured matmul rate: `of_product_burst` and so on."""
     return {
         f"of_{name.replace('_flops', '')}": None if rate is None else flops / rate
         for name, rate in ceilings.items()
@@ -91,7 +91,7 @@ def shares(flops: float, ceilings: dict[str, float | None]) -> dict[str, float |
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name by its driver; a CPU with the threads in use."""
+    """The GPU's name; for a CPU the number of threads in use."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 
@@ -105,7 +105,7 @@ def triton_version() -> str | None:
 
 
 def free_memory(device: torch.device) -> None:
-    """Free what is no longer used, cycles too, so that the next part starts from an empty device."""
+    """Free unused memory, reference cycles included, before the next measurement."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -116,16 +116,14 @@ def free_memory(device: torch.device) -> None:
 
 @contextmanager
 def memory_limit(limit_gb: float | None, device: torch.device) -> Iterator[None]:
-    """PyTorch's allocator gets no more than so many 1e9 bytes of the GPU."""
+    """Limit PyTorch's allocator to this many 1e9 bytes of the GPU."""
     if limit_gb is None:
         yield
         return
     total = torch.cuda.get_device_properties(device).total_memory
     if not 0 < limit_gb * 1e9 <= total:
         raise RecipeError(f"memory_limit_gb: {limit_gb:g} is not above 0 and at most the GPU's {total / 1e9:.1f}")
-    torch.cuda.set_per_process_memory_fraction(
-        limit_gb * 1e9 / total
-    )  # of the current device; one without a number is refused
+    torch.cuda.set_per_process_memory_fraction(limit_gb * 1e9 / total)  # of the current device
     try:
         yield
     finally:
@@ -134,26 +132,26 @@ def memory_limit(limit_gb: float | None, device: torch.device) -> Iterator[None]
 
 @contextmanager
 def out_of_memory_in_words(work: Workload, limit_gb: float | None) -> Iterator[None]:
-    """Raises RecipeError in place of the many errors that say that memory ran out."""
+    """Turn any out-of-memory error into a RecipeError that says what would need less."""
     try:
         yield
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        mends = ["a smaller --micro-batch-size (more --accumulate)"] if work.train.micro_batch_size > 1 else []
-        mends += {"none": ["--recompute selective or full"], "selective": ["--recompute full"], "full": []}[
+        advice = ["a smaller --micro-batch-size (more --accumulate)"] if work.train.micro_batch_size > 1 else []
+        advice += {"none": ["--recompute selective or full"], "selective": ["--recompute full"], "full": []}[
             work.train.recompute
         ]
-        mends += ["a shorter --seq-len or a smaller --preset"] if len(mends) < 2 else []
+        advice += ["a shorter --seq-len or a smaller --preset"] if len(advice) < 2 else []
         limit = "" if limit_gb is None else f" of {limit_gb:g} GB"
         raise RecipeError(
             f"micro_batch_size: {work.train.micro_batch_size} sequences of {work.train.seq_len:,} tokens with recompute "
-            f"'{work.train.recompute}' do not fit the memory{limit}; {', or '.join(mends)} would need less"
+            f"'{work.train.recompute}' do not fit in memory{limit}; {', or '.join(advice)} would need less"
         ) from None
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether this error, or what led to it, is that memory ran out: a compiler or a library may have wrapped it."""
+    """Whether this error or its cause is out of memory; a compiler or a library may have wrapped it."""
     while error is not None:
         if isinstance(error, torch.OutOfMemoryError | MemoryError):
             return True

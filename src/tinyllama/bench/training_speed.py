@@ -1,4 +1,4 @@
-"""Steps of training on random tokens, timed as the trainer takes them, and the memory that they hold."""
+"""Times training steps on random tokens and measures their memory."""
 
 import math
 import statistics
@@ -27,9 +27,9 @@ LR = 1e-4
 
 
 def measure_training(work: Workload, device: torch.device, with_profile: bool) -> dict[str, Any]:
-    """Time steps on the device; the tensors are gone when it returns.
+    """Time training steps on the device.
 
-    Every step sees the same random tokens, so that its loss falls where updates do what they should.
+    Every step has the same random tokens, so that the loss falls when updates are right.
     """
     train = work.train
     if device.type == "cuda":
@@ -40,14 +40,14 @@ def measure_training(work: Workload, device: torch.device, with_profile: bool) -
     micro_batches = random_batches(work.model.vocab_size, train, device)
     update = partial(train_step, state, micro_batches, train, lr=LR)
 
-    compiling = ", which compiles the layer" if state.is_compiled else ""
+    compiling = " and compilation" if state.is_compiled else ""
     log.info(f"bench: {state.describe(train)}")
-    log.info(f"bench: the first step{compiling}")
+    log.info(f"bench: first step{compiling}")
     with gradient_bytes(state.gradients) as gradients_seen:
         started = time.perf_counter()
         first_loss = update(step=0).loss.item()  # waits for the device
         first_step_seconds = time.perf_counter() - started
-    log.info(f"bench: {WARM_UP_STEPS - 1} more steps to warm up, then {work.timed_steps} timed ones")
+    log.info(f"bench: {WARM_UP_STEPS - 1} more warm-up steps, then {work.timed_steps} timed steps")
     with gc_paused():
         rows = timed_steps(update, range(1, train.steps), device)[WARM_UP_STEPS - 1 :]
     seconds = [row[1] for row in rows]
@@ -73,7 +73,7 @@ def measure_training(work: Workload, device: torch.device, with_profile: bool) -
 
 
 def timed_steps(update: "partial[StepResult]", steps: range, device: torch.device) -> list[tuple[list[float], float]]:
-    """Loss and whether it was called off of each step, and its seconds; a step is read while the next is under way."""
+    """[loss, whether it was skipped] and seconds of each step; a step's values are read while the next step runs."""
     rows: list[tuple[list[float], float]] = []
     pending: StepTiming | None = None
     clock = StepClock(device)
@@ -101,7 +101,7 @@ def random_batches(vocab_size: int, train: BatchConfig, device: torch.device) ->
 
 @torch.no_grad()
 def fill_random(model: nn.Module, seed: int) -> None:
-    """Norms 1, matrices normal of variance 2 / (5 fan_in), drawn where they lie: fast, and no device equals another."""
+    """Norms 1, matrices normal with variance 2 / (5 fan_in), drawn on the device: fast, but not equal across devices."""
     generator: torch.Generator | None = None
     for parameter in model.parameters():
         generator = generator or torch.Generator(parameter.device).manual_seed(seed)
@@ -112,7 +112,7 @@ def fill_random(model: nn.Module, seed: int) -> None:
 
 
 def memory_parts(state: TrainState, gradients: int, peak: int) -> dict[str, int]:
-    """Bytes of what training holds, and what is left of the peak. On a CPU the peak is the whole process's."""
+    """Bytes by category, and the rest of the peak. On a CPU the peak is that of the whole process."""
     packed = state.network.packed
     parts = {
         "weights": sum(parameter.master.nbytes for parameter in packed),
@@ -125,7 +125,7 @@ def memory_parts(state: TrainState, gradients: int, peak: int) -> dict[str, int]
 
 @contextmanager
 def gradient_bytes(gradients: Gradients) -> Iterator[list[int]]:
-    """A list that gets the bytes of the gradients' sums whenever an update lets go of them."""
+    """A list to which the bytes of the accumulated gradients are appended whenever an update clears them."""
     seen: list[int] = []
 
     def clear() -> None:
@@ -140,5 +140,5 @@ def gradient_bytes(gradients: Gradients) -> Iterator[list[int]]:
 
 
 def finite(value: float) -> float | None:
-    """None for what JSON cannot say."""
+    """The value, or None where JSON has no number for it."""
     return value if math.isfinite(value) else None

@@ -1,6 +1,6 @@
-"""The command line. Each command is thin: it reads options, calls a part, prints the result.
+"""The command line. Each command reads its options, calls a phase or a function, and prints the result.
 
-People read progress on stderr and the result on stdout; with `--json` stdout is exactly one JSON object.
+Progress goes to stderr and the result to stdout; with `--json` stdout is exactly one JSON object.
 """
 
 import json
@@ -18,10 +18,10 @@ from tinyllama.commands.drill_command import drill
 from tinyllama.commands.evaluate_commands import evaluate, scorecard
 from tinyllama.commands.options import (
     AllowChange,
+    Dtype,
     Inputs,
     Json,
     Model,
-    NumberFormat,
     OtherRecipe,
     Out,
     Overrides,
@@ -43,7 +43,7 @@ from tinyllama.phase_runner import cpu_seconds, run_phase
 
 app = typer.Typer(
     name="tinyllama",
-    help="Pre-train a small language model from nothing: crawl, clean, tokenize, train, evaluate, export.",
+    help="Pre-train a small language model from scratch: crawl, clean, tokenize, train, evaluate, export.",
     epilog="Start with: tinyllama quickstart",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -67,7 +67,7 @@ app.command()(plan)
 def quickstart(
     run_dir: Annotated[Path, typer.Option("--run-dir")] = Path("runs/quickstart"), as_json: Json = False
 ) -> None:
-    """Every phase on real text, on a CPU, in minutes: from a web site to generated text.
+    """Run every phase on real text, on a CPU, in minutes: from a web site to generated text.
 
     Example: tinyllama quickstart --run-dir runs/first
     """
@@ -82,7 +82,7 @@ def run(
     allow_change: AllowChange = None,
     as_json: Json = False,
 ) -> None:
-    """Every phase of a recipe, skipping finished ones.
+    """Run every phase of a recipe, skipping finished ones.
 
     Example: tinyllama run small-120m 'sources.paths=["~/texts"]' train.steps=2000
     """
@@ -110,17 +110,19 @@ def _run_all(name: str, run_dir: Path, overrides: list[str], as_json: bool, allo
 
 @app.command()
 def crawl(
-    urls: Annotated[list[str], typer.Argument(metavar="URL...", help="Seeds; and KEY=VALUE of the recipe.")],
+    urls: Annotated[list[str], typer.Argument(metavar="URL...", help="Start URLs; and KEY=VALUE of the recipe.")],
     out: Out,
-    max_pages: Annotated[int | None, typer.Option(help="Stop after so many stored pages; 0: no limit.", min=0)] = None,
+    max_pages: Annotated[
+        int | None, typer.Option(help="Stop after this many stored pages; 0: no limit.", min=0)
+    ] = None,
     allow_private: Annotated[list[str] | None, typer.Option(help="HOST:PORT of a private address to allow.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be fetched; read robots.txt only.")
+        bool, typer.Option("--dry-run", help="List what would be fetched; read only robots.txt.")
     ] = False,
     recipe: OtherRecipe = None,
     as_json: Json = False,
 ) -> None:
-    """Pages into WARC files: robots.txt obeyed, filtered by domain and length, resumable.
+    """Crawl web pages into WARC files: obeys robots.txt, filters by domain and length, can be resumed.
 
     Example: tinyllama crawl https://docs.example.org/ --out crawl --max-pages 1000
     """
@@ -159,11 +161,11 @@ def clean(inputs: Inputs, out: Out, recipe: OtherRecipe = None, as_json: Json = 
 def tokenizer_train(
     inputs: Inputs,
     out: Out,
-    vocab_size: Annotated[int | None, typer.Option(help="Pieces of the vocabulary; default 32,000.")] = None,
+    vocab_size: Annotated[int | None, typer.Option(help="Vocabulary size; default 32,000.")] = None,
     recipe: OtherRecipe = None,
     as_json: Json = False,
 ) -> None:
-    """Byte pair encoding with byte fallback, as Llama has it; says how well it fits the text, by source kind.
+    """Train byte pair encoding with byte fallback, as in Llama; reports how well it fits the text, by kind of source.
 
     Example: tinyllama tokenizer train cleaned --out tokenizer --vocab-size 32000
     """
@@ -237,9 +239,9 @@ def pretrain(
     allow_change: AllowChange = None,
     as_json: Json = False,
 ) -> None:
-    """The training phase; needs only shards/ and tokenizer/ of the run folder; resumes by itself.
+    """Train the model; needs only shards/ and tokenizer/ of the run folder. A stopped run resumes by itself.
 
-    Exit code 130 after Ctrl-C, 143 after SIGTERM, 75 at train.time_limit_minutes: saved, the same command goes on.
+    Exit code 130 after Ctrl-C, 143 after SIGTERM, 75 at train.time_limit_minutes: saved; the same command resumes.
 
     Example: tinyllama pretrain small-120m --run-dir runs/mine train.peak_lr=3e-4
 
@@ -291,7 +293,7 @@ def generate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of sampling; text n uses seed + n.")] = 1,
     num_samples: Annotated[int, typer.Option(help="Texts per prompt.", min=1)] = 1,
-    dtype: Annotated[NumberFormat, typer.Option(help="Number format; auto: bf16 on a GPU, else fp32.")] = "auto",
+    dtype: Annotated[Dtype, typer.Option(help="Number format; auto: bf16 on a GPU, else fp32.")] = "auto",
     as_json: Json = False,
 ) -> None:
     """Generate text (streamed). An empty prompt starts from BOS.
@@ -308,12 +310,11 @@ def generate(
         "stop": json.dumps(stop or [], ensure_ascii=False),
         "seed": seed,
     }
+    from tinyllama.exchange.open_model import open_model
+    from tinyllama.generate import decode
     from tinyllama.recipe import load_recipe
 
     config = load_recipe(None, [f"generate.{key}={value}" for key, value in values.items()]).generate
-    from tinyllama.exchange.open_model import open_model
-    from tinyllama.generate import decode
-
     opened = open_model(model, dtype=decode.number_format(dtype))
     prompts = [text for text in prompt or [""] for _ in range(num_samples)]
     if len(prompts) > 1:
@@ -354,7 +355,7 @@ def export(
 def report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")], as_json: Json = False
 ) -> None:
-    """One HTML page about a run, made from its files.
+    """Write one HTML page about a run from its files.
 
     Example: tinyllama report runs/quickstart
     """

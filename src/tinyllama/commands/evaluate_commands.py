@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tinyllama.commands.options import Json, NumberFormat, print_json, show
+from tinyllama.commands.options import Dtype, Json, print_json, show
 from tinyllama.errors import InputError
 
 DataDir = Annotated[
@@ -35,7 +35,7 @@ Pair = Annotated[
 Results = Annotated[
     Path | None, typer.Option(help="Folder for results; default: in the run folder, else evaluations/MODEL.")
 ]
-Format = Annotated[NumberFormat, typer.Option(help="Number format; auto: bf16 on a GPU, else fp32.")]
+Format = Annotated[Dtype, typer.Option(help="Number format; auto: bf16 on a GPU, else fp32.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 BatchTokens = Annotated[
     int | None, typer.Option(help="Tokens per batch; default: 2,048 on a CPU, 65,536 on a GPU.", min=1)

@@ -1,4 +1,4 @@
-"""The command that says what a run will need."""
+"""The command `plan`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,18 +12,20 @@ def plan(
     recipe: RecipeName,
     gpus: Annotated[str, typer.Option("--gpus", help="COUNTxKIND, such as 16xA100-40G.")],
     overrides: Overrides = None,
-    tokens: Annotated[str | None, typer.Option("--tokens", help="Such as 3T; default: the recipe's.")] = None,
+    tokens: Annotated[
+        str | None, typer.Option("--tokens", help="Training tokens, such as 3T; default: the recipe's.")
+    ] = None,
     price: Annotated[float | None, typer.Option("--price", help="Price of one GPU for one hour.")] = None,
     gpus_per_node: Annotated[
-        int | None, typer.Option("--gpus-per-node", help="GPUs that one machine has; default: 8.")
+        int | None, typer.Option("--gpus-per-node", help="GPUs of one machine; default: 8.")
     ] = None,
     devices: Annotated[
         Path | None,
-        typer.Option("--devices", help="A TOML file of kinds of your own, or of your network; docs/plan.md."),
+        typer.Option("--devices", help="A TOML file of your own kinds of devices; see docs/plan.md."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Time, memory, disk and cost of a run before it starts, and the parallel layouts that fit, best first.
+    """Estimate time, memory, disk and cost of a run, and list the parallel layouts that fit, best first.
 
     Known kinds: A100-40G, A100-80G, H100, H200, B200, L40S, RTX4090, CPU.
 

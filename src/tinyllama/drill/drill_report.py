@@ -1,4 +1,4 @@
-"""What a drill found: one object, a table for people, a page of Markdown."""
+"""The result of a drill as JSON, as a terminal table and as a page of Markdown."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from rich.table import Table
 
 from tinyllama.parallel.rank_progress import Activity, ActivityAt
 
-IDLE = (Activity.START, Activity.END)  # of the saving thread
+IDLE = (Activity.START, Activity.END)  # the saving thread does nothing
 
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill as it was: where it fell, by the marks that the killed process left, and what came of it."""
+    """One kill: what the process was doing, by the progress file that it left, and whether the resumed run agrees."""
 
     run: int
     ranks: int
@@ -23,8 +23,8 @@ class Kill:
     loop: ActivityAt
     saver: ActivityAt  # rank 0's saving thread
     back_to_step: int
-    seconds_to_end: float  # until the other ranks had ended too
-    fault: str = ""  # why it does not agree
+    seconds_to_end: float  # until the other ranks had exited
+    fault: str = ""  # how the resumed run differs
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -44,12 +44,9 @@ class Kill:
 
 
 def fallen(kills: list[Kill]) -> dict[str, int]:
-    """How many kills fell where; one that fell while a checkpoint was written counts there, whatever the loop did."""
-    return dict(
-        Counter(
-            (kill.loop.activity if kill.saver.activity in IDLE else kill.saver.activity).name.lower() for kill in kills
-        ).most_common()
-    )
+    """Number of kills by activity; while a checkpoint is written, the saving thread's activity counts."""
+    hit = (kill.loop.activity if kill.saver.activity in IDLE else kill.saver.activity for kill in kills)
+    return dict(Counter(activity.name.lower() for activity in hit).most_common())
 
 
 COLUMNS = ("kill", "run", "ranks", "killed", "aimed at", "fell in", "saver", "step", "back to", "agrees")
@@ -63,7 +60,7 @@ def _cells(number: int, kill: Kill) -> list[str]:
 
 
 def table(kills: list[Kill], title: str) -> Table:
-    """For a terminal."""
+    """The kills as a terminal table."""
     made = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
     for name in COLUMNS:
         made.add_column(name)
@@ -73,7 +70,7 @@ def table(kills: list[Kill], title: str) -> Table:
 
 
 def markdown(result: dict[str, Any], kills: list[Kill]) -> str:
-    """The whole report as a page."""
+    """The report as a page of Markdown."""
     lines = [
         "# Kill drill",
         "",
@@ -86,7 +83,7 @@ def markdown(result: dict[str, Any], kills: list[Kill]) -> str:
         f"Undisturbed: {result['steps']} steps on {ranks_in_words(result['undisturbed_ranks'])}, weights_sha256 "
         f"`{result['weights_sha256']}`. Killed runs: {result['runs']}. {result['seconds']:,.0f} seconds.",
         "",
-        "Fell in: " + ", ".join(f"{place} {count}" for place, count in result["fell_in"].items()) + ".",
+        "Fell in: " + ", ".join(f"{activity} {count}" for activity, count in result["fell_in"].items()) + ".",
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|" + "---|" * len(COLUMNS),
@@ -102,9 +99,9 @@ def ranks_in_words(count: int) -> str:
 def headline(result: dict[str, Any]) -> str:
     """The outcome in one line."""
     if not result["is_whole"]:
-        return f"Stopped early: {result['agree']} of {result['kills']} kills agree as far as their run came"
+        return f"Stopped early: {result['agree']} of {result['kills']} kills agree up to the stop"
     return (
-        f"{result['agree']} of {result['kills']} kills agree: losses, validation and final weights are bit for bit the "
-        "undisturbed run's" if result["agree"] == result["kills"] else
+        f"{result['agree']} of {result['kills']} kills agree: losses, validation and final weights are bit-for-bit equal "
+        "to the undisturbed run's" if result["agree"] == result["kills"] else
         f"{result['agree']} of {result['kills']} kills agree; {result['kills'] - result['agree']} do not"
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Trains one run undisturbed, and the same again under SIGKILLs, each time taken up from its files; compares the two."""
+"""Trains one run undisturbed and the same run with SIGKILLs and resumes, and compares the two."""
 
 import json
 import multiprocessing
@@ -22,12 +22,12 @@ from tinyllama.parallel.rank_progress import VARIABLE, Activity, ActivityAt, Pro
 
 POLL_SECONDS = 0.0003
 INTERRUPTED = 128 + signal.SIGINT  # exit code
-TIMED = ("tokens_per_second", "data_wait_seconds")  # of metrics.jsonl: what two runs of the same cannot share
+TIMED = ("tokens_per_second", "data_wait_seconds")  # keys of metrics.jsonl that differ between equal runs
 
 
 @dataclass(frozen=True)
 class Drill:
-    """What is asked for. `words`: RECIPE and overrides, as `pretrain` takes them; `data`: holds shards/ and tokenizer/."""
+    """Settings of a drill. `words`: RECIPE and overrides for `pretrain`; `data`: a folder with shards/ and tokenizer/."""
 
     words: list[str]
     data: Path
@@ -35,15 +35,15 @@ class Drill:
     kills: int
     world_sizes: list[int]
     seed: int
-    interval: RunSchedule
+    schedule: RunSchedule
     timeout_seconds: float
 
 
 def run_drill(drill: Drill) -> dict[str, Any]:
-    """Make the drill in `drill.folder`, which is emptied first; returns what `--json` prints.
+    """Run the drill in `drill.folder`, which is emptied first; returns the object that `--json` prints.
 
-    Raises RunStoppedError after Ctrl-C or SIGTERM: its processes are ended, and the kills so far are reported. Raises
-    InputError when a run ends by itself before its end: with what it said.
+    Raises RunStoppedError after Ctrl-C or SIGTERM, when all processes are killed and the kills so far are reported, and
+    InputError with a run's last line of stderr when the run fails by itself.
     """
     if drill.folder.exists():
         files.remove_folder(drill.folder)
@@ -54,7 +54,7 @@ def run_drill(drill: Drill) -> dict[str, Any]:
 
 @contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM is taken as Ctrl-C, so that it leaves no rank behind."""
+    """Treat SIGTERM as Ctrl-C, so that no rank is left running."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -64,7 +64,7 @@ def _sigterm_interrupts() -> Iterator[None]:
 
 @contextmanager
 def _no_process_left() -> Iterator[None]:
-    """Ends what an interruption left: it may come while ranks are being started."""
+    """Kill the ranks that an interruption during their start left running."""
     before = multiprocessing.active_children()
     try:
         yield
@@ -78,40 +78,41 @@ def _no_process_left() -> Iterator[None]:
 class _Driller:
     def __init__(self, drill: Drill) -> None:
         self.drill = drill
-        # Seconds that a rank stayed in a place, the last few times; the shortest counts, so that few moments are missed.
-        self.stays: dict[Activity, deque[float]] = defaultdict(lambda: deque([0.0], maxlen=5))
-        # rank, whether its saving thread, what it was doing: at the last look
+        # Seconds of each activity, the last few times; the shortest is used, so that few kills come too late.
+        self.durations: dict[Activity, deque[float]] = defaultdict(lambda: deque([0.0], maxlen=5))
+        # The last observation: rank, whether of its saving thread, and the activity.
         self._seen = (0, False, ActivityAt(0, Activity.START))
         self._seen_since = 0.0
         self.kills: list[Kill] = []
-        self.runs = 0  # killed ones
+        self.runs = 0  # with kills
         self.undisturbed: dict[int, dict[str, Any]] = {}  # rows of metrics.jsonl by step
 
     def run(self, started: float) -> dict[str, Any]:
-        drill, total = self.drill, self.drill.interval.total_steps
+        drill, total = self.drill, self.drill.schedule.total_steps
         log.info(f"drill: the undisturbed run, {total} steps on {ranks_in_words(drill.world_sizes[0])}")
         run_dir = self._run_folder("undisturbed")
         try:
             summary = self._undisturbed(run_dir)
         except KeyboardInterrupt:
-            raise RunStoppedError("drill: interrupted in its undisturbed run", INTERRUPTED) from None
+            raise RunStoppedError("drill: interrupted during the undisturbed run", INTERRUPTED) from None
         self.undisturbed = rows_by_step(run_dir)
         try:
             with log.progress("drill: kills", drill.kills) as line:
-                for planned in plan_kills(drill.kills, drill.interval, drill.world_sizes, drill.seed):
+                for planned in plan_kills(drill.kills, drill.schedule, drill.world_sizes, drill.seed):
                     if len(self.kills) >= drill.kills:
                         break
                     self._next_run(planned[: drill.kills - len(self.kills)], summary, line)
         except KeyboardInterrupt:
             if self.kills:
-                self._judge(self.kills[-1], drill.folder / f"killed_{self.kills[-1].run}")
+                self._check(self.kills[-1], drill.folder / f"killed_{self.kills[-1].run}")
             self._report(summary, time.monotonic() - started, is_whole=False)
-            said = f"drill: interrupted after {len(self.kills)} of {drill.kills} kills, {drill.folder / 'drill.md'} has them"
+            so_far = f"{len(self.kills)} of {drill.kills} kills"
+            said = f"drill: interrupted after {so_far}, reported in {drill.folder / 'drill.md'}"
             raise RunStoppedError(said, INTERRUPTED) from None
         return self._report(summary, time.monotonic() - started, is_whole=True)
 
     def _next_run(self, planned: list[PlannedKill], summary: dict[str, Any], line: ProgressLine) -> None:
-        """A run with these kills, or those of them for which it is long enough."""
+        """Do a run with these kills, or with those that come before its end."""
         self.runs += 1
         first = len(self.kills)
         fault = self._killed_run(self.runs, planned, summary, line)
@@ -129,52 +130,52 @@ class _Driller:
         return run_dir
 
     def _start(self, run_dir: Path, ranks: int) -> tuple[RankProcesses, ProgressFile]:
-        marks = ProgressFile(run_dir / "marks", ranks)
+        progress = ProgressFile(run_dir / "marks", ranks)
         words = ["pretrain", *self.drill.words, "--run-dir", str(run_dir), "--json", f"parallel.replicate={ranks}"]
-        return RankProcesses(words, ranks, run_dir / "output", {VARIABLE: str(run_dir / "marks")}), marks
+        return RankProcesses(words, ranks, run_dir / "output", {VARIABLE: str(run_dir / "marks")}), progress
 
     def _undisturbed(self, run_dir: Path) -> dict[str, Any]:
-        with log.progress("drill: undisturbed", self.drill.interval.total_steps) as line:
+        with log.progress("drill: undisturbed", self.drill.schedule.total_steps) as line:
             return self._to_its_end(run_dir, self.drill.world_sizes[0], line.update)
 
     def _to_its_end(self, run_dir: Path, ranks: int, tell: Callable[[int], None]) -> dict[str, Any]:
-        """Start a run, or take it up; returns what it printed. `tell` gets the steps that are done."""
-        processes, marks = self._start(run_dir, ranks)
+        """Start or resume a run and wait for its end; returns its summary. `tell` is called with the finished steps."""
+        processes, progress = self._start(run_dir, ranks)
         try:
             while None in processes.exit_codes:
-                self._look(marks, 0)
-                tell(max(0, marks.of(0)[0].step - 1))
+                self._look(progress, 0)
+                tell(max(0, progress.of(0)[0].step - 1))
                 time.sleep(POLL_SECONDS)
             return _summary(processes)
         finally:
             processes.end()
 
     def _killed_run(self, run: int, planned: list[PlannedKill], wanted: dict[str, Any], line: ProgressLine) -> str:
-        """One run, killed as planned and taken up each time, to its end; returns in what it differs."""
+        """Do one run, killed as planned and resumed each time; returns how it differs from the undisturbed run, or ""."""
         run_dir = self._run_folder(f"killed_{run}")
         before: Kill | None = None
         for kill in planned:
-            processes, marks = self._start(run_dir, kill.ranks)
+            processes, progress = self._start(run_dir, kill.ranks)
             try:
-                done = self._kill(run, kill, processes, marks, run_dir)
-                if done is None:  # the run came to its end first
+                done = self._kill(run, kill, processes, progress, run_dir)
+                if done is None:  # the run finished first
                     return self._compare(run_dir, _summary(processes), wanted)
             finally:
                 processes.end()
-            self._judge(before, run_dir)
+            self._check(before, run_dir)
             self.kills.append(done)
             before = done
             line.update(len(self.kills))
         ranks = self.drill.world_sizes[run % len(self.drill.world_sizes)]
-        total = self.drill.interval.total_steps
+        total = self.drill.schedule.total_steps
         summary = self._to_its_end(
-            run_dir, ranks, lambda step: line.update(len(self.kills), f"run {run} to its end: {step} of {total} steps")
+            run_dir, ranks, lambda step: line.update(len(self.kills), f"finishing run {run}: {step} of {total} steps")
         )
-        self._judge(before, run_dir)
+        self._check(before, run_dir)
         return self._compare(run_dir, summary, wanted)
 
-    def _judge(self, before: Kill | None, run_dir: Path) -> None:
-        """Hold the rows that were written since the kill before against the undisturbed run's."""
+    def _check(self, before: Kill | None, run_dir: Path) -> None:
+        """Compare the rows of metrics.jsonl since the last kill with those of the undisturbed run."""
         if before is None or before.fault:
             return
         fault = first_difference(rows_by_step(run_dir), self.undisturbed)
@@ -193,22 +194,22 @@ class _Driller:
     # -- one kill ------------------------------------------------------------------------------------------------------
 
     def _kill(
-        self, run: int, kill: PlannedKill, processes: RankProcesses, marks: ProgressFile, run_dir: Path
+        self, run: int, kill: PlannedKill, processes: RankProcesses, progress: ProgressFile, run_dir: Path
     ) -> Kill | None:
-        """Wait for the moment, kill, see the others end; None when the run came to its end before."""
-        delay, was_there = kill.fraction * min(self.stays[kill.aim]), False
+        """Wait for the planned activity, kill, wait for the other ranks' exit; None when the run finished first."""
+        delay, was_active = kill.fraction * min(self.durations[kill.aim]), False
         while True:
             if None not in processes.exit_codes:
                 if any(processes.exit_codes):
-                    raise InputError(f"{run_dir}: a run ended by itself: {_last_words(processes)}")
+                    raise InputError(f"{run_dir}: a run failed by itself: {_last_words(processes)}")
                 return None
-            mark = self._look(marks, kill.rank, of_saver=kill.aim in SAVER_ACTIVITIES)
-            is_there = mark.activity == kill.aim and mark.step >= kill.step
-            if is_there and time.monotonic() - self._seen_since >= delay:
+            current = self._look(progress, kill.rank, of_saver=kill.aim in SAVER_ACTIVITIES)
+            is_active = current.activity == kill.aim and current.step >= kill.step
+            if is_active and time.monotonic() - self._seen_since >= delay:
                 break
-            if was_there and not is_there:  # it went on earlier than usual: sooner, the next time
+            if was_active and not is_active:  # the activity was shorter than usual: wait less the next time
                 delay /= 2
-            was_there = is_there
+            was_active = is_active
             time.sleep(POLL_SECONDS)
         victims = list(range(kill.ranks)) if kill.everyone else [kill.rank]
         processes.send(signal.SIGKILL, victims)
@@ -227,22 +228,22 @@ class _Driller:
             kill.ranks,
             victims,
             kill.aim,
-            marks.of(kill.rank)[0],
-            marks.of(0)[1],
+            progress.of(kill.rank)[0],
+            progress.of(0)[1],
             newest_step(run_dir),
             seconds,
             fault,
         )
 
-    def _look(self, marks: ProgressFile, rank: int, *, of_saver: bool = False) -> ActivityAt:
-        """Where a rank is now; notes how long it stays where."""
-        mark, now = marks.of(rank)[of_saver], time.monotonic()
-        seen = (rank, of_saver, mark)
+    def _look(self, progress: ProgressFile, rank: int, *, of_saver: bool = False) -> ActivityAt:
+        """What a rank is doing now; also records the durations of its activities."""
+        activity, now = progress.of(rank)[of_saver], time.monotonic()
+        seen = (rank, of_saver, activity)
         if seen != self._seen:
             if seen[:2] == self._seen[:2]:
-                self.stays[self._seen[2].activity].append(now - self._seen_since)
+                self.durations[self._seen[2].activity].append(now - self._seen_since)
             self._seen, self._seen_since = seen, now
-        return mark
+        return activity
 
     # -- the report ----------------------------------------------------------------------------------------------------
 
@@ -255,7 +256,7 @@ class _Driller:
             "agree": sum(not kill.fault for kill in kills),
             "runs": self.runs,
             "fell_in": fallen(kills),
-            "steps": drill.interval.total_steps,
+            "steps": drill.schedule.total_steps,
             "world_sizes": drill.world_sizes,
             "undisturbed_ranks": drill.world_sizes[0],
             "seed": drill.seed,
@@ -274,13 +275,13 @@ class _Driller:
 
 
 def rows_by_step(run_dir: Path) -> dict[int, dict[str, Any]]:
-    """Rows of metrics.jsonl without their times."""
+    """Rows of metrics.jsonl by step, without TIMED."""
     rows = files.read_jsonl(run_dir / "metrics.jsonl")
     return {row["step"]: {key: value for key, value in row.items() if key not in TIMED} for row in rows}
 
 
 def first_difference(rows: dict[int, dict[str, Any]], wanted: dict[int, dict[str, Any]]) -> str:
-    """The first step, key and both values in which rows differ from those of the same step; empty when in none."""
+    """The first step, key and values in which rows differ from the wanted ones of the same step; empty if none."""
     for step, row in sorted(rows.items()):
         other = wanted.get(step, {})
         for key in sorted(row.keys() | other.keys()):
@@ -290,14 +291,14 @@ def first_difference(rows: dict[int, dict[str, Any]], wanted: dict[int, dict[str
 
 
 def newest_step(run_dir: Path) -> int:
-    """The step of the newest checkpoint that has its name, 0 without one: where the next start goes on."""
+    """The step of the newest complete checkpoint, from which the next start resumes; 0 without one."""
     names = [path.name for path in (run_dir / "checkpoints").glob("step_*")]
     return max((int(name.removeprefix("step_")) for name in names), default=0)
 
 
 def _summary(processes: RankProcesses) -> dict[str, Any]:
     if any(processes.exit_codes):
-        raise InputError(f"{processes.folder.parent}: a run ended by itself: {_last_words(processes)}")
+        raise InputError(f"{processes.folder.parent}: a run failed by itself: {_last_words(processes)}")
     return json.loads(processes.output())
 
 

@@ -1,7 +1,7 @@
-"""Command lines of this program as processes, one or several ranks, that start in a moment.
+"""Starts command lines of this program as processes, one per rank, quickly.
 
-They are forked from a process that has loaded the libraries (multiprocessing's forkserver): loading takes seconds, and a
-drill starts hundreds. Otherwise they are what a shell or torchrun starts: own memory, own environment, own exit code.
+They are forked from a process that has loaded the libraries (multiprocessing's forkserver), because loading takes seconds
+and a drill starts hundreds. Otherwise they are like processes of a shell or torchrun: own memory, environment and exit code.
 """
 
 import multiprocessing
@@ -18,7 +18,7 @@ LOADED = ["tinyllama.commands.app", "tinyllama.train.trainer", "torch.fx.experim
 
 
 class RankProcesses:
-    """One start of a command as `ranks` processes; their stdout and stderr go to `folder`/rank_N.out and .err."""
+    """Runs a command as `ranks` processes; their stdout and stderr go to `folder`/rank_N.out and .err."""
 
     def __init__(self, words: list[str], ranks: int, folder: Path, environment: dict[str, str] | None = None) -> None:
         context = multiprocessing.get_context("forkserver")
@@ -34,30 +34,30 @@ class RankProcesses:
                     "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(ranks),
                     "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
                 }  # fmt: skip
-            process = context.Process(target=_become, args=(words, variables, str(folder / f"rank_{rank}")))
+            process = context.Process(target=_run_command, args=(words, variables, str(folder / f"rank_{rank}")))
             process.start()
             self.processes.append(process)
 
     @property
     def exit_codes(self) -> list[int | None]:
-        """Of each rank; -9 after SIGKILL, None while it lives."""
+        """Exit code of each rank; -9 after SIGKILL, None while it runs."""
         return [process.exitcode for process in self.processes]
 
     def wait(self, timeout_seconds: float | None = None) -> list[int | None]:
-        """Wait until all have ended, or so long; returns the exit codes."""
+        """Wait until all have exited or the time is over; returns the exit codes."""
         ends_at = None if timeout_seconds is None else time.monotonic() + timeout_seconds
         for process in self.processes:
             process.join(None if ends_at is None else max(0.0, ends_at - time.monotonic()))
         return self.exit_codes
 
     def send(self, number: int, ranks: list[int] | None = None) -> None:
-        """A signal to some of the ranks, or to all that live."""
+        """Send a signal to the given ranks, or to all that are running."""
         for rank, process in enumerate(self.processes):
             if (ranks is None or rank in ranks) and process.pid is not None and process.is_alive():
                 os.kill(process.pid, number)
 
     def end(self) -> None:
-        """SIGKILL to all that live; nothing is left of them when it returns."""
+        """Kill all running ranks and wait until they are gone."""
         self.send(signal.SIGKILL)
         self.wait()
         for process in self.processes:
@@ -84,8 +84,8 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def _become(words: list[str], variables: dict[str, str], output: str) -> None:
-    """In the new process: be `tinyllama WORDS`."""
+def _run_command(words: list[str], variables: dict[str, str], output: str) -> None:
+    """In the new process: run `tinyllama WORDS`."""
     os.environ.update(variables)
     for descriptor, kind in ((1, "out"), (2, "err")):
         file = os.open(f"{output}.{kind}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)

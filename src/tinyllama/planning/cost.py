@@ -1,4 +1,4 @@
-"""What a run will need before it is begun: time, memory of each device, disk, money, and the layouts that fit."""
+"""Estimates what a run needs before it starts: time, memory per device, disk, cost, and the layouts that fit."""
 
 import re
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ SECONDS_PER_DAY = 86_400
 def parse_tokens(text: str) -> int:
     """`3T` to 3,000,000,000,000; suffixes k, M, B, T in either case, decimals and underscores allowed.
 
-    Raises RecipeError for anything else, for less than 1, and for what is not a whole number of tokens.
+    Raises RecipeError for anything else, for less than 1, and for a fraction of a token.
     """
     match = re.fullmatch(r"\s*(\d[\d_,]*)(?:\.(\d{1,12}))?\s*([kKmMbBtT]?)\s*", text)
     if not match:
@@ -47,13 +47,12 @@ def plan(
     devices: Mapping[str, GpuKind] | None = None,
     parallel: ParallelConfig | None = None,
 ) -> dict[str, Any]:
-    """The needs of training `model` as `train` says on `gpus` (`16xA100-40G`), over `tokens` instead of the recipe's.
+    """Estimate training `model` with the settings `train` on `gpus` (`16xA100-40G`), over `tokens` or the recipe's tokens.
 
-    `gpus_per_node`: default the kind's own, 8. `devices`: kinds beside the known ones. `parallel`: the recipe's own layout,
-    which is then compared. Times are in seconds, memory in bytes of one device. Where no layout fits, `fits` is False, the
-    figures of time are None, the memory is that of the smallest layout, and `changes` says what would help.
-    `memory_stage`: place in `stage_layers` of the stage whose devices need that memory. Raises RecipeError for unknown
-    devices and impossible numbers.
+    `gpus_per_node`: default that of the kind, 8. `devices`: additional kinds. `parallel`: the recipe's own layout, to be
+    compared with the best. Times are in seconds, memory in bytes per device. If no layout fits, `fits` is False, all times
+    are None, the memory is that of the smallest layout, and `changes` lists what would help. `memory_stage`: index in
+    `stage_layers` of the stage whose devices need that memory. Raises RecipeError for unknown devices and impossible values.
     """
     n_gpus, gpu = _devices(gpus, gpus_per_node, devices)
     if tokens is not None and tokens < 1:
@@ -85,7 +84,7 @@ def plan(
         "usable_memory_bytes_per_gpu": usable_bytes(gpu),
         **_times(model, train, gpu, steps, fitting[0] if fitting else None, price_per_gpu_hour),
         **_disk(model, train, steps),
-        "layouts": [layout.listed() for layout in fitting],
+        "layouts": [layout.to_dict() for layout in fitting],
         "changes": [] if fitting else changes_that_help(model, train, n_gpus, gpu, smallest),
         "notes": notes(train, n_gpus, gpu, layouts, parallel),
     }
@@ -100,8 +99,8 @@ def _devices(gpus: str, gpus_per_node: int | None, devices: Mapping[str, GpuKind
     if n_gpus > gpus_per_node and n_gpus % gpus_per_node:
         below = n_gpus // gpus_per_node * gpus_per_node
         raise RecipeError(
-            f"gpus: {n_gpus} devices are no whole nodes of {gpus_per_node}; {below} or {below + gpus_per_node} would be, or "
-            "--gpus-per-node with a divisor"
+            f"gpus: {n_gpus} devices do not fill nodes of {gpus_per_node}; {below} or {below + gpus_per_node} would, or set "
+            "--gpus-per-node to a divisor"
         )
     return n_gpus, replace(gpu, gpus_per_node=gpus_per_node)
 
@@ -135,7 +134,7 @@ def _times(
 
 def _disk(model: LlamaConfig, train: TrainConfig, steps: int) -> dict[str, Any]:
     """Token shards (one epoch), the kept checkpoints (fp32 weights and both moments), the exported weights (fp32)."""
-    kept = train.keep_checkpoints + train.keep_best  # the best may be another than the latest
+    kept = train.keep_checkpoints + train.keep_best  # the best may not be among the latest
     kept += steps // train.keep_every_steps if train.keep_every_steps else 0
     checkpoint_bytes = FP32_BYTES + 2 * (2 if train.optimizer_state == "bf16" else FP32_BYTES)
     parts = {

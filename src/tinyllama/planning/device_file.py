@@ -1,6 +1,6 @@
-"""Devices of the user's own: a TOML file with one table for each kind, in full or as what differs from a known one.
+"""Reads the user's own kinds of devices: a TOML file with one table per kind, in full or as changes to a known kind.
 
-[MI300X]                        # a kind of its own: all values
+[MI300X]                        # a new kind: all values
 memory_gb = 206.1
 bf16_tflops = 1307
 fp32_tflops = 163
@@ -29,26 +29,26 @@ from tinyllama.devices import KINDS, GpuKind
 from tinyllama.errors import RecipeError
 
 MAX_FILE_BYTES = 1_000_000
-MAX_VALUE = 1_000_000  # of any figure; also keeps infinity out
+MAX_VALUE = 1_000_000  # of any value; excludes infinity
 PRECISIONS = ("bf16", "fp16", "fp32", "fp8")
 
 
 class DeviceValues(Config):
-    """One table of the file. None: as the kind that it is `like`."""
+    """One table of the file. None: the value of the kind given as `like`."""
 
-    like: str | None = setting(None, "A known kind whose values stand where none is given.")
+    like: str | None = setting(None, "A known kind that supplies the missing values.")
     memory_gb: float | None = setting(None, "Memory as the driver reports it, in 10^9 bytes.", gt=0, le=MAX_VALUE)
-    bf16_tflops: float | None = setting(None, "Dense peak of bf16 products, in 10^12 FLOP/s.", gt=0, le=MAX_VALUE)
-    fp16_tflops: float | None = setting(None, "The same of fp16; without like: bf16's.", gt=0, le=MAX_VALUE)
-    fp32_tflops: float | None = setting(None, "The same of fp32 products, without TF32.", gt=0, le=MAX_VALUE)
-    fp8_tflops: float | None = setting(None, "The same of fp8; without like: it has none.", gt=0, le=MAX_VALUE)
+    bf16_tflops: float | None = setting(None, "Dense peak of bf16 matmuls, in 10^12 FLOP/s.", gt=0, le=MAX_VALUE)
+    fp16_tflops: float | None = setting(None, "The same for fp16; without like: that of bf16.", gt=0, le=MAX_VALUE)
+    fp32_tflops: float | None = setting(None, "The same for fp32, without TF32.", gt=0, le=MAX_VALUE)
+    fp8_tflops: float | None = setting(None, "The same for fp8; without like: none.", gt=0, le=MAX_VALUE)
     memory_gb_per_second: float | None = setting(None, "Bandwidth of its memory.", gt=0, le=MAX_VALUE)
     link_gb_per_second: float | None = setting(
-        None, "Bandwidth to its neighbours in a node, one way.", gt=0, le=MAX_VALUE
+        None, "Bandwidth to the other devices of a node, one way.", gt=0, le=MAX_VALUE
     )
     network_gb_per_second: float | None = setting(None, "Its share of the network, one way.", gt=0, le=MAX_VALUE)
-    gpus_per_node: int | None = setting(None, "Devices of one node; without like: 8.", ge=1, le=MAX_VALUE)
-    matmul_efficiency: float | None = setting(None, "Share of the peak that products reach.", gt=0, le=1)
+    gpus_per_node: int | None = setting(None, "Devices per node; without like: 8.", ge=1, le=MAX_VALUE)
+    matmul_efficiency: float | None = setting(None, "Share of the peak that matmuls reach.", gt=0, le=1)
     attention_efficiency: float | None = setting(None, "Share of the peak that attention reaches.", gt=0, le=1)
 
 
@@ -58,12 +58,12 @@ REQUIRED = tuple(
 
 
 def read_devices(path: Path) -> dict[str, GpuKind]:
-    """The kinds of a file by name. Raises RecipeError that names file, table, key and mend."""
+    """The kinds of a file by name. Raises RecipeError that names the file, table, key and fix."""
     try:
         with path.open("rb") as file:
             text = file.read(MAX_FILE_BYTES + 1)
         if len(text) > MAX_FILE_BYTES:
-            raise RecipeError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes, so no file of devices")
+            raise RecipeError(f"{path}: larger than {MAX_FILE_BYTES:,} bytes, not a file of devices")
         tables = tomllib.loads(text.decode())
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror})") from None
@@ -76,7 +76,9 @@ def read_devices(path: Path) -> dict[str, GpuKind]:
 
 def _kind(name: str, table: Any, origin: str) -> GpuKind:
     if not isinstance(table, dict):
-        raise RecipeError(f"{origin}: {name} is a value outside of a table; write it under a device's name, [{name}]")
+        raise RecipeError(
+            f"{origin}: {name} is a value outside a table; write it below a device's name, such as [our-A100]"
+        )
     try:
         values = DeviceValues.model_validate(table)
     except ValidationError as error:
@@ -98,7 +100,7 @@ def _kind(name: str, table: Any, origin: str) -> GpuKind:
 
 
 def _filled(name: str, base: GpuKind, values: DeviceValues, origin: str) -> GpuKind:
-    """`base` with what the file gives in its place."""
+    """`base` with the values of the file."""
     given = {key: value for key, value in values.model_dump().items() if value is not None}
     peaks = base.peak_flops | {
         precision: given[f"{precision}_tflops"] * 1e12 for precision in PRECISIONS if f"{precision}_tflops" in given
@@ -119,7 +121,7 @@ def _filled(name: str, base: GpuKind, values: DeviceValues, origin: str) -> GpuK
 
 
 def _explain(error: ValidationError, name: str, origin: str) -> str:
-    """The first fault of a table as one line."""
+    """The first error of a table as one line."""
     fault = error.errors()[0]
     key = ".".join(map(str, fault["loc"]))
     if fault["type"] == "extra_forbidden":

@@ -1,4 +1,4 @@
-"""Every layout of so many devices, with what it needs and how fast it is."""
+"""Lists the layouts of a number of devices, with the memory and speed of each."""
 
 import math
 from collections.abc import Iterator
@@ -14,16 +14,16 @@ from tinyllama.planning.step_time import StepTime, step_time
 from tinyllama.train.train_config import UpdateConfig, check_fp8_widths, refuse_what_needs_whole_networks
 
 MAX_MICRO_BATCH_SIZE = 128
-SAME_SPEED = 0.01  # the plan is not more exact than that
+SAME_SPEED = 0.01  # relative difference that the plan cannot resolve
 
 
 @dataclass(frozen=True)
 class PlannedLayout:
-    """One way to train on the devices: its axes, its micro-batch, and what it costs."""
+    """One way to train on the devices: its axes and micro-batch, with the estimated memory and time."""
 
     parallel: ParallelConfig
     micro_batch_size: int
-    memory_stage: int  # that needs most, from 0
+    memory_stage: int  # the stage that needs most, from 0
     memory_parts: dict[str, int]
     time: StepTime
     tokens_per_step: int
@@ -36,17 +36,17 @@ class PlannedLayout:
 
     @property
     def keys(self) -> dict[str, Any]:
-        """The recipe's keys in `[parallel]` that make the layout."""
+        """The layout as keys of the recipe's `[parallel]`."""
         return {**self.axes, "gather": self.parallel.gather}
 
     @property
     def memory_bytes(self) -> int:
-        """Of the device that needs most."""
+        """Memory of the device that needs most."""
         return sum(self.memory_parts.values())
 
     @property
     def fits(self) -> bool:
-        """Whether a device has so much memory."""
+        """Whether this fits the memory of a device."""
         return self.memory_bytes <= self.usable_bytes
 
     @property
@@ -54,16 +54,16 @@ class PlannedLayout:
         """Over all devices."""
         return self.tokens_per_step / self.time.total
 
-    def overrides(self, recipe_s: ParallelConfig = ONE_DEVICE) -> list[str]:
-        """What makes a recipe, which has this layout of its own, train so, as `pretrain` takes it."""
-        own = recipe_s.sizes
+    def overrides(self, recipe_layout: ParallelConfig = ONE_DEVICE) -> list[str]:
+        """Arguments of `pretrain` that change `recipe_layout` into this layout."""
+        own = recipe_layout.sizes
         axes = [f"parallel.{axis}={ranks}" for axis, ranks in self.axes.items() if ranks > 1 or own[axis] > 1]
-        if self.parallel.shard > 1 and self.parallel.gather != recipe_s.gather:
+        if self.parallel.shard > 1 and self.parallel.gather != recipe_layout.gather:
             axes.append(f"parallel.gather={self.parallel.gather}")
         return [*axes, f"train.micro_batch_size={self.micro_batch_size}"]
 
-    def listed(self) -> dict[str, Any]:
-        """As `--json` shows it."""
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
         return {
             **self.keys,
             "micro_batch_size": self.micro_batch_size,
@@ -73,15 +73,15 @@ class PlannedLayout:
 
 
 def usable_bytes(gpu: GpuKind) -> int:
-    """Memory of one device that training can count on."""
+    """Memory of one device that training can use."""
     return int(gpu.memory_bytes * USABLE_SHARE)
 
 
 def find_layouts(model: LlamaConfig, train: UpdateConfig, n_gpus: int, gpu: GpuKind) -> list[PlannedLayout]:
-    """Every layout and micro-batch that divides the network and the step evenly, the fastest first.
+    """Every layout and micro-batch that divides the model and the step evenly, the fastest first.
 
-    Speeds within SAME_SPEED of each other, counted down from the best, are as good as equal: then the layout of fewer axes
-    comes first, replicated before sharded before tensor before pipeline, shards gathered for each layer before those
+    Layouts are ranked in classes of speed, SAME_SPEED wide, counted from the best. Within a class the layout with fewer axes
+    comes first, then replicate before shard before tensor before pipeline, shards gathered for each layer before shards
     gathered once, and of one layout the larger micro-batch. Empty when nothing divides evenly.
     """
     layouts = [
@@ -102,7 +102,7 @@ def find_layouts(model: LlamaConfig, train: UpdateConfig, n_gpus: int, gpu: GpuK
 
 
 def plan_layout(model: LlamaConfig, train: UpdateConfig, parallel: ParallelConfig, gpu: GpuKind) -> PlannedLayout:
-    """What the layout needs with the micro-batch that `train` says."""
+    """Estimate the layout with the micro-batch of `train`."""
     stage, parts = fullest_stage(model, train, parallel, on_gpu=not gpu.is_cpu)
     time = step_time(model, gpu, train, parallel)
     size, tokens = train.micro_batch_size, train.tokens_per_step
@@ -110,7 +110,7 @@ def plan_layout(model: LlamaConfig, train: UpdateConfig, parallel: ParallelConfi
 
 
 def layouts_of(n_gpus: int) -> Iterator[ParallelConfig]:
-    """Every product of the four axes that is `n_gpus`, and both ways to gather shards where there are two."""
+    """Every combination of the four axes over `n_gpus`, with each way to gather shards."""
     for pipeline in divisors(n_gpus):
         for tensor in divisors(n_gpus // pipeline):
             data_ranks = n_gpus // pipeline // tensor
@@ -122,7 +122,7 @@ def layouts_of(n_gpus: int) -> Iterator[ParallelConfig]:
 
 
 def micro_batch_sizes(model: LlamaConfig, train: UpdateConfig, parallel: ParallelConfig) -> list[int]:
-    """Sequences of a micro-batch with which `pretrain` would take the layout; none where it refuses it."""
+    """Micro-batch sizes with which `pretrain` accepts the layout."""
     sequences, rest = divmod(train.tokens_per_step, train.seq_len)
     if rest:
         return []

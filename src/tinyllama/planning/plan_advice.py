@@ -1,4 +1,4 @@
-"""What to change when no layout fits: found by planning again with the change made."""
+"""Suggests changes when no layout fits, by planning again with each change; and notes about a plan."""
 
 from typing import Any
 
@@ -19,13 +19,13 @@ SAVINGS: tuple[dict[str, Any], ...] = (
 def changes_that_help(
     model: LlamaConfig, train: UpdateConfig, n_gpus: int, gpu: GpuKind, smallest: PlannedLayout | None
 ) -> list[str]:
-    """What would make it fit, one sentence each; the first names the obstacle. `smallest`: the layout that lacks least,
-    None where nothing divides evenly."""
+    """Changes that would fit, one sentence each; the first names the problem. `smallest`: the layout that needs the least
+    memory, None when nothing divides evenly."""
     if smallest is None:
         return [_uneven(model, train, n_gpus)]
     lacking = smallest.memory_bytes - usable_bytes(gpu)
     layout = f" ({smallest.parallel.words()}, micro-batch {smallest.micro_batch_size})" if n_gpus > 1 else ""
-    lines = [f"the smallest layout{layout} lacks {lacking / 1e9:,.2f} GB on each {gpu.name}"]
+    lines = [f"the smallest layout{layout} needs {lacking / 1e9:,.2f} GB more than each {gpu.name} has"]
     for saving in SAVINGS:
         if _fits(model, train.model_copy(update=saving), n_gpus, gpu):
             words = " and ".join(f"train.{key}: {value!r}" for key, value in saving.items())
@@ -44,15 +44,15 @@ def changes_that_help(
 
 
 def _uneven(model: LlamaConfig, train: UpdateConfig, n_gpus: int) -> str:
-    """Why nothing divides evenly, with the nearest step that would."""
+    """Why nothing divides evenly, with the nearest step size that would."""
     if train.deterministic_reduction and train.reduction_lanes % n_gpus:
         return (
             f"train.deterministic_reduction: {n_gpus} ranks cannot share train.reduction_lanes = {train.reduction_lanes} "
-            "evenly, and no other layout has it; false would let others in"
+            "evenly, and no other layout supports it; false would allow other layouts"
         )
     return (
-        f"{uneven_step(train, n_gpus)}; and no slices of {model.n_kv_heads} key heads or stages of {model.n_layers} layers "
-        "leave fewer ranks that could share it"
+        f"{uneven_step(train, n_gpus)}; tensor or pipeline parallelism ({model.n_kv_heads} key heads, {model.n_layers} "
+        "layers) does not leave a number of data ranks that could share it"
     )
 
 
@@ -61,26 +61,23 @@ def _fits(model: LlamaConfig, train: UpdateConfig, n_gpus: int, gpu: GpuKind) ->
 
 
 def _more_gpus(model: LlamaConfig, train: UpdateConfig, n_gpus: int, gpu: GpuKind) -> int | None:
-    """The smallest doubling of the devices at which something fits; None: none of the next few."""
+    """The smallest of the next MAX_DOUBLINGS doublings of the devices that fits."""
     candidates = (n_gpus * 2**doubling for doubling in range(1, MAX_DOUBLINGS + 1))
     return next((count for count in candidates if _fits(model, train, count, gpu)), None)
-
-
-# What the reader of a plan should know beside its figures.
 
 
 def notes(
     train: UpdateConfig, n_gpus: int, gpu: GpuKind, layouts: list[PlannedLayout], parallel: ParallelConfig | None
 ) -> list[str]:
-    """On what the speed rests, and how the recipe's own micro-batch and layout do."""
-    found = [f"{gpu.matmul_efficiency:.0%} of peak in products, {gpu.efficiency_source}"]
+    """Assumptions about speed, and how the recipe's own micro-batch and layout compare."""
+    found = [f"matmuls reach {gpu.matmul_efficiency:.0%} of the peak, {gpu.efficiency_source}"]
     if n_gpus > gpu.gpus_per_node:
         found.append(
-            f"{n_gpus // gpu.gpus_per_node} nodes of {gpu.gpus_per_node}, {gpu.network_bandwidth / 1e9:g} GB/s of network a "
-            f"device, {gpu.link_bandwidth / 1e9:g} GB/s inside a node"
+            f"{n_gpus // gpu.gpus_per_node} nodes of {gpu.gpus_per_node}, {gpu.network_bandwidth / 1e9:g} GB/s per device "
+            f"between nodes, {gpu.link_bandwidth / 1e9:g} GB/s inside a node"
         )
     if layouts and max(layout.parallel.data_ranks for layout in layouts) < n_gpus:
-        found.append(f"{uneven_step(train, n_gpus)} and could be shared by replicate or shard alone")
+        found.append(f"{uneven_step(train, n_gpus)} and would allow replicate or shard alone")
     own_size = [layout for layout in layouts if layout.micro_batch_size == train.micro_batch_size]
     if layouts and not own_size:
         found.append(f"train.micro_batch_size {train.micro_batch_size} does not divide the step among {n_gpus} devices")
@@ -92,7 +89,7 @@ def notes(
 
 
 def uneven_step(train: UpdateConfig, n_gpus: int) -> str:
-    """Why so many data ranks cannot share a step, with the nearest step that they could; a sentence that goes on."""
+    """Why `n_gpus` data ranks cannot share a step, and the nearest step size that they could; ends in `would be`."""
     unit = n_gpus * train.seq_len
     near = max(1, round(train.tokens_per_step / unit)) * unit
     return (
@@ -102,7 +99,7 @@ def uneven_step(train: UpdateConfig, n_gpus: int) -> str:
 
 
 def _own_layout(train: UpdateConfig, n_gpus: int, layouts: list[PlannedLayout], parallel: ParallelConfig) -> str:
-    """How the layout that the recipe names compares with the best."""
+    """How the recipe's own layout compares with the best."""
     named = f"the recipe's own layout, {parallel.words()}, micro-batch {train.micro_batch_size}"
     if parallel.world_size != n_gpus:
         return f"{named}, is for {parallel.world_size} devices"
@@ -112,7 +109,7 @@ def _own_layout(train: UpdateConfig, n_gpus: int, layouts: list[PlannedLayout], 
         if layout.parallel.sizes == parallel.sizes and layout.micro_batch_size == train.micro_batch_size
     ]
     if not own:
-        return f"{named}, does not divide the network or the step evenly"
+        return f"{named}, does not divide the model or the step evenly"
     if not own[0].fits:
         return f"{named}, needs {own[0].memory_bytes / 1e9:,.1f} GB and does not fit"
     best = next(layout for layout in layouts if layout.fits)

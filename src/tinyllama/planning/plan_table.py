@@ -1,4 +1,4 @@
-"""A plan as people read it: figures, the parts of memory and of a step, the layouts that fit."""
+"""A plan as plain-text tables: main numbers, memory and step time by category, the layouts that fit."""
 
 import io
 import shlex
@@ -16,7 +16,7 @@ MAX_LAYOUTS = 12  # that the table shows
 def render(planned: dict[str, Any]) -> str:
     """The result of `cost.plan` as plain text tables."""
     console = Console(width=100, file=io.StringIO(), record=True, color_system=None, legacy_windows=False)
-    console.print(_figures(planned))
+    console.print(_main_table(planned))
     if planned["memory_parts"]:
         console.print(_parts(f"Memory {_where(planned)}", planned["memory_parts"], size))
     if planned["step_seconds_parts"]:
@@ -31,7 +31,7 @@ def render(planned: dict[str, Any]) -> str:
 
 
 def size(n_bytes: float) -> str:
-    """Bytes in the unit that suits them: 1.50 GB."""
+    """Bytes in decimal units: 1.50 GB."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if n_bytes >= factor:
             return f"{n_bytes / factor:,.2f} {unit}"
@@ -39,30 +39,30 @@ def size(n_bytes: float) -> str:
 
 
 def duration(days: float) -> str:
-    """Days in the unit that suits them: 90.4 days, 3.2 hours, 4.1 minutes."""
+    """Days in a suitable unit: 90.4 days, 3.2 hours, 4.1 minutes."""
     if days >= 2:
         return f"{days:,.1f} days"
     hours = days * 24
     return f"{hours:.1f} hours" if hours >= 2 else f"{hours * 60:.1f} minutes"
 
 
-def _figures(planned: dict[str, Any]) -> Table:
+def _main_table(planned: dict[str, Any]) -> Table:
     table = _table(f"{planned['gpus']} x {planned['device']}: {'fits' if planned['fits'] else 'does not fit'}", "", "")
     flops = planned["flops_per_token"]
     rows = {
         "parameters": f"{planned['parameters']:,}",
-        "FLOPs a token": f"{flops['causal']:,} causal, {flops['palm']:,} palm",
+        "FLOPs per token": f"{flops['causal']:,} causal, {flops['palm']:,} palm",
         "tokens": f"{planned['tokens']:,} in {planned['steps']:,} steps",
         "disk": size(planned["disk_bytes"]),
     }
     if planned["memory_bytes_per_gpu"] is not None:
         have = size(planned["usable_memory_bytes_per_gpu"])
-        rows["memory a device"] = f"{size(planned['memory_bytes_per_gpu'])} of {have} usable"
+        rows["memory per device"] = f"{size(planned['memory_bytes_per_gpu'])} of {have} usable"
     if planned["fits"]:
         rows["layout"] = f"{layout_words(planned['parallel'])}, micro-batch {planned['micro_batch_size']}"
         if len(planned["stage_layers"]) > 1:
             rows["stages"] = f"{' + '.join(map(str, planned['stage_layers']))} layers"
-        rows["tokens a second"] = f"{planned['tokens_per_second']:,.0f}"
+        rows["tokens per second"] = f"{planned['tokens_per_second']:,.0f}"
         rows["MFU"] = f"{planned['mfu_causal']:.1%} causal, {planned['mfu_palm']:.1%} palm"
         rows["time"] = f"{duration(planned['days'])}, {planned['gpu_hours']:,.1f} device hours"
     if planned["cost"] is not None:
@@ -73,13 +73,13 @@ def _figures(planned: dict[str, Any]) -> Table:
 
 
 def _where(planned: dict[str, Any]) -> str:
-    """Whose memory it is: of stages that of the one whose devices need most."""
+    """The device of the memory table; with several stages, one of the stage that needs most."""
     layers, stage = planned["stage_layers"], planned["memory_stage"]
     return f"on stage {stage + 1} of {len(layers)}, {layers[stage]} layers" if len(layers) > 1 else "of one device"
 
 
 def _parts(title: str, parts: dict[str, float], show: Callable[[float], str]) -> Table:
-    table = _table(title, "part", "", "share")
+    table = _table(title, "category", "", "share")
     total = sum(parts.values())
     for name, value in [*parts.items(), ("total", total)]:
         table.add_row(name.replace("_", " "), show(value), f"{value / total:.1%}" if total else "")
@@ -87,11 +87,11 @@ def _parts(title: str, parts: dict[str, float], show: Callable[[float], str]) ->
 
 
 def _layouts(layouts: list[dict[str, Any]], n_gpus: int) -> Table:
-    """The best of them; of several devices only the best micro-batch of each layout."""
+    """The best layouts; with several devices, each layout with its best micro-batch."""
     shown: dict[Any, dict[str, Any]] = {}
     for layout in layouts:
         shown.setdefault(layout_words(layout) if n_gpus > 1 else layout["micro_batch_size"], layout)
-    table = _table("Layouts that fit, best first", "layout", "micro-batch", "memory a device", "tokens a second")
+    table = _table("Layouts that fit, best first", "layout", "micro-batch", "memory per device", "tokens per second")
     for layout in list(shown.values())[:MAX_LAYOUTS]:
         table.add_row(
             layout_words(layout),
@@ -105,12 +105,12 @@ def _layouts(layouts: list[dict[str, Any]], n_gpus: int) -> Table:
 
 
 def layout_words(keys: dict[str, Any]) -> str:
-    """`replicate 2 x shard 8`: the axes of more than one rank, and how shards are gathered."""
+    """`replicate 2 x shard 8`: the axes with more than one rank, and how shards are gathered."""
     return ParallelConfig(**{key: keys[key] for key in (*AXES, "gather")}).words()
 
 
 def launch_command(planned: dict[str, Any], words: list[str]) -> str:
-    """What starts the planned run: `pretrain` with the layout's overrides, under torchrun where it has several ranks."""
+    """The command that starts the planned run: `pretrain` with the layout's overrides, under torchrun with several ranks."""
     pretrain = shlex.join(["pretrain", *words, *planned["overrides"]])
     per_node = planned["gpus_per_node"]
     if planned["gpus"] == 1:

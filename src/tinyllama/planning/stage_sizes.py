@@ -1,4 +1,4 @@
-"""Which part of the network each rank of a layout holds, counted in parameters."""
+"""Parameters that each rank of a layout holds."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ ONE_DEVICE = ParallelConfig()
 
 @dataclass(frozen=True)
 class Stage:
-    """One pipeline stage's slice of the network: the whole of it without a pipeline.
+    """One pipeline stage of the model; without a pipeline, the whole model.
 
-    Matrices of the layers, the embedding and the head are sliced by `tensor`; norms and projections are on each rank.
+    `tensor` slices the layers' matrices, the embedding and the head; each rank has all norms and projections.
     """
 
     model: LlamaConfig
@@ -27,7 +27,7 @@ class Stage:
 
     @cached_property
     def layer_matrices(self) -> int:
-        """Parameters of one layer's products on one rank."""
+        """Parameters of one layer's matrices on one rank."""
         counts = self.model.parameter_counts()
         return (counts["attention"] + counts["feed_forward"]) // self.model.n_layers // self.tensor
 
@@ -38,13 +38,13 @@ class Stage:
 
     @cached_property
     def projections(self) -> int:
-        """Parameters of the projections beside the embeddings."""
+        """Parameters of the projections between the embeddings and the layers."""
         each = self.model.dim * self.model.embedding_dim if self.model.has_projections else 0
         return each * (self.is_first + self.is_last)
 
     @cached_property
     def tables(self) -> int:
-        """Parameters of embedding and head. A tied head is the embedding, and a copy of it where they are apart."""
+        """Parameters of embedding and head. A tied head is the embedding, or a copy of it on another stage."""
         is_shared = self.model.tied_head and self.is_first
         return self.table * (self.is_first + (self.is_last and not is_shared))
 
@@ -59,17 +59,17 @@ class Stage:
         return self.n_layers * self.layer_matrices + self.projections + self.tables + self.norms
 
     def held(self, shard: int) -> int:
-        """Parameters on one of `shard` ranks: all but the norms are shared out."""
+        """Parameters on one of `shard` ranks: all but the norms are sharded."""
         return -(-(self.parameters - self.norms) // shard) + self.norms if shard > 1 else self.parameters
 
     @cached_property
-    def products(self) -> int:
-        """Parameters that are matrices of products, of which 16-bit copies are kept: not norms and the embedding."""
+    def matmul_parameters(self) -> int:
+        """Parameters of matmuls, which have 16-bit copies: all but norms and the embedding."""
         return self.n_layers * self.layer_matrices + self.projections + (self.table if self.is_last else 0)
 
 
 def stages(model: LlamaConfig, parallel: ParallelConfig, recompute: str = "none") -> Iterator[Stage]:
-    """The pipeline's stages in order."""
+    """The pipeline stages in order."""
     last = parallel.pipeline - 1
     for number, layers in enumerate(stage_layers(model, parallel.pipeline, recompute)):
         yield Stage(model, len(layers), number == 0, number == last, parallel.tensor, number)

@@ -1,7 +1,7 @@
-"""What a run's folder says about the run, read into one record. A missing file leaves its part empty.
+"""Reads a run folder into one record. A missing file leaves its field empty.
 
-Texts and names come from the web and from a network: they are data, to be escaped by whoever shows them. Numbers pass
-`number`, so that a null, a NaN or a text where a number should be is None and nothing worse.
+Texts and names come from the web and from a model: the page has to escape them. Numbers pass through `number`, which
+gives None for a null, a NaN or a text.
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Any
 from tinyllama import files
 from tinyllama.errors import InputError
 
-# Phase to the manifest of its result, in the order in which they run.
+# Each phase and the manifest of its result, in the order in which they run.
 MANIFESTS = {
     "crawl": "crawl/manifest.json",
     "documents": "documents/manifest.json",
@@ -26,34 +26,25 @@ MANIFESTS = {
     "export": "model/manifest.json",
 }
 OTHER_FILES = (
-    "recipe.toml",
-    "clean/funnel.json",
-    "metrics.jsonl",
-    "events.jsonl",
-    "evaluation.json",
-    "samples.json",
-    "scorecard.json",
-)
+    "recipe.toml", "clean/funnel.json", "metrics.jsonl", "events.jsonl", "evaluation.json", "samples.json", "scorecard.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class FunnelStep:
-    """One step of cleaning: documents and bytes before and after, and how many each reason dropped."""
+    """One step of cleaning: documents before and after, bytes of text after, and how many each reason dropped."""
 
     name: str
     documents_in: int
     documents_out: int
-    bytes_in: int | None = None
     bytes_out: int | None = None
     reasons: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Everything that the report shows. `metrics` has one row a step, in the order of steps.
-
-    `document_groups`: of cleaning, by domain, language and licence: value to its counts in, out, bytes_out.
-    """
+    """Everything that the report shows. `metrics` has one row per step, in the order of steps; `document_groups` has the
+    counts of cleaning (in, out, bytes_out) of each domain, language and licence."""
 
     name: str
     recipe_text: str
@@ -76,12 +67,12 @@ class RunFacts:
         """Seconds of each finished phase, in the order in which they run."""
         seconds = {phase: number(self.summary(phase).get("seconds")) for phase in MANIFESTS}
         if seconds["clean"] is not None:
-            del seconds["documents"]  # a part of cleaning, within its time
+            del seconds["documents"]  # cleaning's seconds include them
         return {phase: value for phase, value in seconds.items() if value is not None and value >= 0}
 
     @property
     def validation(self) -> dict[str, Any]:
-        """The latest validation figures: of the evaluation, else of the training's end, else of its last measurement."""
+        """The latest validation metrics: of `evaluate`, else of the end of training, else the last in metrics.jsonl."""
         for found in (self.evaluation.get("validation"), self.summary("pretrain").get("validation")):
             if table(found):
                 return table(found)
@@ -91,12 +82,11 @@ class RunFacts:
     @property
     def unigram_perplexity(self) -> float | None:
         """Perplexity of the unigram model on the same validation tokens."""
-        found = number(self.evaluation.get("unigram_perplexity"))
-        return found if found is not None else number(self.summary("pretrain").get("unigram_perplexity"))
+        return first_number(*(found.get("unigram_perplexity") for found in (self.evaluation, self.summary("pretrain"))))
 
     @property
     def model_values(self) -> dict[str, Any]:
-        """Shapes of the network, as the finished training recorded them, else as the recipe names them."""
+        """The model's sizes: as the finished training recorded them, else as in the recipe."""
         trained = table(self.manifests.get("pretrain", {}).get("config"))
         return table(trained.get("model")) or table(self.recipe.get("model"))
 
@@ -107,9 +97,8 @@ class RunFacts:
 
     @property
     def parameters(self) -> float | None:
-        """Number of the network's parameters, as the phases recorded it."""
-        found = (number(self.summary(phase).get("parameters")) for phase in ("pretrain", "evaluate", "export"))
-        return next((value for value in found if value is not None), None)
+        """Number of parameters, as the first of these phases recorded it."""
+        return first_number(*(self.summary(phase).get("parameters") for phase in ("pretrain", "evaluate", "export")))
 
 
 def number(value: Any) -> float | int | None:
@@ -122,23 +111,33 @@ def number(value: Any) -> float | int | None:
         return None
 
 
+def first_number(*values: Any) -> float | int | None:
+    """The first of the values that is a finite number."""
+    return next((found for value in values if (found := number(value)) is not None), None)
+
+
 def table(value: Any) -> dict[str, Any]:
     """`value` when it is a JSON object, else an empty one."""
     return value if isinstance(value, dict) else {}
 
 
+def tables(value: Any) -> list[dict[str, Any]]:
+    """The JSON objects in `value` when it is a list, else none."""
+    return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
+
+
 def counts(value: Any) -> dict[str, int]:
-    """The positive counts of a JSON object (reason: count), the largest first, equals by name."""
+    """The positive counts of a JSON object (reason: count), by decreasing count, then by name."""
     found = {name: int(count) for name, raw in table(value).items() if (count := number(raw)) and count >= 1}
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
 def read_run(run_dir: Path) -> RunFacts:
-    """Read a run folder. Raises InputError when it is none, or when one of its files is damaged."""
+    """Read a run folder. Raises InputError when it is not one, or when one of its files is damaged."""
     if not run_dir.is_dir():
         raise InputError(f"{run_dir}: no such folder; give a run folder")
     if not any((run_dir / name).is_file() for name in (*MANIFESTS.values(), *OTHER_FILES)):
-        raise InputError(f"{run_dir}: no run folder, it has no recipe.toml, manifest or metrics.jsonl")
+        raise InputError(f"{run_dir}: not a run folder: it has no recipe.toml, manifest or metrics.jsonl")
     recipe_text, recipe = _recipe(run_dir / "recipe.toml")
     funnel = _json_table(run_dir / "clean/funnel.json")
     return RunFacts(
@@ -151,26 +150,18 @@ def read_run(run_dir: Path) -> RunFacts:
         metrics=_metrics(run_dir / "metrics.jsonl"),
         events=tuple(_rows(run_dir / "events.jsonl")),
         evaluation=_json_table(run_dir / "evaluation.json"),
-        samples=tuple(_tables(_json_table(run_dir / "samples.json").get("samples"))),
+        samples=tuple(tables(_json_table(run_dir / "samples.json").get("samples"))),
         scorecard=_json_table(run_dir / "scorecard.json"),
     )
 
 
-def _json(path: Path) -> Any:
-    return files.read_json(path) if path.is_file() else None
-
-
 def _json_table(path: Path) -> dict[str, Any]:
-    return table(_json(path))
-
-
-def _tables(value: Any) -> list[dict[str, Any]]:
-    return [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
+    return table(files.read_json(path)) if path.is_file() else {}
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     try:
-        return _tables(files.read_jsonl(path))
+        return tables(files.read_jsonl(path))
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 ({error}); remove it or restore it") from None
 
@@ -186,7 +177,7 @@ def _recipe(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _metrics(path: Path) -> tuple[dict[str, Any], ...]:
-    """One row a step: a resumed run repeats the steps after its checkpoint, and the later row counts."""
+    """One row per step: a resumed run repeats the steps after its checkpoint, and the later row counts."""
     by_step = {int(step): row for row in _rows(path) if (step := number(row.get("step"))) is not None}
     return tuple(by_step[step] for step in sorted(by_step))
 
@@ -194,15 +185,10 @@ def _metrics(path: Path) -> tuple[dict[str, Any], ...]:
 def _funnel(value: dict[str, Any]) -> tuple[FunnelStep, ...]:
     """The steps of funnel.json."""
     steps = []
-    for row in _tables(value.get("steps")):
+    for row in tables(value.get("steps")):
         before, after = number(row.get("documents_in")), number(row.get("documents_out"))
         if before is None or after is None:
             continue
-        sizes = [number(row.get(name)) for name in ("bytes_in", "bytes_out")]
-        bytes_in, bytes_out = (None if size is None else int(size) for size in sizes)
-        steps.append(
-            FunnelStep(
-                str(row.get("step", "")), int(before), int(after), bytes_in, bytes_out, counts(row.get("dropped"))
-            )
-        )
+        name, size, dropped = str(row.get("step", "")), number(row.get("bytes_out")), counts(row.get("dropped"))
+        steps.append(FunnelStep(name, int(before), int(after), None if size is None else int(size), dropped))
     return tuple(steps)

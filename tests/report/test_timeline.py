@@ -1,12 +1,13 @@
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.report.run_folder import metrics_row, whole, write_rows
+from tests.report.run_folder import chart_macro, metrics_row, section, whole, write_rows
 from tests.report.test_run_report import _Page, _written
-from tinyllama.report.plots import MARK_NAMES, MAX_MARKS, Chart, Mark, Series, legend, line_chart
+from tinyllama.report.plots import MARK_NAMES, MAX_MARKS, Chart, Mark, Series
 from tinyllama.report.run_facts import read_run
-from tinyllama.report.run_story import gone_back_from, marks, rows, story
+from tinyllama.report.timeline import discarded_losses, marks, rows
 
 SPIKE = {
     "time": 1_790_000_000.5, "event": "spike", "step": 25, "reason": "loss 9.000 at step 25", "answer": "going back",
@@ -33,33 +34,39 @@ def story_of(run_dir: Path) -> Path:
     return run_dir
 
 
+def timeline_of(run_dir: Path) -> str:
+    """The details element of the timeline; empty without one."""
+    found = re.search("<details[^>]*><summary>Timeline.*?</details>", section(run_dir, "training"))
+    return found[0] if found else ""
+
+
 def test_marks_say_what_happened_and_why(tmp_path: Path):
     found = {(mark.kind, mark.x): mark.label for mark in marks(read_run(story_of(tmp_path)))}
     assert found == {
         ("save", 20.0): "checkpoint saved at step 20",
         ("skip", 21.0): "no update at step 21: the gradient is not finite",
         ("spike", 25.0): "loss spike at step 25: loss 9.000 at step 25",
-        ("roll-back", 20.0): "went back to step 20",
+        ("roll-back", 20.0): "rolled back to step 20",
         ("stop", 28.0): "stopped after step 28: SIGTERM",
         ("resume", 28.0): "resumed at step 28",
     }
     assert {mark.kind for mark in marks(read_run(tmp_path))} == set(MARK_NAMES)
 
 
-def test_the_page_shows_them_and_what_was_gone_back_from(tmp_path: Path):
+def test_the_page_shows_them_and_what_was_discarded_losses(tmp_path: Path):
     page = _written(story_of(tmp_path))
     read = _Page(page)
     for words in (
-        "loss spike at step 25", "gone back from", "loss spike", "went back to here", "step left out", "stopped",
-        "What happened", "2026-09-21 14:13:20", "read by steps 22 to 25; 3 windows; documents document-0, ", "and 8 more",
+        "loss spike at step 25", "discarded by a roll-back", "loss spike", "rolled back to here", "step skipped", "stopped",
+        "Timeline", "2026-09-21 14:13:20", "read by steps 22 to 25; 3 windows; documents document-0, ", "and 8 more",
         "loss 9.000; step_00000020",
     ):  # fmt: skip
         assert words in read.text, words
-    (series,) = gone_back_from(read_run(tmp_path))
+    (series,) = discarded_losses(read_run(tmp_path))
     assert series.points[0][0] == 20
     assert series.points[-1] == (25.0, 9.0)
     assert (
-        "Marks: resumed: 1; went back to here: 1; stopped: 1; loss spike: 1; step left out: 1; checkpoint saved: 1."
+        "Marks: resumed: 1; rolled back to here: 1; stopped: 1; loss spike: 1; step skipped: 1; checkpoint saved: 1."
         in page
     )
 
@@ -67,26 +74,26 @@ def test_the_page_shows_them_and_what_was_gone_back_from(tmp_path: Path):
 def test_a_spike_that_was_only_watched_is_no_other_branch(tmp_path: Path):
     whole(tmp_path)
     write_rows(tmp_path, "events.jsonl", [SPIKE])
-    assert gone_back_from(read_run(tmp_path)) == []
+    assert discarded_losses(read_run(tmp_path)) == []
     assert [row[1:3] for row in rows(read_run(tmp_path))] == [("loss spike", "25")]
 
 
 def test_many_marks_of_one_kind_do_not_hide_another():
     saves = [Mark(float(step), "saved", "save") for step in range(1000)]
     chart = Chart(
-        "t", "step", "loss", [Series("s", [(0.0, 1.0), (1000.0, 2.0)])], [*saves, Mark(501.0, "spiked", "spike")]
+        "c", "t", "", "t", "loss", [Series("s", [(0.0, 1.0), (1000.0, 2.0)])], [*saves, Mark(501.0, "spiked", "spike")]
     )
-    svg = line_chart(chart, "c")
+    svg = chart_macro("svg", chart)
     assert svg.count('class="mark save"') <= MAX_MARKS
     assert svg.count('class="mark spike"') == 1
-    assert legend(chart).count("<li>") == 3
+    assert chart_macro("legend", chart).count("<li>") == 3
 
 
 def test_lines_that_are_no_events(tmp_path: Path):
     write_rows(tmp_path, "metrics.jsonl", [metrics_row(step) for step in range(1, 5)])
     odd = {"event": "spike", "step": "x", "time": 1e30, "losses": [[1], ["a", 2], 3, [2, None]], "reason": ["no text"]}
     write_rows(tmp_path, "events.jsonl", [odd, {"event": "roll_back", "step": None, "windows": 5}, {"event": ["stop"]}])
-    assert "What happened" in _written(tmp_path)
+    assert "Timeline" in _written(tmp_path)
     assert marks(read_run(tmp_path)) == []
 
 
@@ -113,9 +120,9 @@ def test_what_was_gone_back_from_begins_where_the_run_went_back_to(tmp_path: Pat
         back | {"step": 3},
     ]
     write_rows(tmp_path, "events.jsonl", events)
-    found = gone_back_from(read_run(tmp_path))
+    found = discarded_losses(read_run(tmp_path))
     assert [list(series.points) for series in found] == [[(6, 2.0), (9, 4.0)], [(20, 8.5), (21, 9.5)]]
-    assert {(series.name, series.kind) for series in found} == {("gone back from", "dashed")}
+    assert {(series.name, series.kind) for series in found} == {("discarded by a roll-back", "dashed")}
 
 
 def test_a_mark_is_shown_once_a_step_with_its_last_reason(tmp_path: Path):
@@ -156,7 +163,7 @@ def test_rows_say_when_what_where_and_why(tmp_path: Path):
         ("", "damaged checkpoint", "1,234", "r; a"),
         ("", "full disk", "", "only"),
         ("", "recipe changed", "", f"0 windows; documents {listed}"),
-        ("", "data left out", "", f"2 windows; documents {listed} and 2 more"),
+        ("", "data quarantined", "", f"2 windows; documents {listed} and 2 more"),
         ("", "resumed", "", "step_1"),
         ("", "finished", "", f"documents {'z' * 40}"),
     ]
@@ -166,7 +173,7 @@ def test_rows_say_when_what_where_and_why(tmp_path: Path):
 def test_a_short_story_is_open(tmp_path: Path, count: int, is_open: bool):
     whole(tmp_path)
     write_rows(tmp_path, "events.jsonl", [{"event": "skip", "step": step} for step in range(count)])
-    page = story(read_run(tmp_path))
+    page = timeline_of(tmp_path)
     assert page.startswith("<details open>" if is_open else "<details>")
     assert page.count("<tr><td>") == count
 
@@ -177,11 +184,11 @@ def test_of_many_events_the_last_two_hundred_are_listed(tmp_path: Path):
     found = rows(read_run(tmp_path))
     assert [found[0][2], found[-1][2], len(found)] == ["1", "200", 200]
     write_rows(tmp_path, "events.jsonl", [{"event": "save", "step": 1}])
-    assert story(read_run(tmp_path)) == ""
+    assert timeline_of(tmp_path) == ""
 
 
 def test_the_table_of_events_has_each_in_its_column(tmp_path: Path):
     whole(tmp_path)
     write_rows(tmp_path, "events.jsonl", [{"event": "stop", "step": 5, "time": 86400, "reason": "<" + "y" * 600}])
-    page = story(read_run(tmp_path))
+    page = timeline_of(tmp_path)
     assert f"<tr><td>1970-01-02 00:00:00</td><td>stopped</td><td>5</td><td>&lt;{'y' * 599} …</td></tr>" in page
