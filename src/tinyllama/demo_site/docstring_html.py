@@ -28,17 +28,17 @@ _LONGEST_TERM_WORDS = 7
 
 def docstring_html(docstring: str, link: Link, heading_level: int = 2) -> str:
     """HTML of one docstring; its sections get headings of `heading_level`, which ends at 6."""
-    pieces = []
+    html = []
     for title, body in split_sections(docstring):
         if title:
-            pieces.append(f"<h{heading_level}>{escape(title)}</h{heading_level}>")
+            html.append(f"<h{heading_level}>{escape(title)}</h{heading_level}>")
         if not body.strip():
             continue
         if title == "See Also":
-            pieces.append(_see_also_html(body, link))
+            html.append(_see_also_html(body, link))
         else:
-            pieces.append(_body_html(body, link, heading_level + 1))
-    return "\n".join(pieces)
+            html.append(_body_html(body, link, heading_level + 1))
+    return "\n".join(html)
 
 
 def split_sections(docstring: str) -> list[tuple[str, str]]:
@@ -82,16 +82,16 @@ def _see_also_html(body: str, link: Link) -> str:
             items[-1] += f" {line.strip()}"
         elif line.strip():
             items.append(line.strip())
-    pieces = []
+    html = []
     for item in items:
         match = _SEE_ALSO.match(item)
         if match is None:
-            pieces.append(f"<li>{escape(item)}</li>")
+            html.append(f"<li>{escape(item)}</li>")
             continue
         names = [re.sub(r"^:\w+:|[`~]", "", name.strip()) for name in match["names"].split(",") if name.strip()]
         text = f": {escape(match['text'])}" if match["text"] else ""
-        pieces.append(f"<li>{', '.join(_name_html(name, link) for name in names)}{text}</li>")
-    return f"<ul>{''.join(pieces)}</ul>"
+        html.append(f"<li>{', '.join(_name_html(name, link) for name in names)}{text}</li>")
+    return f"<ul>{''.join(html)}</ul>"
 
 
 def _name_html(name: str, link: Link) -> str:

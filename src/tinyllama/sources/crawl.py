@@ -4,9 +4,6 @@ The crawl runs in a child process (`crawl_process.py`, `page_spider.py`); the fr
 """
 
 import contextlib
-import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +16,7 @@ from tinyllama.errors import InputError, RecipeError
 from tinyllama.sources.frontier import Frontier
 from tinyllama.sources.page_urls import host_and_port, normal_url
 from tinyllama.sources.sources_config import SourcesConfig
+from tinyllama.workers.child_process import ChildProcess, how_it_ended
 
 LOG_FILE = "crawl.log"
 
@@ -121,7 +119,7 @@ def _domains(config: SourcesConfig, seeds: list[str]) -> list[str]:
 def _run_child(
     config: SourcesConfig, out: Path, seeds: list[str], allow_private: list[str], *, only_look: bool = False
 ) -> None:
-    """Run `crawl_process` to its end, showing its progress. Raises InputError for what the user can mend."""
+    """Run `crawl_process` to its end, showing its progress. Raises InputError for what the user can fix."""
     job = {
         "config": config.model_dump(),
         "out": str(out),
@@ -131,36 +129,22 @@ def _run_child(
         "dry_run": only_look,
     }
     out.mkdir(parents=True, exist_ok=True)
-    last: dict[str, Any] = {}
+    answer: dict[str, Any] = {}
     with (
         (out / LOG_FILE).open("ab") as errors,
         log.progress("crawl", config.max_pages or None) as bar,
-        subprocess.Popen(
-            [sys.executable, "-m", "tinyllama.sources.crawl_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        ) as child,
+        ChildProcess(stderr=errors) as child,
     ):
-        assert child.stdin is not None
-        assert child.stdout is not None
-        try:
-            child.stdin.write(json.dumps(job) + "\n")
-            child.stdin.flush()
-            started, first = time.monotonic(), None
-            for line in child.stdout:
-                last = json.loads(line)
-                if "stored" in last:
-                    first = last["stored"] if first is None else first
-                    speed = (last["stored"] - first) / max(time.monotonic() - started, 0.001)
-                    bar.update(last["stored"], f"pages, {last['queued']} queued, {speed:.0f} pages/s")
-        except BrokenPipeError:
-            pass  # the child ended early; its exit says why
-        finally:
-            child.kill()
-            code = child.wait()
-    if "error" in last:
-        raise InputError(last["error"])
-    if not last.get("done"):
-        raise RuntimeError(f"the crawl process ended with code {code}; {out / LOG_FILE} says why")
+        started, first = time.monotonic(), None
+        for answer in child.ask("sources.crawl_process:crawl_task", job):
+            if "stored" in answer:
+                first = answer["stored"] if first is None else first
+                speed = (answer["stored"] - first) / max(time.monotonic() - started, 0.001)
+                bar.update(answer["stored"], f"pages, {answer['queued']} queued, {speed:.0f} pages/s")
+    if "done" in answer:
+        return
+    if answer.get("error") == "TinyllamaError":
+        raise RuntimeError(f"the crawl failed: {answer['message'].strip()}; {out / LOG_FILE} has the traceback")
+    if "error" in answer:
+        raise InputError(answer["message"])
+    raise RuntimeError(f"the crawl process {how_it_ended(child.close())}; see {out / LOG_FILE}")
