@@ -3,6 +3,7 @@
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,16 +66,21 @@ def scrapy_settings(config: SourcesConfig, allow_private: list[str], dry_run: bo
     }
 
 
-def crawl_task(job: dict[str, Any], progress: Progress) -> bool:
-    """Task: crawl until the frontier is empty or `max_pages` are stored; says `stored` and `queued` after each commit.
+def crawl_task(job: dict[str, Any], progress: Progress) -> None:
+    """Task: `crawl_in_this_process`, with errors logged to stderr."""
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger().handlers[0].setLevel(logging.ERROR)  # loggers' own levels are reset by Scrapy
+    warnings.simplefilter("ignore")
+    crawl_in_this_process(job, progress.say)
+
+
+def crawl_in_this_process(job: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> None:
+    """Crawl until the frontier is empty or `max_pages` are stored; says `stored` and `queued` after each commit.
 
     `job`: config, out, seeds, domains, allow_private, dry_run. Raises RuntimeError for an error in this program.
     """
     from scrapy.crawler import CrawlerProcess
 
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
-    logging.getLogger().handlers[0].setLevel(logging.ERROR)  # loggers' own levels are reset by Scrapy
-    warnings.simplefilter("ignore")
     config = SourcesConfig.model_validate(job["config"])
     out = Path(job["out"])
     settings = scrapy_settings(config, job["allow_private"], job["dry_run"])
@@ -84,7 +90,7 @@ def crawl_task(job: dict[str, Any], progress: Progress) -> bool:
     frontier.commit(warc.sync())
 
     def report() -> None:
-        progress.say({"stored": frontier.states["stored"], "queued": frontier.states["queued"]})
+        say({"stored": frontier.states["stored"], "queued": frontier.states["queued"]})
 
     crawl = CrawlJob(config, frontier, warc, frozenset(job["domains"]), report, job["dry_run"])
     crawl.earlier_requests = frontier.fact("requests", 0)
@@ -102,4 +108,3 @@ def crawl_task(job: dict[str, Any], progress: Progress) -> bool:
             raise RuntimeError(f"the crawl ended with {frontier.states['queued']} pages queued")
     warc.close()
     frontier.close()
-    return True
