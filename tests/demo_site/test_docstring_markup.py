@@ -41,7 +41,8 @@ def bare(text: str) -> str:
         (":func:`known.f` :py:class:`~known.a.B` :meth:`!other` :obj:`shown <known.x>`",
          '<p><a href="/known.f"><code>known.f</code></a> <a href="/known.a.B"><code>B</code></a> <code>other</code> '
          '<a href="/known.x"><code>shown</code></a></p>\n'),
-        (":ref:`the words <target>` :term:`plain` :std:term:`too`", "<p><span>the words</span> <span>plain</span> <span>too</span></p>"),
+        (":ref:`the words <target>` :term:`plain` :std:term:`too`",
+         "<p><span>the words</span> <span>plain</span> <span>too</span></p>"),
         (":math:`a < b`", "<p><code>a &lt; b</code></p>\n"),
         ("H :sub:`2` :sup:`3`", "<p>H <sub>2</sub> <sup>3</sup></p>\n"),
         ("`text <http://a.org/?a&b>`_ `ftp <ftp://a.org>`_", '<p><a href="http://a.org/?a&amp;b">text</a> ftp</p>\n'),

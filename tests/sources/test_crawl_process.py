@@ -207,7 +207,7 @@ def test_seeds_are_queued_in_their_normal_form_and_progress_is_told(
 ) -> None:
     assert crawl_here(monkeypatch, tmp_path, store(1, 1)) == [{"stored": 1, "queued": 0}]
     frontier = Frontier(tmp_path)
-    assert list(frontier.fates()) == ["http://a.org/", "http://b.org/"]
+    assert list(frontier.outcomes()) == ["http://a.org/", "http://b.org/"]
     assert frontier.warc_files().keys() == {"00000.warc.gz"}
     assert frontier.fact("requests") == 7
     frontier.close()
