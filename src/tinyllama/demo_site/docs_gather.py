@@ -14,31 +14,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import resources
 from types import ModuleType
 from typing import Any
 
-_STANDARD_MODULES = """
-abc argparse array ast asyncio base64 bdb binascii bisect builtins bz2 calendar cmath cmd code codecs codeop
-collections collections.abc colorsys compileall concurrent.futures configparser contextlib contextvars copy copyreg
-csv ctypes dataclasses datetime decimal difflib dis doctest email email.charset email.generator email.header
-email.headerregistry email.message email.mime.text email.parser email.policy email.utils enum errno faulthandler
-filecmp fileinput fnmatch fractions ftplib functools gc getopt getpass gettext glob graphlib gzip hashlib heapq hmac
-html html.entities html.parser http http.client http.cookiejar http.cookies http.server imaplib importlib
-importlib.abc importlib.machinery importlib.metadata importlib.resources importlib.util inspect io ipaddress
-itertools json json.decoder json.encoder keyword linecache locale logging logging.config logging.handlers lzma
-mailbox marshal math mimetypes mmap modulefinder multiprocessing multiprocessing.connection multiprocessing.managers
-multiprocessing.pool multiprocessing.queues multiprocessing.shared_memory netrc numbers opcode operator optparse os
-os.path pathlib pdb pickle pickletools pkgutil platform plistlib poplib posixpath ntpath pprint profile pstats
-py_compile pyclbr pydoc queue quopri random re reprlib rlcompleter runpy sched secrets select selectors shelve shlex
-shutil signal site smtplib socket socketserver sqlite3 ssl stat statistics string stringprep struct subprocess
-symtable sys sysconfig tabnanny tarfile tempfile textwrap threading time timeit token tokenize trace traceback
-tracemalloc types typing unicodedata unittest unittest.async_case unittest.case unittest.loader unittest.mock
-unittest.result unittest.runner unittest.suite urllib.error urllib.parse urllib.request urllib.response
-urllib.robotparser uuid venv warnings wave weakref webbrowser wsgiref.handlers wsgiref.headers wsgiref.simple_server
-wsgiref.util wsgiref.validate xml.dom xml.dom.minidom xml.dom.pulldom xml.etree.ElementTree xml.sax xml.sax.handler
-xml.sax.saxutils xml.sax.xmlreader xmlrpc.client xmlrpc.server zipapp zipfile zipimport zlib zoneinfo
-"""
-STANDARD_LIBRARY = tuple(_STANDARD_MODULES.split())
+STANDARD_LIBRARY = tuple(resources.files("tinyllama.demo_site").joinpath("standard_modules.txt").read_text().split())
 PACKAGES = ("numpy", "scipy", "sklearn")
 TOPICS = "topics"
 _NOT_PUBLIC = "tests conftest core extras f2py distutils externals lapack_lite mtrand mypy_plugin testutils"
@@ -46,7 +26,7 @@ LEFT_OUT_NAMES = frozenset(_NOT_PUBLIC.split())
 ALLOW_LIST = (*STANDARD_LIBRARY, *PACKAGES, TOPICS)
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-_SHORTEST_PAGE_WORDS = 12  # a docstring of one line makes no page
+_SHORTEST_PAGE_WORDS = 12  # a docstring of one line gets no page
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +67,7 @@ def gather(allow: Sequence[str] = ALLOW_LIST) -> list[Entry]:
 
 @contextmanager
 def _seeded_examples() -> Iterator[None]:
-    """scipy.stats writes some docstrings while it is imported, with samples of an unseeded generator: give it a seed."""
+    """Seeds the generator with which scipy.stats, while it is imported, draws the samples in its docstrings."""
     try:
         import numpy.random as module
     except ImportError:
