@@ -6,6 +6,7 @@ resolve would become an error box. `_simplify` turns such nodes into text and li
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from html import escape
 
 from docutils import nodes
@@ -60,22 +61,20 @@ def _body_html(body: str, link: Link, heading_level: int) -> str:
         nonlocal worst
         worst = max(worst, message["level"])
 
-    try:
+    with suppress(Exception):  # docutils fails in many ways on text that was never meant for it
         document = parse(body, observe)
-    except Exception:  # docutils fails in many ways on text that was never meant for it
-        worst = Reporter.SEVERE_LEVEL
-    if worst >= Reporter.SEVERE_LEVEL:
-        return f"<pre>{escape(body)}</pre>"
-    _simplify(document, link)
-    writer = HTMLTranslator(document)
-    writer.initial_header_level = heading_level
-    for block in document.children:
-        block.walkabout(writer)
-    return "".join(writer.body)
+        if worst < Reporter.SEVERE_LEVEL:
+            _simplify(document, link)
+            writer = HTMLTranslator(document)
+            writer.initial_header_level = heading_level
+            for block in document.children:
+                block.walkabout(writer)
+            return "".join(writer.body)
+    return f"<pre>{escape(body)}</pre>"
 
 
 def _see_also_html(body: str, link: Link) -> str:
-    """numpydoc's See Also: `name : what it does` or `name, name`, an indented line goes on with the one before."""
+    """numpydoc's See Also: `name : what it does` or `name, name`; an indented line continues the line before."""
     items: list[str] = []
     for line in body.splitlines():
         if line[:1].isspace() and items:
