@@ -150,8 +150,7 @@ def test_a_worker_watches_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         monkeypatch.setattr(target, name, lambda *_: None)
     monkeypatch.setattr(worker_process.sys, "stdin", io.StringIO(""))
-    monkeypatch.setattr(worker_process.os, "getppid", lambda: 77)
-    worker_process.serve()
+    worker_process.serve(77, 0)
     assert started == [{"target": worker_process._end_with, "args": (77,), "daemon": True}]
     assert Started.seen == ["started"]
     Started.seen.clear()

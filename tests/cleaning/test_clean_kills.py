@@ -26,7 +26,7 @@ from tinyllama.cleaning import extract_documents
 from tinyllama.cleaning.clean_config import CleanConfig
 from tinyllama.cleaning.clean_run import clean
 
-extract_documents.PART_RECORDS = 20
+extract_documents.FILE_RECORDS = 20
 folder = Path(sys.argv[1])
 config = CleanConfig(workers=1, site_line_documents=3, max_memory_bytes=20_000)
 clean(config, [Path(sys.argv[2])], folder / "documents", folder / "clean")

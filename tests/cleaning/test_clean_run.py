@@ -105,7 +105,7 @@ def test_every_drop_has_its_reason_and_counts_add_up(tmp_path: Path) -> None:
 
 
 def test_same_bytes_whatever_the_workers_and_the_parts_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extract_documents, "PART_RECORDS", 10)
+    monkeypatch.setattr(extract_documents, "FILE_RECORDS", 10)
     inputs = mixed_inputs(tmp_path / "in")
     run(tmp_path / "one", inputs)
     run(tmp_path / "three", inputs, CleanConfig(workers=3))

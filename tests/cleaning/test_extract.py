@@ -1,6 +1,6 @@
 import pytest
 
-from tinyllama.cleaning.extract import NO_TEXT, TOO_HARD, ExtractPool, ExtractWorker, main_text
+from tinyllama.cleaning.extract import NO_TEXT, TOO_HARD, ExtractPool, main_text
 
 ITEM = "An item of the list that says something of use to the reader."
 PAGE = f"""<html><head><title>T</title><style>p {{}}</style></head><body>
@@ -39,9 +39,6 @@ def test_worker_gives_what_the_function_gives() -> None:
 
 
 def test_a_page_that_takes_too_long_is_dropped_and_the_next_is_read() -> None:
-    worker = ExtractWorker(page_cpu_seconds=0.2)
-    try:
-        assert worker.text_of("<div>" * 100_000 + "x") == ("", TOO_HARD)
-        assert worker.text_of("<p>next</p>") == ("next", "")
-    finally:
-        worker.close()
+    with ExtractPool(page_cpu_seconds=0.2) as pool:
+        assert pool.text_of("<div>" * 100_000 + "x") == ("", TOO_HARD)
+        assert pool.text_of("<p>next</p>") == ("next", "")

@@ -11,15 +11,15 @@ from tests.cleaning.cleaning_here import in_this_process, rows_in
 from tinyllama import document_files
 from tinyllama.cleaning import clean_documents, extract_documents
 from tinyllama.cleaning.clean_config import CleanConfig
-from tinyllama.cleaning.extract_documents import _Part, _texts
+from tinyllama.cleaning.extract_documents import _DocumentFile, _texts
 from tinyllama.errors import InputError
 from tinyllama.files import read_json
 from tinyllama.sources.document import document_id
 from tinyllama.sources.read_inputs import Record
 
 
-def part(documents: int, dropped: int, chars: int = 0) -> _Part:
-    return _Part([{}] * documents, [{}] * dropped, chars)
+def part(documents: int, dropped: int, chars: int = 0) -> _DocumentFile:
+    return _DocumentFile([{}] * documents, [{}] * dropped, chars)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_the_first_eight_parts_of_a_file_are_an_eighth_of_the_others(number: int
 
 
 def test_a_small_part_is_rounded_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extract_documents, "PART_RECORDS", 9)
+    monkeypatch.setattr(extract_documents, "FILE_RECORDS", 9)
     assert not part(1, 0).is_full(0)
     assert part(1, 1).is_full(0)
     assert not part(8, 0).is_full(8)
@@ -97,7 +97,7 @@ def test_what_comes_out_of_each_kind_of_file(tmp_path: Path, monkeypatch: pytest
 def test_parts_end_alike_and_a_resumed_run_reads_past_those_that_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(extract_documents, "PART_RECORDS", 16)  # an eighth: two
+    monkeypatch.setattr(extract_documents, "FILE_RECORDS", 16)  # an eighth: two
     write_inputs(tmp_path / "in")
     first = extracted(tmp_path)
     names = [path.name for path in document_files.document_paths(tmp_path / "out")]
@@ -130,7 +130,7 @@ def test_a_parts_drops_are_written_first_and_its_rows_in_order(tmp_path: Path, m
     monkeypatch.setattr(document_files, "write_document_file", write)
     rows = [dict.fromkeys(document_files.DOCUMENT_SCHEMA.names, "") | {"id": i, "text": t}
             for i, t in (("b", "1"), ("a", "2"), ("a", "1"))]  # fmt: skip
-    extract_documents._write(_Part(rows, [{"id": "x", "reason": "r"}]), tmp_path, "p.parquet")
+    extract_documents._write(_DocumentFile(rows, [{"id": "x", "reason": "r"}]), tmp_path, "p.parquet")
     assert written == ["dropped/p.parquet", "p.parquet"]
     assert [(row["id"], row["text"]) for row in rows_in(tmp_path)] == [("a", "1"), ("a", "2"), ("b", "1")]
 
@@ -200,7 +200,7 @@ def test_the_progress_of_filtering_starts_with_the_finished_files(
         lines.append((words, Line()))
         return lines[-1][1]
 
-    monkeypatch.setattr(extract_documents, "PART_RECORDS", 16)
+    monkeypatch.setattr(extract_documents, "FILE_RECORDS", 16)
     write_inputs(tmp_path / "in")
     extracted(tmp_path)
     monkeypatch.setattr(clean_documents.log, "progress", progress)

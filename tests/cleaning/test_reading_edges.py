@@ -21,7 +21,7 @@ from warcio.warcwriter import WARCWriter
 
 from tinyllama import document_files
 from tinyllama.cleaning import extract
-from tinyllama.cleaning.extract import ExtractPool, ExtractWorker
+from tinyllama.cleaning.extract import ExtractPool
 from tinyllama.document_files import document_batches
 from tinyllama.errors import InputError
 from tinyllama.sources import read_inputs, remote_inputs
@@ -338,50 +338,36 @@ def test_s3_is_reached_as_the_variables_say(
 # -- the process that reads pages
 
 
-def test_a_worker_reads_pages_until_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    timers: list[Any] = []
-    limits: list[Any] = []
-    pages = io.BytesIO()
-    for html in ("<p>one</p>", "<p>zwölf</p>"):
-        extract._send(pages, html)
-    cut = io.BytesIO(pages.getvalue() + b"\x09\0\0\0\0\0\0\0half")
-    out = io.BytesIO()
-    monkeypatch.setattr(extract.sys, "stdin", SimpleNamespace(buffer=cut))
-    monkeypatch.setattr(extract.os, "dup", lambda number: number)
-    monkeypatch.setattr(extract.os, "fdopen", lambda number, mode: out)
-    monkeypatch.setattr(extract.signal, "setitimer", lambda which, seconds: timers.append((which, seconds)))
-    monkeypatch.setattr(extract.signal, "signal", lambda *pair: limits.append(pair))
-    monkeypatch.setattr(extract.resource, "setrlimit", lambda *pair: limits.append(pair))
-    extract.serve(3.5)
-    out.seek(0)
-    assert [extract._receive(out) for _ in range(3)] == ["one", "zwölf", None]
-    assert timers == [(extract.signal.ITIMER_PROF, seconds) for seconds in (3.5, 0, 3.5, 0)]
-    assert (extract.resource.RLIMIT_AS, (4 << 30, 4 << 30)) in limits
-    assert (extract.resource.RLIMIT_CORE, (0, 0)) in limits
-    assert (extract.signal.SIGPROF, extract.signal.SIG_DFL) in limits
-    assert (extract.signal.SIGINT, extract.signal.SIG_IGN) in limits
+def test_a_page_has_a_limit_of_time_and_half_a_surrogate_pair_becomes_a_question_mark() -> None:
+    limits: list[float] = []
+    progress: Any = SimpleNamespace(limit=limits.append)
+    texts = [
+        extract.page_task({"html": html, "cpu_seconds": 3.5}, progress) for html in ("<p>zwölf</p>", "<p>\ud800</p>")
+    ]
+    assert (texts, limits) == (["zwölf", "?"], [3.5, 3.5])
 
 
-def test_a_worker_is_kept_for_its_thread_and_started_with_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[list[str]] = []
-    ended: list[str] = []
+def test_a_child_is_kept_for_its_thread_until_a_page_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
 
-    def start(command: list[str], **pipes: Any) -> Any:
-        started.append(command)
-        answers = io.BytesIO()
-        for text in ("one", " \n", "three"):
-            extract._send(answers, text)
-        answers.seek(0)
-        process = SimpleNamespace(stdin=io.BytesIO(), stdout=answers)
-        process.kill, process.communicate = (lambda: ended.append("kill")), (lambda: ended.append("wait"))
-        return process
+    class Child:
+        def __init__(self, **options: Any) -> None:
+            self.options, self.asked, self.closed = options, [], []
+            self.answers = [{"done": "one"}, {"done": " \n"}, {"done": "three"}, {}]
+            made.append(self)
 
-    monkeypatch.setattr(extract.subprocess, "Popen", start)
+        def last_answer(self, function: str, task: Any) -> dict[str, Any]:
+            self.asked.append((function, task))
+            return self.answers.pop(0)
+
+        def close(self, *, patience_seconds: float) -> None:
+            self.closed.append(patience_seconds)
+
+    monkeypatch.setattr(extract, "ChildProcess", Child)
     with ExtractPool(2.5) as pool:
         found = [pool.text_of("x") for _ in range(4)]
         assert found == [("one", ""), ("", "html_no_text"), ("three", ""), ("", "html_too_hard")]
-        assert (ended, pool.text_of("x")) == (["kill", "wait"], ("one", ""))
-        assert len(pool._workers) == 1
-    assert ended == ["kill", "wait"] * 2
-    assert [command[-2:] for command in started] == [["tinyllama.cleaning.extract", "2.5"]] * 2
-    ExtractWorker(1).close()
+        assert (made[0].closed, pool.text_of("y")) == ([0], ("one", ""))
+    assert [child.closed for child in made] == [[0], [0]]
+    assert [child.options for child in made] == [{"memory_bytes": 4 << 30}] * 2
+    assert made[1].asked == [("cleaning.extract:page_task", {"html": "y", "cpu_seconds": 2.5})]

@@ -146,7 +146,7 @@ def test_site_lines_by_the_obvious_way(texts: list[str], min_words: int) -> None
 @pytest.mark.parametrize("seed", [3])
 def test_many_ranges_and_rounds_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """A limit of a few kilobytes: every step in many ranges, components in rounds; or all of it in memory."""
-    monkeypatch.setattr(extract_documents, "PART_RECORDS", 25)
+    monkeypatch.setattr(extract_documents, "FILE_RECORDS", 25)
     chance = random.Random(seed)
     texts = [text for n in range(25) for text in family(n, chance.randint(1, 4))] + [prose(n) for n in range(100, 130)]
     texts += [prose(n % 10 + 100) for n in range(15)]

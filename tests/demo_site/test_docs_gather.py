@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tinyllama.demo_site import docs_gather, python_docs
-from tinyllama.demo_site.docs_gather import Entry, Part, gather, gather_in_process
+from tinyllama.demo_site.docs_gather import Docstring, Entry, gather
 from tinyllama.demo_site.docs_pages import DocumentationSite
 from tinyllama.demo_site.python_docs import make_server
 from tinyllama.errors import InputError
@@ -106,11 +106,11 @@ def test_a_class_has_the_methods_that_it_defines_itself() -> None:
     assert shape == Entry(
         "zz.deep.Shape", "class", "zz.deep",
         (
-            Part("", "Shape()", "A shape."),
-            Part("area", "area(self) -> None", "The area of the shape, in the unit of its sides squared."),
-            Part("known", "known() -> None", "All shapes that are known."),
-            Part("sides", "", "How many sides."),
-            Part("unit", "unit(cls) -> None", "The shape whose side is one."),
+            Docstring("", "Shape()", "A shape."),
+            Docstring("area", "area(self) -> None", "The area of the shape, in the unit of its sides squared."),
+            Docstring("known", "known() -> None", "All shapes that are known."),
+            Docstring("sides", "", "How many sides."),
+            Docstring("unit", "unit(cls) -> None", "The shape whose side is one."),
         ),
     )  # fmt: skip
 
@@ -129,7 +129,7 @@ def test_texts_are_clean_and_the_same_everywhere() -> None:
 def test_the_language_reference_is_there_when_asked_for() -> None:
     topics = [entry for entry in gather(("topics",)) if entry.name == "topics.if"]
     assert [(entry.kind, entry.module) for entry in topics] == [("topic", "topics")]
-    assert "suite" in topics[0].parts[0].docstring
+    assert "suite" in topics[0].docstrings[0].text
     assert not [entry for entry in gather(("keyword",)) if entry.kind == "topic"]
 
 
@@ -159,34 +159,29 @@ def test_samples_in_docstrings_have_a_seed() -> None:
     assert np.random.default_rng is plain
 
 
-def test_a_gathering_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(docs_gather.sys, "executable", "/bin/false")
-    with pytest.raises(InputError, match="gathering failed: no message"):
-        gather_in_process(("keyword",))
-    monkeypatch.undo()
-    seen: dict[str, Any] = {}
+def test_the_site_s_process_gathers_and_says_its_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    server = type(
+        "Served", (), {"server_address": ("127.0.0.1", 78), "serve_forever": lambda self: seen.append("served")}
+    )
 
-    def run(command: list[str], **options: Any) -> Any:
-        seen.update(options, command=command)
-        row = {
-            "name": "a.b",
-            "kind": "function",
-            "module": "a",
-            "parts": [{"heading": "h", "signature": "s", "docstring": "d"}],
-        }
-        return type("Done", (), {"returncode": 0, "stdout": docs_gather.json.dumps([row]), "stderr": b""})
+    def make(site: DocumentationSite, port: int, *, exact_port: bool) -> Any:
+        seen.append((len(site), port, exact_port))
+        return server()
 
-    monkeypatch.setattr(docs_gather.subprocess, "run", run)
-    assert gather_in_process(("x", "y")) == [Entry("a.b", "function", "a", (Part("h", "s", "d"),))]
-    assert seen["command"][-2:] == ["x", "y"]
-    assert (seen["capture_output"], seen["stdin"]) == (True, docs_gather.subprocess.DEVNULL)
-    failed = type("Done", (), {"returncode": 3, "stdout": "", "stderr": b"first\nb\xffd line \n"})
-    monkeypatch.setattr(docs_gather.subprocess, "run", lambda *_, **options: failed)
-    with pytest.raises(InputError, match=r"gathering failed: b\ufffdd line$"):
-        gather_in_process(("x",))
-    assert {name: seen["env"][name] for name in ("PYTHONHASHSEED", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")} == {
-        "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
-    }  # fmt: skip
+    monkeypatch.setattr(python_docs, "gather", lambda names: seen.append(names) or [])
+    monkeypatch.setattr(python_docs, "make_server", make)
+    progress: Any = type("Said", (), {"say": seen.append})
+    python_docs.serve_task({"port": 77, "exact_port": True, "allow": ["x"]}, progress)
+    assert seen == [["x"], (0, 77, True), {"url": "http://127.0.0.1:78/"}, "served"]
+    for error, words in ((ValueError("bad"), "ValueError: bad"), (KeyError("k"), "KeyError: 'k'")):
+
+        def fails(names: Any, error: Exception = error) -> Any:
+            raise error
+
+        monkeypatch.setattr(python_docs, "gather", fails)
+        with pytest.raises(InputError, match=f"^documentation of the installed packages: gathering failed: {words}$"):
+            python_docs.serve_task({"port": 77, "exact_port": True, "allow": ["x"]}, progress)
 
 
 class FakeServer:
@@ -242,7 +237,7 @@ def test_head_and_get_give_the_same_lengths() -> None:
     import http.client
     import threading
 
-    server = make_server(DocumentationSite([Entry("m", "module", "m", (Part("", "", "The module."),))]), 23456)
+    server = make_server(DocumentationSite([Entry("m", "module", "m", (Docstring("", "", "The module."),))]), 23456)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=5)

@@ -4,21 +4,21 @@ import re
 
 import pytest
 
-from tinyllama.demo_site.docs_gather import Entry, Part
+from tinyllama.demo_site.docs_gather import Docstring, Entry
 from tinyllama.demo_site.docs_pages import DocumentationSite
 
 ENTRIES = [
-    Entry("pkg", "module", "pkg", (Part("", "", "The package. See `add` and `Class`."),)),
+    Entry("pkg", "module", "pkg", (Docstring("", "", "The package. See `add` and `Class`."),)),
     Entry("pkg.Class", "class", "pkg", (
-        Part("", "Class(a<b)", "A class.\n\nIts own `add`, `sub.deep()`, `json.dumps` & `nothing`."),
-        Part("run", "run(x)", "Runs.\n\nNotes\n-----\nBelow."), Part("size", "", "The size"))),
-    Entry("pkg.add", "function", "pkg", (Part("", "add(a, b)", "Adds two numbers.\nMore."),)),
-    Entry("pkg.bare", "function", "pkg", (Part("", "", "No full stop"),)),
-    Entry("pkg.sub", "module", "pkg.sub", (Part("", "", ""),)),
-    Entry("pkg.sub.deep", "function", "pkg.sub", (Part("", "deep()", "Uses `add` and `deep`."),)),
-    Entry("lone.f<g", "function", "lone", (Part("", "", "Its module has no page, `add`."),)),
-    Entry("json.dumps", "function", "json", (Part("", "", "Text."),)),
-    Entry("topics.if", "topic", "topics", (Part("", "", "The if statement."),)),
+        Docstring("", "Class(a<b)", "A class.\n\nIts own `add`, `sub.deep()`, `json.dumps` & `nothing`."),
+        Docstring("run", "run(x)", "Runs.\n\nNotes\n-----\nBelow."), Docstring("size", "", "The size"))),
+    Entry("pkg.add", "function", "pkg", (Docstring("", "add(a, b)", "Adds two numbers.\nMore."),)),
+    Entry("pkg.bare", "function", "pkg", (Docstring("", "", "No full stop"),)),
+    Entry("pkg.sub", "module", "pkg.sub", (Docstring("", "", ""),)),
+    Entry("pkg.sub.deep", "function", "pkg.sub", (Docstring("", "deep()", "Uses `add` and `deep`."),)),
+    Entry("lone.f<g", "function", "lone", (Docstring("", "", "Its module has no page, `add`."),)),
+    Entry("json.dumps", "function", "json", (Docstring("", "", "Text."),)),
+    Entry("topics.if", "topic", "topics", (Docstring("", "", "The if statement."),)),
 ]  # fmt: skip
 
 
@@ -121,7 +121,7 @@ def test_the_trail_the_sidebar_the_neighbours_and_the_source_of_a_page(site: Doc
 
 
 def test_the_sidebar_shows_eight_names_on_each_side() -> None:
-    many = [Entry(f"m.f{n:02d}", "function", "m", (Part("", "", "Text."),)) for n in range(30)]
+    many = [Entry(f"m.f{n:02d}", "function", "m", (Docstring("", "", "Text."),)) for n in range(30)]
     site = DocumentationSite(many)
     for here, first, last in ((0, 0, 8), (7, 0, 15), (8, 0, 16), (9, 1, 17), (20, 12, 28), (29, 21, 29)):
         sidebar = part(body(site, f"/reference/m/f{here:02d}.html"), '<aside class="sidebar">', "</aside>")
@@ -138,5 +138,5 @@ def test_sources_and_search(site: DocumentationSite) -> None:
     assert "<h1>Search: PKG e</h1>" in found
     assert links(part(body(site, "/search?q="), "<main>", "</main>")) == []
     assert links(part(body(site, "/search?q=%3Cnone"), "<main>", "</main>")) == []
-    many = DocumentationSite([Entry(f"m.f{n}", "function", "m", (Part("", "", "Text."),)) for n in range(105)])
+    many = DocumentationSite([Entry(f"m.f{n}", "function", "m", (Docstring("", "", "Text."),)) for n in range(105)])
     assert len(links(part(body(many, "/search?q=f"), "<main>", "</main>"))) == 100

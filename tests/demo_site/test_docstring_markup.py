@@ -1,16 +1,23 @@
 """Docstrings in their markup, node by node: what each becomes as HTML, written out by hand."""
 
+import re
 from typing import Any
 
 import pytest
 
-from tinyllama.demo_site.docstring_html import docstring_html, plain_html, split_sections
+from tinyllama.demo_site.docstring_html import docstring_html, split_sections
 
 CODE_BEFORE = ".. code-block:: python\n   :linenos:\n\n   x = 1 < 2\n\n   y"
 
 
 def html(text: str, level: int = 2) -> str:
-    return docstring_html(text, lambda name: f"/{name}" if name.startswith("known") else None, level)
+    return bare(docstring_html(text, lambda name: f"/{name}" if name.startswith("known") else None, level))
+
+
+def bare(text: str) -> str:
+    """Without what differs between versions of docutils and shows nothing: attributes other than href, line ends."""
+    text = re.sub(r' (?:class|id|start|aria-level)="[^"]*"', "", text)
+    return re.sub(r"\n*(</?(?:p|ul|ol|li|dl|dt|dd|div|blockquote|pre|hr|h\d|t\w+|section)\b[^>]*>)\n*", r"\1", text)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +41,8 @@ def html(text: str, level: int = 2) -> str:
         (":func:`known.f` :py:class:`~known.a.B` :meth:`!other` :obj:`shown <known.x>`",
          '<p><a href="/known.f"><code>known.f</code></a> <a href="/known.a.B"><code>B</code></a> <code>other</code> '
          '<a href="/known.x"><code>shown</code></a></p>\n'),
-        (":ref:`the words <target>` :term:`plain` :std:term:`too`", "<p>the words plain too</p>\n"),
+        (":ref:`the words <target>` :term:`plain` :std:term:`too`",
+         "<p><span>the words</span> <span>plain</span> <span>too</span></p>"),
         (":math:`a < b`", "<p><code>a &lt; b</code></p>\n"),
         ("H :sub:`2` :sup:`3`", "<p>H <sub>2</sub> <sup>3</sup></p>\n"),
         ("`text <http://a.org/?a&b>`_ `ftp <ftp://a.org>`_", '<p><a href="http://a.org/?a&amp;b">text</a> ftp</p>\n'),
@@ -43,8 +51,8 @@ def html(text: str, level: int = 2) -> str:
         ("See [1]_ and [Ab2]_.\n\n.. [1] First & last.\n\n   Second.\n.. [Ab2] Third.",
          "<p>See [1] and [Ab2].</p>\n<p>[1] First &amp; last. Second.</p>\n<p>[Ab2] Third.</p>\n"),
         (".. [1] First.\n\n   * item", "<p>[1] First. <ul><li><p>item</p>\n</li>\n</ul>\n</p>\n"),
-        ("| one\n| two", "<div>one<br>\ntwo<br>\n</div>\n"),
-        ("above\n\n-----\n\nbelow", "<p>above</p>\n<hr>\n<p>below</p>\n"),
+        ("| one\n| two", "<div><div>one</div><div>two</div></div>"),
+        ("above\n\n-----\n\nbelow", "<p>above</p><hr /><p>below</p>"),
         ("|name| here", "<p>|name| here</p>\n"),
         ("Code::\n\n    a < 'b'\n", "<p>Code:</p>\n<pre>a &lt; 'b'</pre>\n"),
         (">>> 1 < 2\nTrue", "<pre>&gt;&gt;&gt; 1 &lt; 2\nTrue</pre>\n"),
@@ -69,8 +77,8 @@ def html(text: str, level: int = 2) -> str:
         (f".. index:: {'word ' * 101}\n\nkept", "<p>kept</p>\n"),
         (".. code-block:: python and more\n\n   x", "<pre>x</pre>\n"),
         (".. a comment\n\nkept", "<p>kept</p>\n"),
-        (".. rubric:: Words", "<p><strong>Words</strong></p>\n"),
-        (".. topic:: Title\n\n   body", "<div><p><strong>Title</strong></p>\n<p>body</p>\n</div>\n"),
+        (".. rubric:: Words", "<p>Words</p>"),
+        (".. topic:: Title\n\n   body", "<p><strong>Title</strong></p><p>body</p>"),
         (":field: body", "<dl><dt>field</dt>\n<dd><p>body</p>\n</dd>\n</dl>\n"),
         ("    quoted", "<blockquote><p>quoted</p>\n</blockquote>\n"),
         ("=== ===\na   b\n=== ===\nc   d\n=== ===", "<td><p>c</p>\n</td>\n<td><p>d</p>\n</td>\n"),
@@ -80,7 +88,7 @@ def html(text: str, level: int = 2) -> str:
 def test_what_each_node_becomes(text: str, expected: str) -> None:
     found = html(text)
     whole = "<table>" not in found and ".. unknown" not in text
-    assert found == expected if whole else expected in found
+    assert found == bare(expected) if whole else bare(expected) in found
 
 
 def test_sections_have_headings_of_their_level_and_a_see_also_has_links() -> None:
@@ -88,7 +96,7 @@ def test_sections_have_headings_of_their_level_and_a_see_also_has_links() -> Non
         "First.\n\nNotes\n-----\nThe notes.\n\nEmpty\n-----\n\nSee Also\n--------\nknown.a, other : Does <it>,\n"
         "    and more.\n:func:`~known.b`\n?? odd line ??\n"
     )
-    assert html(text, 3) == (
+    assert html(text, 3) == bare(
         "<p>First.</p>\n\n<h3>Notes</h3>\n<p>The notes.</p>\n\n<h3>Empty</h3>\n<h3>See Also</h3>\n"
         '<ul><li><a href="/known.a"><code>known.a</code></a>, <code>other</code>: Does &lt;it&gt;, and more.</li>'
         '<li><a href="/known.b"><code>known.b</code></a></li><li>?? odd line ??</li></ul>'
@@ -123,16 +131,7 @@ def test_a_title_is_a_line_with_a_rule_below(text: str, sections: list[tuple[str
     assert split_sections(text) == sections
 
 
-def test_plain_text_keeps_what_is_aligned() -> None:
-    text = "\nOne\ntwo <3\n\n  indented\n\na    b\n\n>>> x\n1\n \n\na   b\n"
-    assert plain_html(text) == (
-        "<p>One\ntwo &lt;3</p>\n<pre>  indented</pre>\n<pre>a    b</pre>\n<pre>&gt;&gt;&gt; x\n1</pre>\n<pre>a   b</pre>"
-    )
-    assert plain_html("a  b") == "<p>a  b</p>"
-    assert plain_html("") == ""
-
-
-def test_a_body_that_is_no_markup_becomes_plain_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_body_that_is_no_markup_becomes_preformatted_text(monkeypatch: pytest.MonkeyPatch) -> None:
     from tinyllama.demo_site import docstring_html as module
 
     text = "Words.\n\n    kept  as it is"
@@ -144,14 +143,14 @@ def test_a_body_that_is_no_markup_becomes_plain_blocks(monkeypatch: pytest.Monke
             return real("Parsed.", observer)
 
         monkeypatch.setattr(module, "parse", parse)
-        assert html(text) == ("<p>Words.</p>\n<pre>    kept  as it is</pre>" if plain else "<p>Parsed.</p>\n")
+        assert html(text) == ("<pre>Words.\n\n    kept  as it is</pre>" if plain else "<p>Parsed.</p>")
         monkeypatch.undo()
 
     def fails(*_: object) -> None:
         raise ValueError
 
     monkeypatch.setattr(module, "parse", fails)
-    assert html(text) == "<p>Words.</p>\n<pre>    kept  as it is</pre>"
+    assert html(text) == "<pre>Words.\n\n    kept  as it is</pre>"
 
 
 def test_long_lines_are_parsed_and_nothing_is_read_or_run() -> None:

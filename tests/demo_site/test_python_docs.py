@@ -10,7 +10,7 @@ import urllib.request
 
 import pytest
 
-from tinyllama.demo_site.docs_gather import gather_in_process
+from tinyllama.demo_site.docs_gather import gather
 from tinyllama.demo_site.docs_pages import DocumentationSite
 from tinyllama.demo_site.python_docs import documentation_site
 from tinyllama.errors import InputError
@@ -34,7 +34,7 @@ def fetch(url: str) -> tuple[int, str, str]:
 
 @pytest.fixture(scope="module")
 def site() -> DocumentationSite:
-    return DocumentationSite(gather_in_process(SUBSET))
+    return DocumentationSite(gather(SUBSET))
 
 
 def reachable(site: DocumentationSite) -> dict[str, bytes]:
@@ -54,13 +54,17 @@ def reachable(site: DocumentationSite) -> dict[str, bytes]:
 
 
 def test_two_gatherings_give_the_same_bytes(site: DocumentationSite):
-    again = DocumentationSite(gather_in_process(SUBSET))
+    again = DocumentationSite(gather(SUBSET))
     assert reachable(site) == reachable(again)
 
 
 @pytest.mark.full
 def test_two_gatherings_of_everything_are_the_same():
-    assert gather_in_process() == gather_in_process()
+    code = "from tinyllama.demo_site.docs_gather import gather; print(hash(repr(gather())))"
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    first, second = (subprocess.run(command, env=environment, capture_output=True, check=True).stdout for _ in range(2))
+    assert first == second != b""
 
 
 def test_every_entry_has_a_page_that_links_lead_to_and_no_link_is_broken(site: DocumentationSite):
@@ -76,13 +80,13 @@ def test_no_memory_address_is_shown(site: DocumentationSite):
 
 def test_where_python_lies_is_not_shown():
     """platform.architecture's default is the running executable."""
-    page = DocumentationSite(gather_in_process(("platform",))).reply("/reference/platform/architecture.html").body
+    page = DocumentationSite(gather(("platform",))).reply("/reference/platform/architecture.html").body
     assert b"executable=sys.executable" in page
     assert sys.executable.encode() not in page
 
 
 def test_a_reexported_object_has_one_page():
-    names = [entry.name for entry in gather_in_process(("json", "json.decoder"))]
+    names = [entry.name for entry in gather(("json", "json.decoder"))]
     assert "json.decoder.JSONDecoder" in names
     assert "json.JSONDecoder" not in names
 

@@ -40,7 +40,7 @@ def stored(out: Path) -> set[tuple[str, str]]:
 def fates(out: Path) -> Mapping[str, tuple[str, str]]:
     frontier = Frontier(out)
     try:
-        return frontier.fates()
+        return frontier.outcomes()
     finally:
         frontier.close()
 

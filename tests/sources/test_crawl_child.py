@@ -1,9 +1,8 @@
 """The parent of the crawl process and of the site's: what they are given, what is made of their answers, how they end."""
 
-import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +11,6 @@ from tinyllama.demo_site import docstring_markup, python_docs
 from tinyllama.demo_site.docstring_html import docstring_html
 from tinyllama.errors import InputError
 from tinyllama.sources import crawl as crawl_module
-from tinyllama.sources import crawl_process
 from tinyllama.sources.crawl import _run_child
 from tinyllama.sources.document import Document, document_id
 from tinyllama.sources.sources_config import SourcesConfig
@@ -26,27 +24,22 @@ class Child:
     answers: list[dict[str, Any]]
     started: list["Child"]
 
-    def __init__(self, command: list[str], **pipes: Any) -> None:
-        self.command, self.pipes, self.killed, self.given = command, pipes, 0, ""
-        lines = "".join(json.dumps(answer) + "\n" for answer in Child.answers)
-        self.stdin: Any = SimpleNamespace(write=self._take, flush=lambda: None)
-        self.stdout: Any = io.StringIO(lines)
+    def __init__(self, **options: Any) -> None:
+        self.options, self.asked, self.closed = options, [], 0
         Child.started.append(self)
-
-    def _take(self, text: str) -> None:
-        if not Child.answers:
-            raise BrokenPipeError
-        self.given += text
 
     def __enter__(self) -> "Child":
         return self
 
-    def __exit__(self, *_: object) -> None: ...
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-    def kill(self) -> None:
-        self.killed += 1
+    def ask(self, function: str, task: Any) -> Iterator[dict[str, Any]]:
+        self.asked.append((function, json.loads(json.dumps(task))))
+        yield from Child.answers
 
-    def wait(self) -> int:
+    def close(self) -> int:
+        self.closed += 1
         return -9
 
 
@@ -68,7 +61,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the progress line was told."""
     found: list[Any] = []
     clock = iter([100.0, 102.0, 104.0, 105.0, 106.0])
-    monkeypatch.setattr(crawl_module.subprocess, "Popen", Child)
+    monkeypatch.setattr(crawl_module, "ChildProcess", Child)
     monkeypatch.setattr(Child, "started", [], raising=False)
     monkeypatch.setattr(crawl_module.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(crawl_module.log, "progress", lambda *words: found.append(words) or Bar(found))
@@ -85,14 +78,14 @@ def test_the_process_is_given_the_whole_job(tmp_path: Path, monkeypatch: pytest.
     out = tmp_path / "new"
     for look in (False, True):
         child = run(monkeypatch, out, [{"done": True}], only_look=look)
-        assert json.loads(child.given) == {
+        ((function, job),) = child.asked
+        assert function == "sources.crawl_process:crawl_task"
+        assert job == {
             "config": CONFIG.model_dump(), "out": str(out), "seeds": ["http://A.org/x"], "domains": ["a.org"],
             "allow_private": ["b.org:1"], "dry_run": look,
         }  # fmt: skip
-        assert child.command[-2:] == ["-m", "tinyllama.sources.crawl_process"]
-        assert child.pipes["text"] is True
-        assert child.pipes["stderr"].name == str(out / "crawl.log")
-        assert child.killed == 1
+        assert child.options["stderr"].name == str(out / "crawl.log")
+        assert child.closed == 1
     assert seen == [("crawl", 9)] * 2
 
 
@@ -110,9 +103,10 @@ def test_progress_is_counted_from_where_this_part_of_the_crawl_began(
 @pytest.mark.parametrize(
     ("answers", "error", "words"),
     [
-        ([{"stored": 1, "queued": 1}, {"error": "bad input"}], InputError, "^bad input$"),
-        ([{"stored": 1, "queued": 1}], RuntimeError, "ended with code -9; .*crawl.log says why"),
-        ([], RuntimeError, "ended with code -9"),
+        ([{"stored": 1, "queued": 1}, {"error": "InputError", "message": "bad input"}], InputError, "^bad input$"),
+        ([{"error": "TinyllamaError", "message": "Odd\n"}], RuntimeError, "failed: Odd; .*crawl.log has the traceback"),
+        ([{"stored": 1, "queued": 1}], RuntimeError, "the crawl process was killed by SIGKILL; see .*crawl.log"),
+        ([], RuntimeError, "was killed by SIGKILL"),
     ],
 )
 def test_a_process_that_does_not_say_done_is_an_error(
@@ -125,115 +119,47 @@ def test_a_process_that_does_not_say_done_is_an_error(
 ) -> None:
     with pytest.raises(error, match=words):
         run(monkeypatch, tmp_path, answers)
-    assert Child.started[-1].killed == 1
+    assert Child.started[-1].closed >= 1
     assert seen[0] == ("crawl", 9)
-
-
-def test_both_processes_end_with_their_parent(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, code in ((crawl_process, 1), (python_docs, 0)):
-        rest = [b"x", b"y", b""]
-        ended: list[int] = []
-        monkeypatch.setattr(module.os, "read", lambda number, size, rest=rest: rest.pop(0))
-        monkeypatch.setattr(module.os, "_exit", ended.append)
-        module._end_with_stdin()
-        assert (ended, rest) == ([code], [])
-        monkeypatch.undo()
 
 
 # -- the site's process
 
 
-class Server:
-    """In place of the site's process: what it prints."""
-
-    said, errors = "", ""
-    started: list["Server"]
-
-    def __init__(self, command: list[str], **pipes: Any) -> None:
-        self.command, self.ended = command, []
-        self.stdin = SimpleNamespace(close=lambda: self.ended.append("stdin"))
-        self.stdout, self.stderr = io.StringIO(Server.said), io.StringIO(Server.errors)
-        Server.started.append(self)
-
-    def kill(self) -> None:
-        self.ended.append("kill")
-
-    def wait(self) -> None:
-        self.ended.append("wait")
-
-
 @pytest.mark.parametrize(
-    ("options", "words"),
-    [({}, []), ({"exact_port": True}, ["--exact-port"]), ({"allow": ("json", "os")}, ["--allow", "json", "os"])],
+    ("options", "expected"),
+    [
+        ({}, {"exact_port": False, "allow": list(python_docs.ALLOW_LIST)}),
+        ({"exact_port": True, "allow": ("json", "os")}, {"exact_port": True, "allow": ["json", "os"]}),
+    ],
 )
 def test_the_site_is_served_by_a_process_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: dict[str, Any], words: list[str]
-) -> None:
-    monkeypatch.setattr(python_docs.subprocess, "Popen", Server)
-    monkeypatch.setattr(Server, "started", [], raising=False)
-    for url, warned in (("http://127.0.0.1:70/", False), ("http://127.0.0.1:71/", True)):
-        monkeypatch.setattr(Server, "said", f"{url}\nmore\n")
-        with python_docs.documentation_site(70, **options) as found:
-            assert found == url
-        server = Server.started[-1]
-        assert server.command[1:] == [
-            "-m",
-            "tinyllama.demo_site.python_docs",
-            "--port",
-            "70",
-            "--end-with-stdin",
-            *words,
-        ]
-        assert server.ended == ["stdin", "kill", "wait"]
-        assert ("documentation_port: 70 is taken" in capsys.readouterr().err) is warned
-    monkeypatch.setattr(Server, "said", "")
-    for errors, message in (("first\nlast\n", "^last$"), ("", "^no message$")):
-        monkeypatch.setattr(Server, "errors", errors)
-        with pytest.raises(InputError, match=message), python_docs.documentation_site(70, **options):
-            pass
-        assert Server.started[-1].ended == ["stdin", "kill", "wait"]
-
-
-@pytest.mark.parametrize(
-    ("words", "port", "exact", "allow"),
-    [
-        ([], 8642, False, python_docs.ALLOW_LIST), (["--port", "9", "--exact-port"], 9, True, python_docs.ALLOW_LIST),
-        (["--allow", "json", "os", "--end-with-stdin"], 8642, False, ["json", "os"]),
-    ],
-)  # fmt: skip
-def test_the_words_of_the_site_s_command(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    words: list[str],
-    port: int,
-    exact: bool,
-    allow: Any,
+    options: dict[str, Any],
+    expected: dict[str, Any],
 ) -> None:
-    made: list[Any] = []
-    watched: list[Any] = []
-    server = SimpleNamespace(server_address=("127.0.0.1", port + 1), serve_forever=lambda: made.append("served"))
-    monkeypatch.setattr(python_docs.sys, "argv", ["x", *words])
-    monkeypatch.setattr(python_docs, "gather_in_process", lambda names: made.append(names) or [])
-    monkeypatch.setattr(python_docs, "_end_with_stdin", lambda: watched.append(True))
-    monkeypatch.setattr(
-        python_docs,
-        "make_server",
-        lambda site, port, *, exact_port: made.append((len(site), port, exact_port)) or server,
-    )
-    python_docs.main()
-    assert made == [allow, (0, port, exact), "served"]
-    assert capsys.readouterr().out == f"http://127.0.0.1:{port + 1}/\n"
-    assert bool(watched) is ("--end-with-stdin" in words)
-
-
-def test_a_site_that_cannot_be_served_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(names: Any) -> Any:
-        raise InputError("one line")
-
-    monkeypatch.setattr(python_docs.sys, "argv", ["x"])
-    monkeypatch.setattr(python_docs, "gather_in_process", fails)
-    with pytest.raises(SystemExit, match=r"^one line$"):
-        python_docs.main()
+    monkeypatch.setattr(python_docs, "ChildProcess", Child)
+    monkeypatch.setattr(Child, "started", [], raising=False)
+    for url, warned in (("http://127.0.0.1:70/", False), ("http://127.0.0.1:71/", True)):
+        monkeypatch.setattr(Child, "answers", [{"url": url}, {"never": "read"}], raising=False)
+        with python_docs.documentation_site(70, **options) as found:
+            assert found == url
+        child = Child.started[-1]
+        assert child.asked == [("demo_site.python_docs:serve_task", {"port": 70, **expected})]
+        assert child.options["environment"] == {
+            "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+        }  # fmt: skip
+        assert child.closed == 1
+        assert ("documentation_port: 70 is taken" in capsys.readouterr().err) is warned
+    for answers, message in (
+        ([{"error": "InputError", "message": "why"}], "^why$"),
+        ([], "site was killed by SIGKILL$"),
+    ):
+        monkeypatch.setattr(Child, "answers", answers, raising=False)
+        with pytest.raises(InputError, match=message), python_docs.documentation_site(70, **options):
+            pass
+        assert Child.started[-1].closed >= 1
 
 
 # -- small ones

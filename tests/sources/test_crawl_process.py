@@ -1,8 +1,6 @@
 """What the crawler promises to other people's servers, as given to Scrapy; and how the process begins and ends."""
 
 import asyncio
-import io
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +12,6 @@ from scrapy.exceptions import IgnoreRequest
 from scrapy.http import Request, Response
 from scrapy.settings import default_settings
 
-from tinyllama.errors import InputError
 from tinyllama.sources import crawl_process
 from tinyllama.sources.crawl_process import crawl_in_this_process, scrapy_settings
 from tinyllama.sources.frontier import Frontier
@@ -210,7 +207,7 @@ def test_seeds_are_queued_in_their_normal_form_and_progress_is_told(
 ) -> None:
     assert crawl_here(monkeypatch, tmp_path, store(1, 1)) == [{"stored": 1, "queued": 0}]
     frontier = Frontier(tmp_path)
-    assert list(frontier.fates()) == ["http://a.org/", "http://b.org/"]
+    assert list(frontier.outcomes()) == ["http://a.org/", "http://b.org/"]
     assert frontier.warc_files().keys() == {"00000.warc.gz"}
     assert frontier.fact("requests") == 7
     frontier.close()
@@ -251,30 +248,20 @@ def test_a_fault_of_the_spider_ends_the_crawl(tmp_path: Path, monkeypatch: pytes
         crawl_here(monkeypatch, tmp_path, work, dry_run=True)
 
 
-def test_the_process_says_done_or_the_error(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    for fault, last, code in ((None, {"done": True}, None), (InputError("bad"), {"error": "bad"}, 2)):
-
-        def crawl(job: dict[str, Any], say: Any, fault: Exception | None = fault) -> None:
-            assert job == {"a": 1}
-            say({"stored": 3})
-            if fault:
-                raise fault
-
-        monkeypatch.setattr(crawl_process, "crawl_in_this_process", crawl)
-        monkeypatch.setattr(crawl_process.sys, "stdin", io.StringIO('{"a": 1}\n'))
-        monkeypatch.setattr(crawl_process, "_end_with_stdin", lambda: None)
-        calls: list[Any] = []
-        monkeypatch.setattr(crawl_process.signal, "signal", lambda *pair, calls=calls: calls.append(pair))
-        monkeypatch.setattr(crawl_process.os, "dup2", lambda *pair, calls=calls: calls.append(pair))
-        if code is None:
-            crawl_process.main()
-        else:
-            with pytest.raises(SystemExit) as ended:
-                crawl_process.main()
-            assert ended.value.code == code
-        lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-        assert lines == [{"stored": 3}, last]
-        assert calls == [(crawl_process.signal.SIGINT, crawl_process.signal.SIG_IGN), (2, 1)]
+def test_the_task_crawls_and_passes_on_what_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    handler = SimpleNamespace(setLevel=calls.append)
+    logging = SimpleNamespace(
+        basicConfig=lambda **options: calls.append(options["stream"]),
+        getLogger=lambda: SimpleNamespace(handlers=[handler]),
+        ERROR=40,
+    )
+    monkeypatch.setattr(crawl_process, "logging", logging)
+    monkeypatch.setattr(crawl_process, "warnings", SimpleNamespace(simplefilter=calls.append))
+    monkeypatch.setattr(crawl_process, "crawl_in_this_process", lambda job, say: say({"stored": job["a"]}))
+    progress: Any = SimpleNamespace(say=calls.append)
+    assert crawl_process.crawl_task({"a": 3}, progress) is None
+    assert calls == [crawl_process.sys.stderr, 40, "ignore", {"stored": 3}]
 
 
 # -- the recipe's keys

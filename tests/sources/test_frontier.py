@@ -28,7 +28,7 @@ def test_only_what_was_committed_is_there_again(tmp_path: Path):
     frontier.close()
 
     again = Frontier(tmp_path)
-    assert again.fates() == {"http://a/": ("stored", ""), "http://b/": ("queued", "")}
+    assert again.outcomes() == {"http://a/": ("stored", ""), "http://b/": ("queued", "")}
     assert again.warc_files() == {"00000.warc.gz": 120}
     assert again.stored_bytes() == 7
     assert [page.url for page in again.take(9)] == ["http://b/"]

@@ -43,7 +43,7 @@ def test_states_and_reasons_are_counted_and_again_after_opening(tmp_path: Path) 
     assert again.take(9) == []
     again.set_fact("x", [1])
     assert (again.fact("x"), again.fact("y", 7), again.fact("format_version")) == ([1], 7, 1)
-    assert again.fates()["http://a.org/2"] == ("left_out", "robots")
+    assert again.outcomes()["http://a.org/2"] == ("left_out", "robots")
     again.close()
 
 

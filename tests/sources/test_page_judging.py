@@ -69,7 +69,7 @@ def reply(request: Any, body: str = "", status: int = 200, flags: list[str] | No
 
 
 def fates(spider: PageSpider) -> dict[str, tuple[str, str]]:
-    return spider.job.frontier.fates()
+    return spider.job.frontier.outcomes()
 
 
 def one(spider: PageSpider, body: str, status: int = 200, flags: list[str] | None = None, **headers: str) -> str:

@@ -124,7 +124,7 @@ def test_members_are_followed_over_the_edges_of_pieces(tmp_path: Path, monkeypat
     path = tmp_path / "x.warc.gz"
     path.write_bytes(b"".join(gzip.compress(record(bytes([65 + n]) * 500)) for n in range(5)))
     for piece in (1, 7, 64, 1 << 20):
-        monkeypatch.setattr(warc, "_PIECE_BYTES", piece)
+        monkeypatch.setattr(warc, "_CHUNK_BYTES", piece)
         with path.open("rb") as file:
             assert warc._end_of_members(file, 0) == path.stat().st_size
         assert len(list(read_warc(path))) == 5

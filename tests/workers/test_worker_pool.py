@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tinyllama.errors import InputError, TinyllamaError
-from tinyllama.workers import worker_pool, worker_process
+from tinyllama.workers import child_process, worker_pool, worker_process
+from tinyllama.workers.child_process import ChildProcess, how_it_ended
 from tinyllama.workers.worker_pool import _set_aside, results, run_missing, run_tasks
 from tinyllama.workers.worker_process import Progress
 
@@ -26,9 +27,9 @@ class FakeWorker:
     def __init__(self) -> None:
         FakeWorker.made += 1
 
-    def carry_out(self, function: str, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def last_answer(self, function: str, task: dict[str, Any]) -> dict[str, Any]:
         FakeWorker.asked.append((function, json.loads(json.dumps(task))))
-        yield from FakeWorker.script.pop(0)
+        return (FakeWorker.script.pop(0) or [{}])[-1]
 
     def close(self) -> int:
         return FakeWorker.statuses.pop(0)
@@ -36,7 +37,7 @@ class FakeWorker:
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorker]:
-    monkeypatch.setattr(worker_pool, "_Worker", FakeWorker)
+    monkeypatch.setattr(worker_pool, "_new_worker", FakeWorker)
     monkeypatch.setattr(worker_pool, "_pool", worker_pool._Pool())
     monkeypatch.setattr(worker_pool, "_stopped", set())
     FakeWorker.script, FakeWorker.statuses, FakeWorker.made, FakeWorker.asked = [], [], 0, []
@@ -99,7 +100,7 @@ def test_only_the_signals_of_the_clock_mean_too_slow(status: int) -> None:
 
 def test_a_run_with_a_failed_task_begins_no_other(fake: type[FakeWorker]) -> None:
     worker_pool._stopped.add("bad")
-    assert supervised({}, "bad")["message"] == "not begun: another task has failed"
+    assert supervised({}, "bad")["message"] == "not started: another task has failed"
     fake.script = [[{"done": 1}]]
     assert supervised({}, "good") == {"done": 1}
 
@@ -221,20 +222,22 @@ def test_requests_are_answered_until_they_end(
         return call
 
     limits: list[Any] = []
+    timers: list[Any] = []
     for target, name, value in (
         (worker_process, "_function", function), (worker_process, "_end_with", lambda parent: None),
         (worker_process.os, "dup2", lambda *pair: limits.append(("dup2", *pair))),
         (worker_process.signal, "signal", lambda *pair: limits.append(pair)),
-        (worker_process.signal, "setitimer", lambda *pair: None),
+        (worker_process.signal, "setitimer", lambda *pair: timers.append(pair)),
         (worker_process.resource, "setrlimit", lambda *pair: limits.append(pair)),
         (worker_process.sys, "stdin", io.StringIO("".join(
             json.dumps({"function": "m:f", "task": {"n": n}}) + "\n" for n in range(4)))),
     ):  # fmt: skip
         monkeypatch.setattr(target, name, value)
-    worker_process.serve()
-    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
-    assert lines[0::2] == [{}] * 4
-    said = lines[1::2]
+    worker_process.serve(5, 1 << 30)
+    said = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert timers[:2] == [(signal.ITIMER_PROF, 0), (signal.ITIMER_REAL, 0)]
+    assert len(timers) == 8
+    assert (worker_process.resource.RLIMIT_AS, (1 << 30, 1 << 30)) in limits
     assert said[0] == {"done": {"n": 0, "name": "m:f"}}
     assert said[1] == {"error": "InputError", "message": "bad input"}
     assert said[2]["error"] == "TinyllamaError"
@@ -284,26 +287,44 @@ class OneLine:
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_a_workers_words_are_read_up_to_its_answer(broken: bool) -> None:
-    worker: Any = worker_pool._Worker.__new__(worker_pool._Worker)
+def test_a_child_s_words_are_read_up_to_its_answer(broken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     stdin, stdout = OneLine([], broken), OneLine(['{"at": 1}\n', '{"error": "x"}\n', '{"done": 2}\n'])
+    started: list[Any] = []
 
     class Process:
         waits = 0
 
+        def __init__(self, command: list[str], **options: Any) -> None:
+            started.append((command, options))
+            self.stdin, self.stdout = stdin, stdout
+
         def wait(self, timeout: float | None = None) -> int:
             Process.waits += 1
-            if timeout:
-                raise worker_pool.subprocess.TimeoutExpired("x", timeout)
+            if timeout is not None:
+                raise child_process.subprocess.TimeoutExpired("x", timeout)
             return -9
 
         def kill(self) -> None:
             Process.waits += 10
 
-    process: Any = Process()
-    process.stdin, process.stdout, worker._process = stdin, stdout, process
-    said = list(worker.carry_out("m:f", {"a": 1}))
-    assert said == ([] if broken else [{"at": 1}, {"error": "x"}])
-    assert stdin.written == ("" if broken else '{"function": "m:f", "task": {"a": 1}}\n')
-    assert worker.close() == -9
-    assert (stdin.closed, stdout.closed, Process.waits) == (1, 1, 12)
+    monkeypatch.setattr(child_process.subprocess, "Popen", Process)
+    monkeypatch.setenv("KEPT", "1")
+    with ChildProcess(memory_bytes=7, environment={"NEW": "2"}, stderr=3) as child:
+        assert list(child.ask("m:f", {"a": 1})) == ([] if broken else [{"at": 1}, {"error": "x"}])
+        assert stdin.written == ("" if broken else '{"function": "m:f", "task": {"a": 1}}\n')
+        assert child.last_answer("m:f", 1) == ({} if broken else {"error": "x"})
+        assert child.close() == -9
+        assert (stdin.closed, stdout.closed, Process.waits) == (1, 1, 12)
+    assert Process.waits == 24
+    ((command, options),) = started
+    assert command[1:] == ["-m", "tinyllama.workers.worker_process", str(child_process.os.getpid()), "7"]
+    assert (options["env"]["KEPT"], options["env"]["NEW"], options["stderr"]) == ("1", "2", 3)
+
+
+def test_a_real_child_answers_and_its_death_is_told() -> None:
+    with ChildProcess() as child:
+        assert child.last_answer("seeds:nothing_of_this_name", {})["error"] == "TinyllamaError"
+        assert child.last_answer("log:human_name_that_is_none", {})["message"].startswith("Traceback")
+        assert child.close() == 0
+    assert how_it_ended(-11) == "was killed by SIGSEGV"
+    assert how_it_ended(3) == "ended with exit status 3"

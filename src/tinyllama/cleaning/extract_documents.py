@@ -1,11 +1,11 @@
-"""Cleaning's first part: every input file into `documents/*.parquet`, one row a document.
+"""Cleaning's first step: converts every input file to `documents/*.parquet`, one row per document.
 
     documents/00000-00000.parquet            documents of the first records of the first input file
-    documents/dropped/00000-00000.parquet    id and reason of the records that gave none
+    documents/dropped/00000-00000.parquet    id and reason of the records that gave no document
     documents/extraction.json                the counts, written last
 
-A part is the unit of resume. Where a part ends depends on the records alone, so a killed run leaves the same parts as
-an undisturbed one, only fewer. On a Ray cluster each input file is a task of its own.
+A document file is the unit of resume. Where one ends depends on the records alone, so a killed run leaves the same files
+as an uninterrupted one, only fewer. On a Ray cluster each input file is a task.
 """
 
 import os
@@ -32,27 +32,27 @@ from tinyllama.workers.worker_pool import run_tasks, worker_count
 from tinyllama.workers.worker_process import Progress
 
 EXTRACTION = "extraction.json"
-PART_RECORDS = 10_000
-PART_CHARS = 64 << 20  # of raw HTML or text
-_SMALL_PARTS, _SMALLER = 8, 8  # a file's first parts are smaller, so that the cores share a small corpus evenly
+FILE_RECORDS = 10_000
+FILE_CHARS = 64 << 20  # of raw HTML or text
+_SMALL_FILES, _SMALLER = 8, 8  # the first ones are smaller, so that the cores share a small corpus evenly
 _PAGES_AHEAD = 8  # for each worker
 
 
 @dataclass
-class _Part:
+class _DocumentFile:
     documents: list[dict[str, Any]] = field(default_factory=list)
     dropped: list[dict[str, Any]] = field(default_factory=list)
     raw_chars: int = 0
 
     def is_full(self, number: int) -> bool:
-        """Whether this, the file's part of that number, has enough."""
-        small = _SMALLER if number < _SMALL_PARTS else 1
+        """Whether this, the input's document file of that number, has enough records."""
+        small = _SMALLER if number < _SMALL_FILES else 1
         records = len(self.documents) + len(self.dropped)
-        return records >= -(-PART_RECORDS // small) or self.raw_chars >= PART_CHARS // small
+        return records >= -(-FILE_RECORDS // small) or self.raw_chars >= FILE_CHARS // small
 
 
 def extract_documents(config: ExtractConfig, inputs: list[Path], out: Path) -> dict[str, Any]:
-    """Read `inputs` (WARC, parquet, JSON Lines; folders recursively) into `out/*.parquet`; parts already there are kept.
+    """Read `inputs` (WARC, parquet, JSON Lines; folders recursively) into `out/*.parquet`; existing document files are kept.
 
     Returns documents_in, documents_out, dropped (reason: count), input_files. Raises InputError when an input is
     missing, damaged or of another kind, or when no document comes out at all.
@@ -72,7 +72,7 @@ def extract_documents(config: ExtractConfig, inputs: list[Path], out: Path) -> d
             for answer in run_tasks("cleaning.extract_documents:extract_task", tasks, config.workers):
                 done += answer["records"]
                 line.update(done)
-        else:  # one file after another, its pages shared out to all cores
+        else:  # one file after another, its pages distributed over all cores
             done = 0
             for task in tasks:
                 done += _extract_one(task, worker_count(config.workers), line, done)
@@ -80,7 +80,7 @@ def extract_documents(config: ExtractConfig, inputs: list[Path], out: Path) -> d
 
 
 def _find(inputs: list[Path]) -> list[Path | RemoteFile]:
-    """Files on disk and elsewhere, in a stable order."""
+    """Local and remote files, in a stable order."""
     on_disk = [path for path in inputs if remote_url(path) is None]
     urls = [url for path in inputs if (url := remote_url(path))]
     remote = [file for url in urls for file in find_remote(url, SUFFIXES)]
@@ -92,7 +92,7 @@ def _as_json(source: Path | RemoteFile) -> dict[str, Any]:
 
 
 def extract_task(task: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Task: all parts of one input file. `config`; `number`: of the file; `out`; `path` or `remote`."""
+    """Task: all document files of one input file. `config`; `number`: of the file; `out`; `path` or `remote`."""
     return {"records": _extract_one(task, 1, None, 0)}
 
 
@@ -114,35 +114,35 @@ def _extract_one(task: dict[str, Any], workers: int, line: log.ProgressLine | No
 def _extract_file(
     records: Iterator[Record], number: int, out: Path, texts: Any, line: log.ProgressLine | None, done: int
 ) -> int:
-    """Write one input file's parts; returns how many records it has. Records of parts that are there are read past."""
-    part_number = count = 0
-    while (out / _part_name(number, part_number)).exists():
-        name = _part_name(number, part_number)
+    """Write one input file's document files; returns its number of records. Records of existing files are skipped."""
+    file_number = count = 0
+    while (out / _file_name(number, file_number)).exists():
+        name = _file_name(number, file_number)
         there = document_files.row_count(out / name) + document_files.row_count(out / document_files.DROPPED / name)
         count += sum(1 for _ in islice(records, there))
-        part_number += 1
-    part = _Part()
+        file_number += 1
+    document_file = _DocumentFile()
     for record, text, reason in texts(records):
-        _add(part, record, text, reason)
+        _add(document_file, record, text, reason)
         count += 1
-        if part.is_full(part_number):
-            _write(part, out, _part_name(number, part_number))
-            part, part_number = _Part(), part_number + 1
+        if document_file.is_full(file_number):
+            _write(document_file, out, _file_name(number, file_number))
+            document_file, file_number = _DocumentFile(), file_number + 1
         if line is not None:
             line.update(done + count)
-    if part.documents or part.dropped:
-        _write(part, out, _part_name(number, part_number))
+    if document_file.documents or document_file.dropped:
+        _write(document_file, out, _file_name(number, file_number))
     return count
 
 
-def _part_name(file_number: int, part_number: int) -> str:
-    return f"{file_number:05d}-{part_number:05d}.parquet"
+def _file_name(input_number: int, file_number: int) -> str:
+    return f"{input_number:05d}-{file_number:05d}.parquet"
 
 
 def _texts(
     records: Iterable[Record], pool: ExtractPool, threads: ThreadPoolExecutor, workers: int
 ) -> Iterator[tuple[Record, str, str]]:
-    """(record, text, reason) in the order of `records`, with a few pages under way in the workers."""
+    """(record, text, reason) in the order of `records`, with a few pages ahead in the workers."""
     waiting: deque[tuple[Record, Future[tuple[str, str]] | None]] = deque()
     for record in records:
         html = record.is_html and not record.reason
@@ -161,12 +161,12 @@ def _result(record: Record, future: Future[tuple[str, str]] | None) -> tuple[Rec
     return record, record.body, record.reason
 
 
-def _add(part: _Part, record: Record, text: str, reason: str) -> None:
-    part.raw_chars += len(record.body)
+def _add(document_file: _DocumentFile, record: Record, text: str, reason: str) -> None:
+    document_file.raw_chars += len(record.body)
     if reason:
-        part.dropped.append({"id": record.id or document_id(record.source, text), "reason": reason})
+        document_file.dropped.append({"id": record.id or document_id(record.source, text), "reason": reason})
         return
-    part.documents.append(
+    document_file.documents.append(
         {
             "id": record.id or document_id(record.source, text),
             "text": text,
@@ -180,10 +180,10 @@ def _add(part: _Part, record: Record, text: str, reason: str) -> None:
     )
 
 
-def _write(part: _Part, out: Path, name: str) -> None:
-    """The drops first: a part's documents are the sign that it is whole."""
-    document_files.write_dropped(out / document_files.DROPPED / name, part.dropped)
-    ordered = sorted(part.documents, key=lambda row: (row["id"], row["text"]))
+def _write(document_file: _DocumentFile, out: Path, name: str) -> None:
+    """The dropped records first: the document file marks both as complete."""
+    document_files.write_dropped(out / document_files.DROPPED / name, document_file.dropped)
+    ordered = sorted(document_file.documents, key=lambda row: (row["id"], row["text"]))
     document_files.write_document_file(out / name, pa.Table.from_pylist(ordered, schema=document_files.DOCUMENT_SCHEMA))
 
 

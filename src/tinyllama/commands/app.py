@@ -110,19 +110,19 @@ def _run_all(name: str, run_dir: Path, overrides: list[str], as_json: bool, allo
 
 @app.command()
 def crawl(
-    urls: Annotated[list[str], typer.Argument(metavar="URL...", help="Start URLs; and KEY=VALUE of the recipe.")],
+    urls: Annotated[list[str], typer.Argument(metavar="URL...", help="Seed URLs, and recipe values as KEY=VALUE.")],
     out: Out,
     max_pages: Annotated[
         int | None, typer.Option(help="Stop after this many stored pages; 0: no limit.", min=0)
     ] = None,
     allow_private: Annotated[list[str] | None, typer.Option(help="HOST:PORT of a private address to allow.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List what would be fetched; read only robots.txt.")
+        bool, typer.Option("--dry-run", help="Show what would be fetched; fetch only robots.txt.")
     ] = False,
     recipe: OtherRecipe = None,
     as_json: Json = False,
 ) -> None:
-    """Crawl web pages into WARC files: obeys robots.txt, filters by domain and length, can be resumed.
+    """Crawl web pages into WARC files; obeys robots.txt, filters by domain and length, can be resumed.
 
     Example: tinyllama crawl https://docs.example.org/ --out crawl --max-pages 1000
     """

@@ -1,66 +1,41 @@
 """Collects the docstrings of the installed Python packages: one entry a public function, class, module or topic.
 
-Run as a program in its own process (`python -m tinyllama.demo_site.docs_gather`), because it imports what it documents.
-Only modules of an allow-list are imported: some of the standard library acts when imported (a window or browser opens).
-The same packages give the same bytes: hashes are unseeded, memory addresses cut out, every list sorted.
+Runs in the site's own process, because it imports what it documents. Only modules of an allow-list are imported: some of
+the standard library acts when imported (a window or browser opens). The same packages give the same entries: the process
+has a fixed hash seed, memory addresses are removed, and every list is sorted.
 """
 
 import importlib
 import inspect
-import json
-import os
 import pkgutil
 import re
-import subprocess
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from importlib import resources
 from types import ModuleType
 from typing import Any
 
-from tinyllama.errors import InputError
-
-_STANDARD_MODULES = """
-abc argparse array ast asyncio base64 bdb binascii bisect builtins bz2 calendar cmath cmd code codecs codeop
-collections collections.abc colorsys compileall concurrent.futures configparser contextlib contextvars copy copyreg
-csv ctypes dataclasses datetime decimal difflib dis doctest email email.charset email.generator email.header
-email.headerregistry email.message email.mime.text email.parser email.policy email.utils enum errno faulthandler
-filecmp fileinput fnmatch fractions ftplib functools gc getopt getpass gettext glob graphlib gzip hashlib heapq hmac
-html html.entities html.parser http http.client http.cookiejar http.cookies http.server imaplib importlib
-importlib.abc importlib.machinery importlib.metadata importlib.resources importlib.util inspect io ipaddress
-itertools json json.decoder json.encoder keyword linecache locale logging logging.config logging.handlers lzma
-mailbox marshal math mimetypes mmap modulefinder multiprocessing multiprocessing.connection multiprocessing.managers
-multiprocessing.pool multiprocessing.queues multiprocessing.shared_memory netrc numbers opcode operator optparse os
-os.path pathlib pdb pickle pickletools pkgutil platform plistlib poplib posixpath ntpath pprint profile pstats
-py_compile pyclbr pydoc queue quopri random re reprlib rlcompleter runpy sched secrets select selectors shelve shlex
-shutil signal site smtplib socket socketserver sqlite3 ssl stat statistics string stringprep struct subprocess
-symtable sys sysconfig tabnanny tarfile tempfile textwrap threading time timeit token tokenize trace traceback
-tracemalloc types typing unicodedata unittest unittest.async_case unittest.case unittest.loader unittest.mock
-unittest.result unittest.runner unittest.suite urllib.error urllib.parse urllib.request urllib.response
-urllib.robotparser uuid venv warnings wave weakref webbrowser wsgiref.handlers wsgiref.headers wsgiref.simple_server
-wsgiref.util wsgiref.validate xml.dom xml.dom.minidom xml.dom.pulldom xml.etree.ElementTree xml.sax xml.sax.handler
-xml.sax.saxutils xml.sax.xmlreader xmlrpc.client xmlrpc.server zipapp zipfile zipimport zlib zoneinfo
-"""
-STANDARD_LIBRARY = tuple(_STANDARD_MODULES.split())
+STANDARD_LIBRARY = tuple(resources.files("tinyllama.demo_site").joinpath("standard_modules.txt").read_text().split())
 PACKAGES = ("numpy", "scipy", "sklearn")
 TOPICS = "topics"
 _NOT_PUBLIC = "tests conftest core extras f2py distutils externals lapack_lite mtrand mypy_plugin testutils"
-LEFT_OUT_PARTS = frozenset(_NOT_PUBLIC.split())
+LEFT_OUT_NAMES = frozenset(_NOT_PUBLIC.split())
 ALLOW_LIST = (*STANDARD_LIBRARY, *PACKAGES, TOPICS)
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
-_SHORTEST_PAGE_WORDS = 12  # a docstring of one line makes no page
+_SHORTEST_PAGE_WORDS = 12  # a docstring of one line gets no page
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """One docstring of an entry: the object's own (empty heading) or that of a method."""
+class Docstring:
+    """One docstring of an entry: the object's own (empty heading) or a method's."""
 
     heading: str
     signature: str
-    docstring: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +45,7 @@ class Entry:
     name: str
     kind: str
     module: str
-    parts: tuple[Part, ...]
-
-
-def gather_in_process(allow: Iterable[str] = ALLOW_LIST) -> list[Entry]:
-    """Run `gather` in a child process and read back what it found. Raises InputError when the child fails."""
-    # A fixed hash seed keeps the order of sets in signatures; no colours, no pager, one thread of BLAS.
-    environment = {**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tinyllama.demo_site.docs_gather", *allow]
-    done = subprocess.run(command, capture_output=True, env=environment, stdin=subprocess.DEVNULL, check=False)
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
-        raise InputError(f"documentation of the installed packages: gathering failed: {lines[-1]}")
-    rows = json.loads(done.stdout)
-    return [
-        Entry(row["name"], row["kind"], row["module"], tuple(Part(**part) for part in row["parts"])) for row in rows
-    ]
+    docstrings: tuple[Docstring, ...]
 
 
 def gather(allow: Sequence[str] = ALLOW_LIST) -> list[Entry]:
@@ -95,8 +55,8 @@ def gather(allow: Sequence[str] = ALLOW_LIST) -> list[Entry]:
     with _seeded_examples():
         found = [sub for name in names for sub in (_submodules(name) if name in PACKAGES else (name,))]
         modules = {name: module for name in found if (module := _imported(name)) is not None}
-    entries = [entry for name, module in modules.items() if (entry := _module_entry(name, module))]
-    for (module_name, name), value in _canonical_places(modules).items():
+    entries = [_module_entry(name, module) for name, module in modules.items()]
+    for (module_name, name), value in _canonical_names(modules).items():
         entry = _object_entry(module_name, name, value)
         if entry is not None:
             entries.append(entry)
@@ -107,7 +67,7 @@ def gather(allow: Sequence[str] = ALLOW_LIST) -> list[Entry]:
 
 @contextmanager
 def _seeded_examples() -> Iterator[None]:
-    """scipy.stats writes some docstrings while it is imported, with samples of an unseeded generator: give it a seed."""
+    """Seeds the generator with which scipy.stats, while it is imported, draws the samples in its docstrings."""
     try:
         import numpy.random as module
     except ImportError:
@@ -127,23 +87,22 @@ def _submodules(package_name: str) -> Iterator[str]:
         return
     yield package_name
     for info in pkgutil.walk_packages(package.__path__, f"{package_name}."):
-        parts = info.name.split(".")
-        if not any(part.startswith("_") or part in LEFT_OUT_PARTS for part in parts):
+        if not any(name.startswith("_") or name in LEFT_OUT_NAMES for name in info.name.split(".")):
             yield info.name
 
 
 def _imported(name: str) -> ModuleType | None:
-    """The module, or None where this Python has it not (removed, or an optional package)."""
+    """The module, or None where this Python lacks it (removed, or an optional package)."""
     try:
         return importlib.import_module(name)
     except ImportError:
         return None
 
 
-def _canonical_places(modules: dict[str, ModuleType]) -> dict[tuple[str, str], Any]:
+def _canonical_names(modules: dict[str, ModuleType]) -> dict[tuple[str, str], Any]:
     """Each documented object once, under (module, name).
 
-    An object re-exported under several names stands where it says it was defined, else at the shallowest public place.
+    An object exported under several names is listed in the module that defines it, else in the shallowest public one.
     """
     best: dict[int, tuple[tuple[bool, int, str, str], Any]] = {}
     for module_name, module in modules.items():
@@ -158,7 +117,7 @@ def _canonical_places(modules: dict[str, ModuleType]) -> dict[tuple[str, str], A
 def _public_members(module_name: str, module: ModuleType) -> Iterator[tuple[str, Any]]:
     root = module_name.split(".")[0]
     listed = getattr(module, "__all__", None)
-    # `__all__` is the module's word; without it, what was defined in the same package is its own.
+    # Without `__all__`, a module's own members are those defined in the same package.
     names = [name for name in listed if isinstance(name, str)] if listed is not None else list(vars(module))
     for name in sorted(set(names)):
         if name.startswith("_"):
@@ -175,21 +134,21 @@ def _is_documented_kind(value: Any) -> bool:
     return inspect.isclass(value) or inspect.isroutine(value) or type(value).__name__ in ("ufunc", "_lru_cache_wrapper")
 
 
-def _module_entry(name: str, module: ModuleType) -> Entry | None:
-    return Entry(name, "module", name, (Part("", "", _docstring(module)),))
+def _module_entry(name: str, module: ModuleType) -> Entry:
+    return Entry(name, "module", name, (Docstring("", "", _docstring(module)),))
 
 
 def _object_entry(module_name: str, name: str, value: Any) -> Entry | None:
-    parts = [Part("", _signature(name, value), _docstring(value))]
+    docstrings = [Docstring("", _signature(name, value), _docstring(value))]
     is_class = inspect.isclass(value)
     if is_class:
-        parts += _method_parts(value)
-    if sum(len(part.docstring.split()) for part in parts) < _SHORTEST_PAGE_WORDS:
+        docstrings += _method_docstrings(value)
+    if sum(len(docstring.text.split()) for docstring in docstrings) < _SHORTEST_PAGE_WORDS:
         return None
-    return Entry(f"{module_name}.{name}", "class" if is_class else "function", module_name, tuple(parts))
+    return Entry(f"{module_name}.{name}", "class" if is_class else "function", module_name, tuple(docstrings))
 
 
-def _method_parts(value: type) -> Iterator[Part]:
+def _method_docstrings(value: type) -> Iterator[Docstring]:
     """The public methods and properties that the class itself defines, not those it inherits."""
     for name in sorted(vars(value)):
         member = vars(value)[name]
@@ -200,14 +159,14 @@ def _method_parts(value: type) -> Iterator[Part]:
             continue
         text = _docstring(inner)
         if text:
-            yield Part(name, "" if isinstance(member, property) else _signature(name, inner), text)
+            yield Docstring(name, "" if isinstance(member, property) else _signature(name, inner), text)
 
 
 def _docstring(value: Any) -> str:
     text = getattr(value, "__doc__", None)
     if not isinstance(text, str):
         return ""
-    # Form feeds and the like are no text; XML and HTML cannot carry them either.
+    # Control characters such as form feeds are not valid in HTML.
     text = re.sub(r"[\x00-\x08\x0b-\x1f\x7f]", "", text)
     return _same_everywhere(inspect.cleandoc(text)).encode("utf-8", "replace").decode()
 
@@ -221,7 +180,7 @@ def _signature(name: str, value: Any) -> str:
 
 
 def _same_everywhere(text: str) -> str:
-    """`text` without what differs between runs and machines: objects' addresses, where this Python lies."""
+    """`text` without what differs between runs and machines: addresses of objects, the path of this Python."""
     return _ADDRESS.sub("", text.replace(repr(sys.executable), "sys.executable"))
 
 
@@ -229,17 +188,4 @@ def _topic_entries() -> Iterator[Entry]:
     from pydoc_data.topics import topics  # written for `help()`: the language reference as plain text
 
     for name, text in topics.items():
-        yield Entry(f"{TOPICS}.{name}", "topic", TOPICS, (Part("", "", inspect.cleandoc(text)),))
-
-
-def main() -> None:
-    """Write the entries of the allow-list given as arguments to stdout, as one JSON list."""
-    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a module prints while it is imported must not end up in the JSON
-    entries = gather(sys.argv[1:] or ALLOW_LIST)
-    json.dump([asdict(entry) for entry in entries], output)
-    output.close()
-
-
-if __name__ == "__main__":
-    main()
+        yield Entry(f"{TOPICS}.{name}", "topic", TOPICS, (Docstring("", "", inspect.cleandoc(text)),))

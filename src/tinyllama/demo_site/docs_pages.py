@@ -1,4 +1,4 @@
-"""The documentation web site as paths and pages: entries in, bytes of a page out, rendered when asked for.
+"""The documentation web site as paths and pages: entries in, HTML out.
 
 /                               every module and topic
 /reference/MODULE/index.html    a module: its own text and a list of what it has
@@ -8,11 +8,12 @@
 """
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from tinyllama.demo_site.docs_gather import TOPICS, Entry
+from tinyllama.demo_site.docs_gather import TOPICS, Docstring, Entry
 from tinyllama.demo_site.docstring_html import docstring_html
 
 SITE_NAME = "Python library documentation"
@@ -35,7 +36,7 @@ class Reply:
 
 
 class DocumentationSite:
-    """Answers a request path. Same entries, same bytes; nothing is kept between requests."""
+    """Renders the page of a request path when asked; the same entries give the same bytes."""
 
     def __init__(self, entries: list[Entry]) -> None:
         self._entries = {_address(entry): entry for entry in entries}
@@ -67,28 +68,28 @@ class DocumentationSite:
         if path == self._modules.get(TOPICS):
             return _html(200, self._page(TOPICS, TOPICS, path, "<h1>Topics</h1>" + self._member_lists(TOPICS)))
         if path.startswith("/_sources/") and (entry := self._entries.get(_page_of_source(path))):
-            source = "\n\n".join(part.docstring for part in entry.parts)
+            source = "\n\n".join(docstring.text for docstring in entry.docstrings)
             return Reply(200, "text/plain; charset=utf-8", source.encode())
         if entry := self._entries.get(path):
             return _html(200, self._entry_page(path, entry))
         return _html(404, _document("Page not found", "<main><h1>Page not found</h1></main>"))
 
     def _entry_page(self, address: str, entry: Entry) -> str:
-        own = entry.parts[0]
-        pieces = [f"<h1>{escape(entry.name.removeprefix(f'{TOPICS}.'))}</h1>"]
-        if own.signature:
-            pieces.append(f'<pre class="signature">{escape(own.signature)}</pre>')
-        pieces.append(docstring_html(own.docstring, lambda name: self._link(name, entry)))
+        own, *methods = entry.docstrings
+        html = [f"<h1>{escape(entry.name.removeprefix(f'{TOPICS}.'))}</h1>", *self._docstring(own, entry, 2)]
         if entry.kind == "module":
-            pieces.append(self._member_lists(entry.name))
-        if len(entry.parts) > 1:
-            pieces.append("<h2>Methods</h2>")
-        for part in entry.parts[1:]:
-            pieces.append(f'<h3 id="{escape(part.heading)}">{escape(part.heading)}</h3>')
-            if part.signature:
-                pieces.append(f'<pre class="signature">{escape(part.signature)}</pre>')
-            pieces.append(docstring_html(part.docstring, lambda name: self._link(name, entry), heading_level=4))
-        return self._page(entry.name, entry.module, address, "\n".join(pieces))
+            html.append(self._member_lists(entry.name))
+        if methods:
+            html.append("<h2>Methods</h2>")
+        for method in methods:
+            html.append(f'<h3 id="{escape(method.heading)}">{escape(method.heading)}</h3>')
+            html += self._docstring(method, entry, 4)
+        return self._page(entry.name, entry.module, address, "\n".join(html))
+
+    def _docstring(self, docstring: Docstring, entry: Entry, heading_level: int) -> Iterator[str]:
+        if docstring.signature:
+            yield f'<pre class="signature">{escape(docstring.signature)}</pre>'
+        yield docstring_html(docstring.text, lambda name: self._link(name, entry), heading_level)
 
     def _link(self, name: str, entry: Entry) -> str | None:
         """The address that a name means on the page of `entry`: beside it, in its package, or by its full name."""
@@ -113,7 +114,7 @@ class DocumentationSite:
         return f'<a href="{quote(address)}">{escape(short)}</a>'
 
     def _summary(self, address: str) -> str:
-        lines = self._entries[address].parts[0].docstring.splitlines()
+        lines = self._entries[address].docstrings[0].text.splitlines()
         first = lines[0].strip() if lines else ""
         return f" – {escape(first)}" if first.endswith(".") else ""
 
@@ -141,12 +142,12 @@ class DocumentationSite:
     def _related(self, address: str) -> str:
         if address not in self._entries:
             return ""
-        place = self._order.index(address)
+        number = self._order.index(address)
         links = []
-        if place > 0:
-            links.append(f'<a rel="prev" href="{quote(self._order[place - 1])}">Previous</a>')
-        if place + 1 < len(self._order):
-            links.append(f'<a rel="next" href="{quote(self._order[place + 1])}">Next</a>')
+        if number > 0:
+            links.append(f'<a rel="prev" href="{quote(self._order[number - 1])}">Previous</a>')
+        if number + 1 < len(self._order):
+            links.append(f'<a rel="next" href="{quote(self._order[number + 1])}">Next</a>')
         return " | ".join(links)
 
     def _top_page(self) -> str:

@@ -1,15 +1,17 @@
-"""A docstring as HTML: reStructuredText with numpydoc's sections, read by docutils, written by a small writer here.
+"""A docstring as HTML: split into numpydoc's sections, each parsed and written by docutils.
 
-Docutils' own HTML writer spends most of its time on templates and transforms that a page of this site does not need.
-What is not valid reStructuredText comes out as plain paragraphs and preformatted blocks, never as an error box.
+Docutils' transforms, which resolve references, are not run: names are linked by this site, and what only Sphinx could
+resolve would become an error box. `_simplify` turns such nodes into text and links before docutils' writer sees them.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from html import escape
 
 from docutils import nodes
 from docutils.utils import Reporter
+from docutils.writers.html5_polyglot import HTMLTranslator
 
 from tinyllama.demo_site.docstring_markup import parse
 
@@ -27,17 +29,17 @@ _LONGEST_TERM_WORDS = 7
 
 def docstring_html(docstring: str, link: Link, heading_level: int = 2) -> str:
     """HTML of one docstring; its sections get headings of `heading_level`, which ends at 6."""
-    pieces = []
+    html = []
     for title, body in split_sections(docstring):
         if title:
-            pieces.append(f"<h{heading_level}>{escape(title)}</h{heading_level}>")
+            html.append(f"<h{heading_level}>{escape(title)}</h{heading_level}>")
         if not body.strip():
             continue
         if title == "See Also":
-            pieces.append(_see_also_html(body, link))
+            html.append(_see_also_html(body, link))
         else:
-            pieces.append(_body_html(body, link, heading_level + 1))
-    return "\n".join(pieces)
+            html.append(_body_html(body, link, heading_level + 1))
+    return "\n".join(html)
 
 
 def split_sections(docstring: str) -> list[tuple[str, str]]:
@@ -52,19 +54,6 @@ def split_sections(docstring: str) -> list[tuple[str, str]]:
     return [(title, body) for title, body in found if title or body.strip()]
 
 
-def plain_html(text: str) -> str:
-    """Text that is no reStructuredText: blocks between blank lines; what is indented or aligned stays as it is."""
-    pieces = []
-    for block in re.split(r"\n\s*\n", text.strip("\n")):
-        lines = block.splitlines()
-        as_it_is = any(line.startswith((" ", "\t", ">>>")) or re.search(r"\S {3,}\S", line) for line in lines)
-        if as_it_is:
-            pieces.append(f"<pre>{escape(block)}</pre>")
-        elif block.strip():
-            pieces.append(f"<p>{escape(block)}</p>")
-    return "\n".join(pieces)
-
-
 def _body_html(body: str, link: Link, heading_level: int) -> str:
     worst = 0
 
@@ -72,184 +61,141 @@ def _body_html(body: str, link: Link, heading_level: int) -> str:
         nonlocal worst
         worst = max(worst, message["level"])
 
-    try:
+    with suppress(Exception):  # docutils fails in many ways on text that was never meant for it
         document = parse(body, observe)
-    except Exception:  # docutils fails in many ways on text that was never meant for it
-        return plain_html(body)
-    if worst >= Reporter.SEVERE_LEVEL:
-        return plain_html(body)
-    return _Writer(document, link, heading_level).html()
+        if worst < Reporter.SEVERE_LEVEL:
+            _simplify(document, link)
+            writer = HTMLTranslator(document)
+            writer.initial_header_level = heading_level
+            for block in document.children:
+                block.walkabout(writer)
+            return "".join(writer.body)
+    return f"<pre>{escape(body)}</pre>"
 
 
 def _see_also_html(body: str, link: Link) -> str:
-    """numpydoc's See Also: `name : what it does` or `name, name`, an indented line goes on with the one before."""
+    """numpydoc's See Also: `name : what it does` or `name, name`; an indented line continues the line before."""
     items: list[str] = []
     for line in body.splitlines():
         if line[:1].isspace() and items:
             items[-1] += f" {line.strip()}"
         elif line.strip():
             items.append(line.strip())
-    pieces = []
+    html = []
     for item in items:
         match = _SEE_ALSO.match(item)
         if match is None:
-            pieces.append(f"<li>{escape(item)}</li>")
+            html.append(f"<li>{escape(item)}</li>")
             continue
         names = [re.sub(r"^:\w+:|[`~]", "", name.strip()) for name in match["names"].split(",") if name.strip()]
         text = f": {escape(match['text'])}" if match["text"] else ""
-        pieces.append(f"<li>{', '.join(_name_html(name, name, link) for name in names)}{text}</li>")
-    return f"<ul>{''.join(pieces)}</ul>"
+        html.append(f"<li>{', '.join(_name_html(name, link) for name in names)}{text}</li>")
+    return f"<ul>{''.join(html)}</ul>"
 
 
-def _name_html(name: str, shown: str, link: Link) -> str:
+def _name_html(name: str, link: Link) -> str:
     address = link(name)
-    code = f"<code>{escape(shown)}</code>"
+    code = f"<code>{escape(name)}</code>"
     return f'<a href="{escape(address)}">{code}</a>' if address else code
 
 
-class _Writer:
-    """Writes the nodes of one parsed body. Nodes without an entry in the tables are written as their children."""
+def _simplify(document: nodes.document, link: Link) -> None:
+    """Replace, innermost first, every node that docutils' writer cannot write without transforms, or not as text."""
+    # `text`_ points to `.. _text: address` anywhere in the body.
+    targets = {
+        name: target["refuri"]
+        for target in document.findall(nodes.target)
+        for name in target["names"]
+        if "refuri" in target
+    }
+    for node in reversed(list(document.findall(nodes.Element))):
+        new = _replacement(node, link, targets)
+        if new is not None and node.parent is not None:
+            node.parent.replace(node, new)
 
-    TAGS = {  # noqa: RUF012
-        "paragraph": "p", "emphasis": "em", "strong": "strong", "bullet_list": "ul", "enumerated_list": "ol",
-        "list_item": "li", "definition_list": "dl", "definition": "dd", "block_quote": "blockquote", "field_list": "dl",
-        "field_name": "dt", "field_body": "dd", "table": "table", "thead": "thead", "tbody": "tbody", "row": "tr",
-        "entry": "td", "subscript": "sub", "superscript": "sup", "attribution": "p",
-        "option_list": "dl", "option_group": "dt", "description": "dd", "math": "code",
-        "topic": "div", "line_block": "div", "line": "div", "caption": "p", "sidebar": "div",
-    }  # fmt: skip
-    LEFT_OUT = frozenset(
-        ("comment", "target", "substitution_definition", "colspec", "image", "raw", "pending", "meta", "decoration")
-    )
-    VERBATIM = frozenset(("literal_block", "doctest_block", "math_block"))
 
-    def __init__(self, document: nodes.document, link: Link, heading_level: int) -> None:
-        self._document = document
-        self._link = link
-        self._level = heading_level
-        # `text`_ points to `.. _text: address` anywhere in the body.
-        self._targets = {
-            name: target["refuri"]
-            for target in document.findall(nodes.target)
-            for name in target["names"]
-            if "refuri" in target
-        }
+def _replacement(node: nodes.Element, link: Link, targets: dict[str, str]) -> Sequence[nodes.Node] | None:
+    """The nodes to write in place of `node`, whose children are simplified already; None: `node` as it now is."""
+    match node:
+        case nodes.Invisible() | nodes.image() | nodes.system_message():
+            # The message is docutils'; the text that it could not place (unknown directive, bad table) is the author's.
+            return [nodes.generated("", "", *node.findall(nodes.literal_block))]
+        case nodes.title_reference():
+            return [_name_node(node, link)]
+        case nodes.literal() | nodes.math():
+            return [nodes.literal("", node.astext(), classes=["code"])]
+        case nodes.math_block() | nodes.doctest_block():
+            return [nodes.literal_block("", node.astext())]
+        case nodes.reference():
+            return _reference(node, targets)
+        case nodes.footnote_reference() | nodes.citation_reference():
+            return [nodes.Text(f"[{node.astext()}]")]
+        case nodes.substitution_reference():
+            return [nodes.Text(f"|{node.astext()}|")]
+        case nodes.footnote() | nodes.citation():
+            return _footnote(node)
+        case nodes.definition_list():
+            return _definition_list(node)
+        case nodes.field_list():
+            fields = [(nodes.term("", "", *name), nodes.definition("", *body)) for name, body in node]
+            return [nodes.definition_list("", *(nodes.definition_list_item("", *field) for field in fields))]
+        case nodes.title() if not isinstance(node.parent, nodes.section):
+            return [nodes.paragraph("", "", nodes.strong("", "", *node.children))]
+        case nodes.Admonition():
+            named = [] if isinstance(node, nodes.admonition) else [nodes.strong("", node.tagname.capitalize())]
+            title = [nodes.paragraph("", "", name) for name in named]
+            return [nodes.container("", *title, *node.children, classes=[node.tagname])]
+        case nodes.problematic() | nodes.topic() | nodes.sidebar() | nodes.figure() | nodes.legend():
+            return node.children
+        case nodes.caption() | nodes.attribution():
+            return [nodes.paragraph("", "", *node.children)]
+    return None
 
-    def html(self) -> str:
-        """The whole body."""
-        return self._children(self._document)
 
-    def _children(self, node: nodes.Element) -> str:
-        return "".join(self._write(child) for child in node.children)
+def _name_node(node: nodes.Element, link: Link) -> nodes.Node:
+    """A name in code type, linked to its page: numpydoc's plain `name` or one of Sphinx's roles."""
+    name = node.astext()
+    code = nodes.literal("", name, classes=["code"])
+    address = link(node.get("target", name))
+    return nodes.reference("", "", code, refuri=address) if address else code
 
-    def _write(self, node: nodes.Node) -> str:
-        if isinstance(node, nodes.Text):
-            return escape(str(node), quote=False)
-        assert isinstance(node, nodes.Element)
-        kind = node.tagname
-        if kind in self.LEFT_OUT:
-            return ""
-        special = getattr(self, f"_{kind}", None)
-        if special is not None:
-            return special(node)
-        if kind in self.VERBATIM:
-            return f"<pre>{escape(node.astext(), quote=False)}</pre>\n"
-        if isinstance(node, nodes.Admonition):
-            title = "" if kind == "admonition" else f"<p><strong>{kind.capitalize()}</strong></p>"
-            return f'<div class="{kind}">{title}{self._children(node)}</div>\n'
-        tag = self.TAGS.get(kind)
-        inner = self._children(node)
-        if tag is None:
-            return inner
-        return f"<{tag}>{inner}</{tag}>{'' if isinstance(node, nodes.Inline) else chr(10)}"
 
-    def _system_message(self, node: nodes.Element) -> str:
-        # The message is docutils'; the text that it could not place (unknown directive, bad table) is the author's.
-        return "".join(f"<pre>{escape(block.astext())}</pre>\n" for block in node.findall(nodes.literal_block))
+def _reference(node: nodes.Element, targets: dict[str, str]) -> Sequence[nodes.Node] | None:
+    address = node.get("refuri") or targets.get(node.get("refname", ""), "")
+    if address.startswith(("http://", "https://")):
+        node["refuri"] = address
+        return None
+    # No target: `coef_` is a name that only looks like a reference.
+    raw = node.rawsource
+    return [nodes.Text(raw if raw and not raw.startswith("`") else node.astext())]
 
-    def _section(self, node: nodes.Element) -> str:
-        self._level += 1
-        inner = self._children(node)
-        self._level -= 1
-        return inner
 
-    def _title(self, node: nodes.Element) -> str:
-        if isinstance(node.parent, nodes.section):
-            level = min(self._level - 1, 6)
-            return f"<h{level}>{self._children(node)}</h{level}>\n"
-        return f"<p><strong>{self._children(node)}</strong></p>\n"
+def _footnote(node: nodes.Element) -> Sequence[nodes.Node]:
+    label, *blocks = node.children
+    if not isinstance(label, nodes.label):
+        return node.children
+    paragraph = nodes.paragraph("", f"[{label.astext()}]")
+    for block in blocks:
+        paragraph += [nodes.Text(" "), *(block.children if isinstance(block, nodes.paragraph) else [block])]
+    return [paragraph]
 
-    def _rubric(self, node: nodes.Element) -> str:
-        return f"<p><strong>{self._children(node)}</strong></p>\n"
 
-    def _term(self, node: nodes.Element) -> str:
-        siblings = node.parent.children if node.parent is not None else []
-        kinds = [self._children(other) for other in siblings if isinstance(other, nodes.classifier)]
-        return f"<dt>{' : '.join([self._children(node), *kinds])}</dt>\n"
+def _definition_list(node: nodes.Element) -> Sequence[nodes.Node] | None:
+    terms = [item[0].astext() for item in node]
+    for item in node:
+        term, *classifiers, _ = item.children
+        for classifier in classifiers:
+            term += [nodes.Text(" : "), *classifier.children]
+            item.remove(classifier)
+    if all(len(term.split()) <= _LONGEST_TERM_WORDS or " : " in term for term in terms):
+        return None
+    # Sentences with a hanging indent, which docutils takes for terms and definitions.
+    return [block for item in node for block in _hanging_paragraph(*item.children)]
 
-    def _classifier(self, node: nodes.Element) -> str:
-        return ""  # written with its term
 
-    def _definition_list(self, node: nodes.Element) -> str:
-        terms = [
-            item.children[0].astext() for item in node.children if isinstance(item, nodes.Element) and item.children
-        ]
-        if all(len(term.split()) <= _LONGEST_TERM_WORDS or " : " in term for term in terms):
-            return f"<dl>{self._children(node)}</dl>\n"
-        # Sentences with a hanging indent, which docutils takes for terms and definitions.
-        return "".join(self._hanging_paragraph(item) for item in node.findall(nodes.definition_list_item))
-
-    def _hanging_paragraph(self, item: nodes.Element) -> str:
-        heads = [self._children(child) for child in item.children if isinstance(child, nodes.term)]
-        heads += [f": {self._children(child)}" for child in item.children if isinstance(child, nodes.classifier)]
-        bodies = [child for child in item.children if isinstance(child, nodes.definition)]
-        inner = [block for body in bodies for block in body.children]
-        first = inner[0] if inner else None
-        if isinstance(first, nodes.paragraph):
-            heads.append(self._children(first))
-            inner = inner[1:]
-        return f"<p>{' '.join(heads)}</p>\n" + "".join(self._write(block) for block in inner)
-
-    def _title_reference(self, node: nodes.Element) -> str:
-        name = node.astext()  # numpydoc's plain `name`
-        return _name_html(name, name, self._link)
-
-    def _literal(self, node: nodes.Element) -> str:
-        text = node.astext()
-        if "name" not in node.get("classes", ()):
-            return f"<code>{escape(text)}</code>"
-        target = node.get("target", text)
-        shown = text.rsplit(".", 1)[-1] if text.startswith("~") else text
-        return _name_html(target.lstrip("~!"), shown.lstrip("~!"), self._link)
-
-    def _reference(self, node: nodes.Element) -> str:
-        address = node.get("refuri") or self._targets.get(node.get("refname", ""), "")
-        if address.startswith(("http://", "https://")):
-            return f'<a href="{escape(address)}">{self._children(node)}</a>'
-        # No target: `coef_` is a name that only looks like a reference.
-        raw = node.rawsource
-        return escape(raw if raw and not raw.startswith("`") else node.astext(), quote=False)
-
-    def _footnote_reference(self, node: nodes.Element) -> str:
-        return f"[{escape(node.astext())}]"
-
-    _citation_reference = _footnote_reference
-
-    def _footnote(self, node: nodes.Element) -> str:
-        label = node.children[0] if node.children else None
-        if not isinstance(label, nodes.label):
-            return self._children(node)
-        rest = [child.children if isinstance(child, nodes.paragraph) else [child] for child in node.children[1:]]
-        text = " ".join("".join(self._write(child) for child in children) for children in rest)
-        return f"<p>[{escape(label.astext())}] {text}</p>\n"
-
-    _citation = _footnote
-
-    def _line(self, node: nodes.Element) -> str:
-        return f"{self._children(node)}<br>\n"
-
-    def _substitution_reference(self, node: nodes.Element) -> str:
-        return f"|{escape(node.astext())}|"
-
-    def _transition(self, node: nodes.Element) -> str:
-        return "<hr>\n"
+def _hanging_paragraph(term: nodes.Element, definition: nodes.Element) -> list[nodes.Node]:
+    first, rest = nodes.paragraph("", "", *term.children), definition.children
+    if rest and isinstance(rest[0], nodes.paragraph):
+        first += [nodes.Text(" "), *rest[0].children]
+        rest = rest[1:]
+    return [first, *rest]

@@ -12,11 +12,12 @@ from docutils import nodes
 from docutils.frontend import get_default_settings
 from docutils.parsers.rst import Directive, Parser, directives, roles
 from docutils.utils import new_document
+from docutils.writers.html5_polyglot import Writer
 
-_CODE_ROLE_NAMES = """
+_NAME_ROLES = """
 any attr class const data exc func keyword meth method mod obj option program pep envvar file command
 """
-_TEXT_ROLE_NAMES = "abbr arxiv doc doi dfn eq numref ref term user issue pr"
+_WORDS_ROLES = "abbr arxiv doc doi dfn eq numref ref term user issue pr"
 _DOMAINS = ("py", "math", "std", "c", "external+neps", "external+python")
 _IGNORED_DIRECTIVES = """
 currentmodule module moduleauthor sectionauthor automodule autoclass automethod autofunction toctree index
@@ -82,25 +83,26 @@ class _Summary(Directive):
         for line in self.content:
             if name := line.strip():
                 word, _, rest = name.partition(" ")
-                entries += nodes.list_item(
-                    "", nodes.paragraph("", "", nodes.literal(word, word, classes=["name"]), nodes.Text(f" {rest}"))
-                )
+                name_node = nodes.title_reference(word, word)
+                entries += nodes.list_item("", nodes.paragraph("", "", name_node, nodes.Text(f" {rest}")))
         return [entries]
 
 
-def _role(kind: str) -> Any:
-    """A role function of docutils that shows `text` or `text <target>` as a name to link or as plain words."""
+def _name_role(role: str, rawtext: str, text: str, *_: Any) -> tuple[list[nodes.Node], list[nodes.Node]]:
+    """A name to link: `text`, `~package.text` or `text <target>`."""
+    shown, target = _split_target(text)
+    shown = shown.rsplit(".", 1)[-1] if shown.startswith("~") else shown
+    return [nodes.title_reference(rawtext, shown.lstrip("~!"), target=target.lstrip("~!"))], []
 
-    def run(
-        name: str, rawtext: str, text: str, lineno: int, inliner: Any, options: Any = None, content: Any = ()
-    ) -> Any:
-        target = re.fullmatch(r"(?P<text>.+?)\s*<(?P<target>[^>]+)>", text, re.DOTALL)
-        shown = target["text"] if target else text
-        if kind == "text":
-            return [nodes.inline(rawtext, shown)], []
-        return [nodes.literal(rawtext, shown, classes=["name"], target=target["target"] if target else shown)], []
 
-    return run
+def _words_role(role: str, rawtext: str, text: str, *_: Any) -> tuple[list[nodes.Node], list[nodes.Node]]:
+    """Plain words: `text` or `text <target>`."""
+    return [nodes.inline(rawtext, _split_target(text)[0])], []
+
+
+def _split_target(text: str) -> tuple[str, str]:
+    match = re.fullmatch(r"(.+?)\s*<([^>]+)>", text, re.DOTALL)
+    return (match[1], match[2]) if match else (text, text)
 
 
 def _register() -> None:
@@ -108,14 +110,16 @@ def _register() -> None:
     names |= dict.fromkeys(_CODE_BLOCKS, _CodeBlock) | {"autosummary": _Summary}
     for name, directive in names.items():
         directives.register_directive(name, directive)
-    for kind, known in (("code", _CODE_ROLE_NAMES), ("text", _TEXT_ROLE_NAMES)):
+    for role, known in ((_name_role, _NAME_ROLES), (_words_role, _WORDS_ROLES)):
         for name in known.split():
             for full in (name, *(f"{domain}:{name}" for domain in _DOMAINS)):
-                roles.register_local_role(full, _role(kind))
+                roles.register_local_role(full, role)
 
 
 _register()
-_SETTINGS = get_default_settings(Parser())
+_SETTINGS = get_default_settings(Parser(), Writer())
+_SETTINGS.stylesheet_path = []
+_SETTINGS.compact_lists = _SETTINGS.compact_field_lists = False  # a class for style sheets that is costly to find
 _SETTINGS.report_level = _SETTINGS.halt_level = 5
 _SETTINGS.file_insertion_enabled = False
 _SETTINGS.raw_enabled = False

@@ -1,26 +1,25 @@
-"""A real web server for the documentation of the installed Python packages: the web site that the quickstart crawls.
+"""A web server for the documentation of the installed Python packages: the web site that the quickstart crawls."""
 
-`python -m tinyllama.demo_site.python_docs --port N` serves it on 127.0.0.1 and prints its URL when it is ready.
-"""
-
-import argparse
 import errno
-import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from tinyllama import log
-from tinyllama.demo_site.docs_gather import ALLOW_LIST, gather_in_process
+from tinyllama.demo_site.docs_gather import ALLOW_LIST, gather
 from tinyllama.demo_site.docs_pages import DocumentationSite
 from tinyllama.errors import InputError
+from tinyllama.workers.child_process import ChildProcess, how_it_ended
+from tinyllama.workers.worker_process import Progress
 
 _PORTS_TRIED = 100
 _PATIENCE_SECONDS = 5.0  # a server whose crawl was killed may need a moment to notice and free the port
+# A fixed hash seed keeps the order of sets in signatures; one thread of BLAS.
+_ENVIRONMENT = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 class _Server(ThreadingHTTPServer):
@@ -30,35 +29,34 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def documentation_site(port: int, *, exact_port: bool = False, allow: tuple[str, ...] = ()) -> Iterator[str]:
-    """Serve the documentation from a process of its own while the block runs; yields `http://127.0.0.1:PORT/`.
+    """Serve the documentation from a child process while the block runs; yields `http://127.0.0.1:PORT/`.
 
-    A busy port gives way to the next free one above it, with a warning, unless `exact_port`: then InputError.
-    `allow` takes the place of the whole allow-list. The server also ends when this process dies.
+    When the port is taken, the next free one above it is used, with a warning; InputError if `exact_port`. `allow` names
+    the modules to document in place of the whole allow-list.
     """
-    command = [sys.executable, "-m", "tinyllama.demo_site.python_docs", "--port", str(port), "--end-with-stdin"]
-    command += ["--exact-port"] if exact_port else []
-    command += ["--allow", *allow] if allow else []
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert server.stdin is not None
-    assert server.stdout is not None
-    assert server.stderr is not None
-    try:
-        url = server.stdout.readline().strip()
-        if not url:
-            message = server.stderr.read().strip().splitlines() or ["no message"]
-            raise InputError(message[-1])
-        if url != _url(port):
+    task = {"port": port, "exact_port": exact_port, "allow": allow or ALLOW_LIST}
+    with ChildProcess(environment=_ENVIRONMENT, stderr=subprocess.DEVNULL) as child:
+        answer = next(child.ask("demo_site.python_docs:serve_task", task), {})
+        if "url" not in answer:
+            raise InputError(answer.get("message") or f"the documentation site {how_it_ended(child.close())}")
+        if answer["url"] != _url(port):
             log.warn(
-                f"sources.documentation_port: {port} is taken, the site is at {url}; page URLs, and so document ids "
-                "and the split, differ from those of a run with the usual port"
+                f"sources.documentation_port: {port} is taken, the site is at {answer['url']}; page URLs, and so document "
+                "ids and the split, differ from those of a run with the usual port"
             )
-        threading.Thread(target=server.stderr.read, daemon=True).start()
-        yield url
-    finally:
-        server.stdin.close()
-        server.kill()
-        server.wait()
-        server.stdout.close()
+        yield answer["url"]
+
+
+def serve_task(task: dict[str, Any], progress: Progress) -> None:
+    """Task: gather the documentation of the modules `allow`, say the `url`, serve it until the process is killed."""
+    try:
+        entries = gather(task["allow"])
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"documentation of the installed packages: gathering failed: {reason}") from error
+    server = make_server(DocumentationSite(entries), task["port"], exact_port=task["exact_port"])
+    progress.say({"url": _url(server.server_address[1])})
+    server.serve_forever()
 
 
 def make_server(site: DocumentationSite, port: int, *, exact_port: bool = False) -> ThreadingHTTPServer:
@@ -87,7 +85,7 @@ def make_server(site: DocumentationSite, port: int, *, exact_port: bool = False)
                 self.wfile.write(reply.body)
 
         def log_message(self, format: str, *args: object) -> None:
-            return  # five thousand lines that nobody reads
+            return  # thousands of lines that nobody reads
 
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
@@ -105,32 +103,3 @@ def make_server(site: DocumentationSite, port: int, *, exact_port: bool = False)
 
 def _url(port: int) -> str:
     return f"http://127.0.0.1:{port}/"
-
-
-def _end_with_stdin() -> None:
-    while os.read(0, 4096):  # not sys.stdin: its lock, held here, would be fatal at an ordinary exit
-        pass
-    os._exit(0)
-
-
-def main() -> None:
-    """The server process."""
-    parser = argparse.ArgumentParser(description="Serve the documentation of the installed Python packages.")
-    parser.add_argument("--port", type=int, default=8642)
-    parser.add_argument("--exact-port", action="store_true", help="fail when the port is taken")
-    parser.add_argument("--end-with-stdin", action="store_true", help="end when stdin closes (a parent's death)")
-    parser.add_argument("--allow", nargs="*", help="modules to document, in place of the whole allow-list")
-    arguments = parser.parse_args()
-    if arguments.end_with_stdin:
-        threading.Thread(target=_end_with_stdin, daemon=True).start()
-    try:
-        site = DocumentationSite(gather_in_process(arguments.allow or ALLOW_LIST))
-        server = make_server(site, arguments.port, exact_port=arguments.exact_port)
-    except InputError as error:
-        sys.exit(str(error))
-    print(_url(server.server_address[1]), flush=True)
-    server.serve_forever()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
-"""Keeps the crawler out of private networks: the check sits where names become addresses, so every connection passes it.
+"""Keeps the crawler out of private networks: the check is in the name resolver, which every connection uses.
 
 Pages, redirects and robots.txt are all fetched through the reactor's name resolver, IP literals included, and connect to
-the very addresses that it returns. An address that is not globally routable (loopback, RFC 1918, link-local, IPv6 ULA,
+exactly the addresses that it returns. An address that is not globally routable (loopback, RFC 1918, link-local, IPv6 ULA,
 IPv4 inside IPv6 ...) is dropped from the answer unless its HOST:PORT was named.
 """
 
@@ -15,11 +15,11 @@ from zope.interface import implementer
 from tinyllama.errors import InputError
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")  # RFC 8215; older Pythons take it for global
+_LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")  # RFC 8215; older Pythons call it global
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is globally routable unicast; an IPv4 address inside an IPv6 one is judged itself."""
+    """Whether an IP address is globally routable unicast; an IPv4 address inside an IPv6 one is checked itself."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -53,16 +53,16 @@ class _Receiver:
     """Passes on the addresses that may be connected to."""
 
     def __init__(self, receiver: Any, guard: "AddressGuard", host: str, port: int) -> None:
-        self._receiver, self._guard, self._place = receiver, guard, (host, port)
+        self._receiver, self._guard, self._host_port = receiver, guard, (host, port)
 
     def resolutionBegan(self, resolution: IHostResolution) -> None:  # noqa: N802 (Twisted's names)
         self._receiver.resolutionBegan(resolution)
 
     def addressResolved(self, address: IAddress) -> None:  # noqa: N802
-        if self._place in self._guard.allowed or is_public(getattr(address, "host", "")):
+        if self._host_port in self._guard.allowed or is_public(getattr(address, "host", "")):
             self._receiver.addressResolved(address)
         else:
-            self._guard.refused.add(self._place)
+            self._guard.refused.add(self._host_port)
 
     def resolutionComplete(self) -> None:  # noqa: N802
         self._receiver.resolutionComplete()
@@ -70,7 +70,7 @@ class _Receiver:
 
 @implementer(IHostnameResolver)
 class AddressGuard:
-    """The reactor's name resolver with private addresses taken out. `refused` has each (host, port) that lost one."""
+    """The reactor's name resolver without private addresses. `refused` has each (host, port) that had one."""
 
     def __init__(self, reactor: Any, allowed: frozenset[tuple[str, int]]) -> None:
         self._reactor = reactor
@@ -80,7 +80,7 @@ class AddressGuard:
 
     @classmethod
     def from_crawler(cls, crawler: Any, reactor: Any) -> "AddressGuard":
-        """How Scrapy makes its `TWISTED_DNS_RESOLVER`."""
+        """Called by Scrapy to create its `TWISTED_DNS_RESOLVER`."""
         guard = cls(reactor, crawler.settings["ALLOWED_PRIVATE"])
         crawler.address_guard = guard
         return guard
@@ -97,6 +97,6 @@ class AddressGuard:
         addressTypes: Sequence[type[IAddress]] | None = None,
         transportSemantics: str = "TCP",
     ) -> IHostResolution:
-        """Resolve as the reactor would, private addresses left out."""
+        """Resolve as the reactor would, but without private addresses."""
         receiver = _Receiver(resolutionReceiver, self, hostName.lower(), portNumber)
         return self._inner.resolveHostName(receiver, hostName, portNumber, addressTypes, transportSemantics)

@@ -1,12 +1,9 @@
-"""The `crawl` phase: pages from seed addresses into WARC files, politely, and going on after a kill at any moment.
+"""The `crawl` phase: fetches pages from seed addresses into WARC files, obeys robots.txt, and resumes after a kill.
 
-The crawl runs in a child process (`crawl_process.py`, `page_spider.py`); the frontier in SQLite says what is done.
+The crawl runs in a child process (`crawl_process.py`, `page_spider.py`); the frontier, in SQLite, records what is done.
 """
 
 import contextlib
-import json
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,12 +16,13 @@ from tinyllama.errors import InputError, RecipeError
 from tinyllama.sources.frontier import Frontier
 from tinyllama.sources.page_urls import host_and_port, normal_url
 from tinyllama.sources.sources_config import SourcesConfig
+from tinyllama.workers.child_process import ChildProcess, how_it_ended
 
 LOG_FILE = "crawl.log"
 
 
 def crawl(config: SourcesConfig, out: Path) -> dict[str, Any]:
-    """Crawl into `out`: 00000.warc.gz ..., frontier.sqlite, crawl.log. A killed crawl goes on where it stopped.
+    """Crawl into `out`: 00000.warc.gz ..., frontier.sqlite, crawl.log. A killed crawl is resumed.
 
     Returns pages_stored, left_out (reason: count), requests (robots.txt and retries included), bytes_stored (payloads) and
     seconds. Raises RecipeError without seeds, InputError when nothing could be stored or `out` holds another crawl.
@@ -50,7 +48,7 @@ def crawl(config: SourcesConfig, out: Path) -> dict[str, Any]:
 
 
 def dry_run(config: SourcesConfig) -> dict[str, Any]:
-    """What a crawl would begin with; fetches robots.txt of the seeds' hosts, no page.
+    """What a crawl would start with; fetches robots.txt of the seeds' hosts, no page.
 
     Returns seeds (URL: allowed, robots, private_address or another reason), domains, max_pages, min_page_chars,
     max_page_bytes, delay_seconds, concurrency_per_host.
@@ -59,18 +57,19 @@ def dry_run(config: SourcesConfig) -> dict[str, Any]:
         out = Path(folder)
         _run_child(config.model_copy(update={"max_pages": 0}), out, seeds, allow_private, only_look=True)
         frontier = Frontier(out)
-        fates = {url: "allowed" if reason == "dry_run" else reason for url, (_, reason) in frontier.fates().items()}
+        outcomes = frontier.outcomes().items()
+        checked = {url: "allowed" if reason == "dry_run" else reason for url, (_, reason) in outcomes}
         frontier.close()
         limits = ("max_pages", "min_page_chars", "max_page_bytes", "delay_seconds", "concurrency_per_host")
         return {
-            "seeds": fates,
+            "seeds": checked,
             "domains": _domains(config, seeds),
             **{name: getattr(config, name) for name in limits},
         }
 
 
 def _begin(config: SourcesConfig, out: Path) -> str:
-    """Tie `out` to these settings; returns the documentation site's URL of an earlier part of this crawl, or nothing."""
+    """Record these settings in `out`; returns the documentation site's URL if this crawl was started before, or ""."""
     digest = files.sha256_json(config.result_values())
     frontier = Frontier(out)
     try:
@@ -92,7 +91,7 @@ def _note(out: Path, name: str, value: Any) -> None:
 
 @contextlib.contextmanager
 def _sites(config: SourcesConfig, earlier_site: str) -> Iterator[tuple[list[str], list[str], str]]:
-    """(seeds, allowed HOST:PORT pairs, URL of the documentation site or "") while that site, if wanted, is up."""
+    """(seeds, allowed HOST:PORT pairs, URL of the documentation site or "") while that site, if asked for, is served."""
     for seed in config.seeds:
         if normal_url(seed) is None:
             raise RecipeError(f"sources.seeds: {seed!r} is not a web address that can be fetched")
@@ -101,7 +100,7 @@ def _sites(config: SourcesConfig, earlier_site: str) -> Iterator[tuple[list[str]
             raise RecipeError("sources.seeds: empty; give at least one URL or set sources.documentation_site = true")
         yield config.seeds, config.allow_private, ""
         return
-    # A crawl that goes on needs the same port: addresses already in the frontier contain it.
+    # A resumed crawl needs the same port: addresses already in the frontier contain it.
     port = host_and_port(earlier_site)[1] if earlier_site else config.documentation_port
     log.info("crawl: gathering the documentation of the installed packages")
     with documentation_site(port, exact_port=bool(earlier_site)) as url:
@@ -121,7 +120,7 @@ def _domains(config: SourcesConfig, seeds: list[str]) -> list[str]:
 def _run_child(
     config: SourcesConfig, out: Path, seeds: list[str], allow_private: list[str], *, only_look: bool = False
 ) -> None:
-    """Run `crawl_process` to its end, showing its progress. Raises InputError for what the user can mend."""
+    """Run `crawl_process` to its end, showing its progress. Raises InputError for what the user can fix."""
     job = {
         "config": config.model_dump(),
         "out": str(out),
@@ -131,36 +130,22 @@ def _run_child(
         "dry_run": only_look,
     }
     out.mkdir(parents=True, exist_ok=True)
-    last: dict[str, Any] = {}
+    answer: dict[str, Any] = {}
     with (
         (out / LOG_FILE).open("ab") as errors,
         log.progress("crawl", config.max_pages or None) as bar,
-        subprocess.Popen(
-            [sys.executable, "-m", "tinyllama.sources.crawl_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        ) as child,
+        ChildProcess(stderr=errors) as child,
     ):
-        assert child.stdin is not None
-        assert child.stdout is not None
-        try:
-            child.stdin.write(json.dumps(job) + "\n")
-            child.stdin.flush()
-            started, first = time.monotonic(), None
-            for line in child.stdout:
-                last = json.loads(line)
-                if "stored" in last:
-                    first = last["stored"] if first is None else first
-                    speed = (last["stored"] - first) / max(time.monotonic() - started, 0.001)
-                    bar.update(last["stored"], f"pages, {last['queued']} queued, {speed:.0f} pages/s")
-        except BrokenPipeError:
-            pass  # the child ended early; its exit says why
-        finally:
-            child.kill()
-            code = child.wait()
-    if "error" in last:
-        raise InputError(last["error"])
-    if not last.get("done"):
-        raise RuntimeError(f"the crawl process ended with code {code}; {out / LOG_FILE} says why")
+        started, first = time.monotonic(), None
+        for answer in child.ask("sources.crawl_process:crawl_task", job):
+            if "stored" in answer:
+                first = answer["stored"] if first is None else first
+                speed = (answer["stored"] - first) / max(time.monotonic() - started, 0.001)
+                bar.update(answer["stored"], f"pages, {answer['queued']} queued, {speed:.0f} pages/s")
+    if "done" in answer:
+        return
+    if answer.get("error") == "TinyllamaError":
+        raise RuntimeError(f"the crawl failed: {answer['message'].strip()}; {out / LOG_FILE} has the traceback")
+    if "error" in answer:
+        raise InputError(answer["message"])
+    raise RuntimeError(f"the crawl process {how_it_ended(child.close())}; see {out / LOG_FILE}")

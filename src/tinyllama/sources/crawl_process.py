@@ -1,32 +1,25 @@
-"""The crawl's own process: Twisted's reactor runs once in a process, and its memory goes when it ends.
+"""What runs in the crawl's child process: Twisted's reactor runs once per process, and its memory is freed at the end."""
 
-Reads one JSON job from stdin and ends when stdin closes, so it never outlives the command. Writes JSON lines to stdout:
-progress, then a last one with `done` or `error`.
-"""
-
-import json
 import logging
-import os
-import signal
 import sys
-import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tinyllama.errors import TinyllamaError
 from tinyllama.sources.address_guard import parse_host_ports
 from tinyllama.sources.frontier import Frontier
 from tinyllama.sources.page_spider import CONCURRENT_REQUESTS, CrawlJob, PageSpider
 from tinyllama.sources.page_urls import normal_url
 from tinyllama.sources.sources_config import SourcesConfig
 from tinyllama.sources.warc_writer import WarcFiles
+from tinyllama.workers.worker_process import Progress
 
 _RETRIES = 2
 
 
 def scrapy_settings(config: SourcesConfig, allow_private: list[str], dry_run: bool) -> dict[str, Any]:
-    """Scrapy as a polite, quiet crawler that reads nothing from its surroundings."""
+    """Scrapy as a polite, quiet crawler that ignores proxies and cookies."""
     from scrapy.settings import default_settings
 
     # Names that Scrapy has changed since 2.13.
@@ -73,10 +66,18 @@ def scrapy_settings(config: SourcesConfig, allow_private: list[str], dry_run: bo
     }
 
 
-def crawl_in_this_process(job: dict[str, Any], say: Any) -> None:
-    """Crawl until the frontier is empty or `max_pages` are stored. `say` takes a JSON object for the parent.
+def crawl_task(job: dict[str, Any], progress: Progress) -> None:
+    """Task: `crawl_in_this_process`, with errors logged to stderr."""
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
+    logging.getLogger().handlers[0].setLevel(logging.ERROR)  # loggers' own levels are reset by Scrapy
+    warnings.simplefilter("ignore")
+    crawl_in_this_process(job, progress.say)
 
-    `job`: config, out, seeds, domains, allow_private, dry_run. Raises RuntimeError for a fault of ours.
+
+def crawl_in_this_process(job: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> None:
+    """Crawl until the frontier is empty or `max_pages` are stored; says `stored` and `queued` after each commit.
+
+    `job`: config, out, seeds, domains, allow_private, dry_run. Raises RuntimeError for an error in this program.
     """
     from scrapy.crawler import CrawlerProcess
 
@@ -107,36 +108,3 @@ def crawl_in_this_process(job: dict[str, Any], say: Any) -> None:
             raise RuntimeError(f"the crawl ended with {frontier.states['queued']} pages queued")
     warc.close()
     frontier.close()
-
-
-def _end_with_stdin() -> None:
-    while os.read(0, 4096):  # not sys.stdin: its lock, held here, would be fatal at an ordinary exit
-        pass
-    os._exit(1)
-
-
-def main() -> None:
-    """Entry of the child process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    output = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
-    logging.getLogger().handlers[0].setLevel(logging.ERROR)  # loggers' own levels are reset by Scrapy
-    warnings.simplefilter("ignore")
-    job = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
-
-    def say(message: dict[str, Any]) -> None:
-        output.write(json.dumps(message) + "\n")
-        output.flush()
-
-    try:
-        crawl_in_this_process(job, say)
-    except TinyllamaError as error:
-        say({"error": str(error)})
-        sys.exit(TinyllamaError.exit_code)
-    say({"done": True})
-
-
-if __name__ == "__main__":
-    main()

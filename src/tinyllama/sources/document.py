@@ -1,4 +1,4 @@
-"""The record that passes from every source to cleaning: one text and where it came from."""
+"""The record that every source passes to cleaning: one text and its origin."""
 
 import hashlib
 from dataclasses import dataclass

@@ -1,8 +1,7 @@
-"""The crawl's frontier: every address seen, what became of it, and how far each WARC file is good, in one SQLite file.
+"""The crawl's frontier: every address seen, its state, and the valid length of each WARC file, in one SQLite file.
 
-A page's record and its state are tied by the order of two writes: the WARC files are synced first, then one transaction
-notes both the pages' states and the files' lengths. After a kill, whatever a file holds beyond its noted length belongs to
-pages that are still queued; it is cut off when the crawl goes on.
+The WARC files are synced first, then one transaction records the pages' states and the files' lengths. So after a kill,
+bytes beyond a file's recorded length belong to pages that are still queued; they are removed when the crawl resumes.
 """
 
 import json
@@ -17,7 +16,7 @@ from tinyllama.errors import InputError
 
 FRONTIER_FILE = "frontier.sqlite"
 FORMAT_VERSION = 1
-_PATIENCE_SECONDS = 10.0  # a killed crawl's process may need a moment to let the file go
+_PATIENCE_SECONDS = 10.0  # a killed crawl's process may need a moment to release the file
 _TABLES = """
 CREATE TABLE IF NOT EXISTS pages (
     number INTEGER PRIMARY KEY,  -- the order in which addresses were found, and are fetched
@@ -76,7 +75,7 @@ class Frontier:
                 self.left_out[reason] += count
 
     def add(self, urls: Iterable[str], redirects: int = 0, reason: str = "") -> None:
-        """Queue addresses not seen before, in this order; with a `reason` they are noted as left out instead."""
+        """Queue addresses not seen before, in this order; with a `reason` they are recorded as left out."""
         state = "left_out" if reason else "queued"
         for url in urls:
             added = self._database.execute(
@@ -89,7 +88,7 @@ class Frontier:
                     self.left_out[reason] += 1
 
     def take(self, count: int) -> list[QueuedPage]:
-        """The next `count` queued pages in order, each handed out once per opening."""
+        """The next `count` queued pages in order, each returned once per opened frontier."""
         rows = self._database.execute(
             "SELECT number, url, redirects FROM pages WHERE state = 'queued' AND number > ? ORDER BY number LIMIT ?",
             (self._last_taken, count),
@@ -126,19 +125,19 @@ class Frontier:
         return dict(self._database.execute("SELECT name, bytes FROM warc_files ORDER BY name"))
 
     def fact(self, name: str, default: Any = None) -> Any:
-        """A JSON value noted about the crawl."""
+        """A JSON value recorded about the crawl."""
         row = self._database.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return json.loads(row[0]) if row else default
 
     def set_fact(self, name: str, value: Any) -> None:
-        """Note a JSON value about the crawl."""
+        """Record a JSON value about the crawl."""
         self._database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, json.dumps(value)))
 
     def stored_bytes(self) -> int:
         """Payload bytes of all stored pages."""
         return self._database.execute("SELECT coalesce(sum(bytes), 0) FROM pages").fetchone()[0]
 
-    def fates(self) -> dict[str, tuple[str, str]]:
+    def outcomes(self) -> dict[str, tuple[str, str]]:
         """(state, reason) of every address."""
         rows = self._database.execute("SELECT url, state, reason FROM pages ORDER BY number")
         return {url: (state, reason) for url, state, reason in rows}

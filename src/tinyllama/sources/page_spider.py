@@ -1,7 +1,7 @@
-"""The Scrapy spider: takes pages from our frontier, judges them in the frontier's order, writes the kept ones to WARC.
+"""The Scrapy spider: takes pages from the frontier, filters them in its order and writes the kept ones to WARC.
 
-Several pages are in flight at once, but they are judged strictly in the order in which their addresses were found. So the
-frontier, and with it what a limited crawl keeps, does not depend on which server answered first or on a kill between.
+Several pages are fetched at once, but they are processed strictly in the order in which their addresses were found. So
+the frontier, and which pages a limited crawl keeps, do not depend on which server answers first, nor on kills.
 """
 
 import time
@@ -28,8 +28,7 @@ from tinyllama.sources.sources_config import SourcesConfig
 from tinyllama.sources.warc import HTML_TYPES, decode_html
 from tinyllama.sources.warc_writer import WarcFiles
 
-# Why a request brought no response, in one word; and the robots.txt rules that Scrapy leaves to its user.
-# By class name: Scrapy 2.14 and later raise their own errors, earlier ones raise Twisted's.
+# Why a request failed, by class name: Scrapy 2.14 and later raise their own errors, earlier versions Twisted's.
 _REASONS = {
     "DownloadTimeoutError": "timeout",
     "TimeoutError": "timeout",
@@ -50,7 +49,7 @@ _REASONS = {
 
 
 class DryRun(IgnoreRequest):
-    """A dry run lets nothing but robots.txt through."""
+    """Raised for every page of a dry run, which fetches only robots.txt."""
 
 
 def failure_reason(error: BaseException) -> str:
@@ -58,7 +57,7 @@ def failure_reason(error: BaseException) -> str:
     if isinstance(error, DryRun):
         return "dry_run"
     if isinstance(error, IgnoreRequest):
-        return "robots" if "robots.txt" in str(error) else "too_large"  # the other one: a body that inflates too far
+        return "robots" if "robots.txt" in str(error) else "too_large"  # or a body that decompresses to too much
     return _REASONS.get(type(error).__name__, "fetch_error")
 
 
@@ -72,7 +71,7 @@ class Robots(RobotsTxtMiddleware):
 
 
 class StopBeforePages:
-    """Downloader middleware of a dry run: stands behind the robots.txt check and stops every page."""
+    """Downloader middleware of a dry run: comes after the robots.txt check and stops every page."""
 
     def process_request(self, request: Request) -> None:
         """Raises DryRun for a page."""
@@ -81,9 +80,9 @@ class StopBeforePages:
 
 
 CONCURRENT_REQUESTS = 64  # over all hosts
-_WINDOW_PAGES = 256  # handed out and not yet judged
-_WINDOW_BYTES = 64_000_000  # of bodies that wait for a page before them
-_COMMIT_PAGES = 64  # or after so many seconds: what a kill can cost
+_WINDOW_PAGES = 256  # requested and not yet processed
+_WINDOW_BYTES = 64_000_000  # of fetched bodies that wait for an earlier page
+_COMMIT_PAGES = 64  # or after _COMMIT_SECONDS: the work that a kill can cost
 _COMMIT_SECONDS = 2.0
 _MOST_REDIRECTS = 5
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
@@ -91,7 +90,7 @@ _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 
 @dataclass(frozen=True, slots=True)
 class _Fetched:
-    """What came of a request: a response, or the reason why there is none."""
+    """The outcome of a request: a response, or the reason why there is none."""
 
     reason: str = ""
     response: Response | None = None
@@ -116,7 +115,7 @@ class CrawlJob:
 
 
 class PageSpider(scrapy.Spider):
-    """See the module. A fault of ours ends the crawl and is left in `job.fault`."""
+    """See the module. An unexpected exception ends the crawl; its traceback is in `job.fault`."""
 
     name = "pages"
 
@@ -124,7 +123,7 @@ class PageSpider(scrapy.Spider):
         super().__init__(**arguments)
         self.job = job
         self._window: deque[QueuedPage] = deque()
-        self._waiting: dict[str, deque[QueuedPage]] = {}  # of the window, not yet asked for, by host
+        self._waiting: dict[str, deque[QueuedPage]] = {}  # of the window, not yet requested, by host
         self._in_flight: Counter[str] = Counter()  # requests by host
         self._fetched: dict[int, _Fetched] = {}
         self._held_bytes = 0
@@ -134,18 +133,18 @@ class PageSpider(scrapy.Spider):
 
     @classmethod
     def from_crawler(cls, crawler: Any, *args: Any, **kwargs: Any) -> "PageSpider":
-        """Scrapy's way to make a spider; hooks the check of content types."""
+        """Called by Scrapy; connects the check of content types."""
         spider = super().from_crawler(crawler, *args, **kwargs)
         crawler.signals.connect(spider._on_headers, signal=signals.headers_received)
         return spider
 
     async def start(self) -> AsyncIterator[Any]:
-        """The first requests; all others come from judged pages."""
+        """The first requests; the others are made as pages are processed."""
         for request in self._feed():
             yield request
 
     def guard(self) -> AddressGuard:
-        """The reactor's resolver, which must be ours before anything is fetched."""
+        """The reactor's resolver. Raises RuntimeError unless it is an AddressGuard, before anything is fetched."""
         from twisted.internet import reactor
 
         resolver = reactor.nameResolver  # pyright: ignore[reportAttributeAccessIssue]
@@ -154,11 +153,11 @@ class PageSpider(scrapy.Spider):
         return resolver
 
     def _feed(self) -> list[scrapy.Request]:
-        """Requests for the pages whose turn it is, within the limits over all hosts and to each one.
+        """Requests for the next pages, within the limits over all hosts and per host.
 
         Scrapy's own limit to a host lets a burst of requests through (2.19: a request counts only once its task runs).
-        A list and no generator: Scrapy takes from several answers' generators in turns, and half of one turn's changes
-        would be seen by the next.
+        A list, not a generator: Scrapy advances the generators of several responses in turns, so each would see the
+        others' unfinished changes.
         """
         if self._over:
             return []
@@ -191,7 +190,7 @@ class PageSpider(scrapy.Spider):
     def _on_headers(self, headers: Any, request: scrapy.Request, **more: Any) -> None:
         kind = (headers.get(b"Content-Type") or b"").split(b";")[0].strip().lower().decode("latin-1")
         if "page" in request.meta and kind not in HTML_TYPES:
-            raise StopDownload(fail=False)  # spares the body; the status is still judged
+            raise StopDownload(fail=False)  # skips the body; the status is still checked
 
     def _on_page(self, response: Response) -> Iterator[scrapy.Request]:
         date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -205,7 +204,7 @@ class PageSpider(scrapy.Spider):
         return self._settle(page, _Fetched(reason=reason))
 
     def _settle(self, page: QueuedPage, fetched: _Fetched) -> Iterator[scrapy.Request]:
-        """Judge every page whose turn it is, then ask for more."""
+        """Process every page that has no unfinished page before it, then request more."""
         self._in_flight[_host(page)] -= 1
         self._fetched[page.number] = fetched
         self._held_bytes += fetched.bytes_held()
@@ -214,7 +213,7 @@ class PageSpider(scrapy.Spider):
                 first = self._window.popleft()
                 ready = self._fetched.pop(first.number)
                 self._held_bytes -= ready.bytes_held()
-                self._judge(first, ready)
+                self._process(first, ready)
                 self._uncommitted += 1
                 if self._is_full():
                     self._over = True
@@ -232,7 +231,7 @@ class PageSpider(scrapy.Spider):
         return 0 < self.job.config.max_pages <= self.job.frontier.states["stored"]
 
     def commit(self) -> None:
-        """Sync the WARC files, then note states and lengths in one transaction."""
+        """Sync the WARC files, then record states and lengths in one transaction."""
         job = self.job
         made = self.crawler.stats.get_value("downloader/request_count", 0) if self.crawler.stats else 0
         job.frontier.set_fact("requests", job.earlier_requests + made)
@@ -241,7 +240,7 @@ class PageSpider(scrapy.Spider):
         self._committed_at = time.monotonic()
         job.report()
 
-    def _judge(self, page: QueuedPage, fetched: _Fetched) -> None:
+    def _process(self, page: QueuedPage, fetched: _Fetched) -> None:
         response = fetched.response
         reason = fetched.reason
         if response is not None:
@@ -278,7 +277,7 @@ class PageSpider(scrapy.Spider):
         return "redirected"
 
     def _read(self, page: QueuedPage, response: Response) -> str:
-        """Queue the page's links; why it is not kept, or nothing."""
+        """Queue the page's links; returns why the page is not kept, or ""."""
         content_type = (response.headers.get("Content-Type") or b"").decode("latin-1")
         html = decode_html(response.body, content_type)
         self._add(_links(html, page.url))
@@ -296,7 +295,7 @@ def _host(page: QueuedPage) -> str:
 
 
 def _links(text: str, page_url: str) -> list[str]:
-    """Normal addresses of a page's links, in order, each once."""
+    """Normalised addresses of a page's links, in order, each once."""
     # Not resiliparse's own tree: walking its nodes from Python took half of the crawl's CPU time.
     parser = etree.HTMLParser(encoding="utf-8", no_network=True, remove_comments=True)
     root = etree.fromstring(text.encode("utf-8", "replace"), parser) if text.strip() else None

@@ -29,9 +29,9 @@ def normal_url(url: str, base: str = "") -> str | None:
     host = _normal_host(host)
     if host is None:
         return None
-    place = host if port in (None, _DEFAULT_PORTS[scheme]) else f"{host}:{port}"
+    netloc = host if port in (None, _DEFAULT_PORTS[scheme]) else f"{host}:{port}"
     path = _without_dots(_normal_escapes(parts.path, "/:@!$&'()*+,;=")) or "/"
-    result = urlunsplit((scheme, place, path, _normal_escapes(parts.query, "/:@!$&'()*+,;=?"), ""))
+    result = urlunsplit((scheme, netloc, path, _normal_escapes(parts.query, "/:@!$&'()*+,;=?"), ""))
     return result if len(result) <= LONGEST_URL else None
 
 
@@ -72,8 +72,8 @@ def _without_dots(path: str) -> str:
         return path
     kept: list[str] = []
     segments = path.split("/")
-    for place, segment in enumerate(segments):
-        last = place == len(segments) - 1
+    for number, segment in enumerate(segments):
+        last = number == len(segments) - 1
         if segment == "..":
             if len(kept) > 1:
                 kept.pop()

@@ -1,6 +1,6 @@
-"""What cleaning reads: WARC, parquet and JSON Lines files, as one stream of records a file, with bounded memory.
+"""Reads WARC, parquet and JSON Lines files for cleaning: one stream of records per file, in bounded memory.
 
-A record that cannot be used keeps its place in the stream and says why; a file that cannot be read is an InputError.
+An unusable record stays in the stream, with a reason; an unreadable file raises InputError.
 """
 
 import json
@@ -67,9 +67,9 @@ def read_records(path: Path, max_page_bytes: int) -> Iterator[Record]:
 
 def _read_pages(path: Path, max_page_bytes: int) -> Iterator[Record]:
     skipped: Counter[str] = Counter()
-    told: Counter[str] = Counter()
+    reported: Counter[str] = Counter()
     for page in read_warc(path, max_page_bytes=max_page_bytes, skipped=skipped):
-        yield from _skipped_pages(path, skipped, told)
+        yield from _skipped_pages(path, skipped, reported)
         yield Record(
             id="",
             body=page.text(),
@@ -79,15 +79,15 @@ def _read_pages(path: Path, max_page_bytes: int) -> Iterator[Record]:
             fetched_at=page.date,
             reason="" if 200 <= page.status < 300 else "page_http_status",
         )
-    yield from _skipped_pages(path, skipped, told)
+    yield from _skipped_pages(path, skipped, reported)
 
 
-def _skipped_pages(path: Path, skipped: Counter[str], told: Counter[str]) -> Iterator[Record]:
+def _skipped_pages(path: Path, skipped: Counter[str], reported: Counter[str]) -> Iterator[Record]:
     """A record for each page that the reader has skipped since the last call; such pages have no id but a number."""
     for reason in sorted(skipped):
-        while told[reason] < skipped[reason]:
-            told[reason] += 1
-            yield Record(f"{path.name}:{reason}:{told[reason]}", "", reason=f"page_{reason}")
+        while reported[reason] < skipped[reason]:
+            reported[reason] += 1
+            yield Record(f"{path.name}:{reason}:{reported[reason]}", "", reason=f"page_{reason}")
 
 
 def _read_parquet(path: Path) -> Iterator[Record]:
@@ -119,31 +119,31 @@ def _read_json_lines(path: Path) -> Iterator[Record]:
         raise InputError(f"{path}: no line is a JSON object with a 'text' ({first_fault})")
 
 
-def _parse_line(line: bytes, place: str) -> Record:
+def _parse_line(line: bytes, position: str) -> Record:
     if len(line) > MAX_LINE_BYTES:
-        return Record(place, "", reason="line_too_long")
+        return Record(position, "", reason="line_too_long")
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
-        return Record(place, "", reason="invalid_utf8")
+        return Record(position, "", reason="invalid_utf8")
     except (ValueError, RecursionError):
-        return Record(place, "", reason="invalid_json")
-    return _record_of(row, place) if isinstance(row, dict) else Record(place, "", reason="invalid_json")
+        return Record(position, "", reason="invalid_json")
+    return _record_of(row, position) if isinstance(row, dict) else Record(position, "", reason="invalid_json")
 
 
 _OPTIONAL = ("source", "kind", "domain", "licence", "fetched_at")
 
 
-def _record_of(row: dict[str, Any], place: str) -> Record:
-    """A record from a row's fields; `place` (file and line) is its id when it cannot be used."""
+def _record_of(row: dict[str, Any], position: str) -> Record:
+    """A record from a row's fields; `position` (file and line) is its id when it cannot be used."""
     text = row.get("text")
     if not isinstance(text, str):
-        return Record(place, "", reason="no_text")
+        return Record(position, "", reason="no_text")
     values = [value if isinstance(value := row.get(name), str) else "" for name in _OPTIONAL]
     given = row.get("id")
     identity = str(given) if isinstance(given, str | int) and not isinstance(given, bool) else ""
     if any(map(_has_lone_surrogate, (identity, text, *values))):
-        return Record(place, "", reason="invalid_unicode")
+        return Record(position, "", reason="invalid_unicode")
     source, kind, domain, licence, fetched_at = values
     kind = kind if kind in KINDS else "web"
     return Record(identity, text, False, source, kind, domain, licence, fetched_at)
@@ -163,24 +163,24 @@ def _has_lone_surrogate(text: str) -> bool:
 def read_lines(path: Path) -> Iterator[bytes]:
     """Lines without their end, decompressed by the file's suffix.
 
-    One longer than MAX_LINE_BYTES comes out cut, one byte too long to pass for a line.
+    A line longer than MAX_LINE_BYTES is truncated to one byte more than that, so that it is recognised as too long.
     """
-    pieces: list[bytes] = []
+    line_start: list[bytes] = []
     length = 0
     for chunk in _chunks(path):
         first, *rest = chunk.split(b"\n")
         if length <= MAX_LINE_BYTES:
-            pieces.append(first[: MAX_LINE_BYTES + 1 - length])
-            length += len(pieces[-1])
+            line_start.append(first[: MAX_LINE_BYTES + 1 - length])
+            length += len(line_start[-1])
         for line in rest:
-            yield b"".join(pieces)
-            pieces, length = [line[: MAX_LINE_BYTES + 1]], min(len(line), MAX_LINE_BYTES + 1)
+            yield b"".join(line_start)
+            line_start, length = [line[: MAX_LINE_BYTES + 1]], min(len(line), MAX_LINE_BYTES + 1)
     if length:
-        yield b"".join(pieces)
+        yield b"".join(line_start)
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
-    """The file's bytes, decompressed, in pieces that a bomb cannot make large. Raises InputError when it is damaged."""
+    """The file's bytes, decompressed, in chunks of bounded size. Raises InputError when the file is damaged."""
     # the most that a compressed byte can become: 1,032 bytes in gzip, 32 kB in zstd (a repeated-byte block)
     compressed_bytes = 1 << 16 if path.name.endswith(".gz") else 1 << 10 if path.name.endswith(".zst") else 1 << 20
     decoder = None

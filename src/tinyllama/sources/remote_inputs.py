@@ -1,9 +1,8 @@
-"""Input files on S3 (`s3://bucket/key`, or a prefix) and on the web (`https://...`): found, and copied while they are read.
+"""Input files on S3 (`s3://bucket/key`, or a prefix) and on the web (`https://...`): finds and downloads them.
 
-A file is copied to disk, read, and removed, so a file that breaks off is fetched on from where it broke, and what is read is
-whole. S3 takes its credentials, region and endpoint from the usual variables (`AWS_ACCESS_KEY_ID`, `AWS_REGION`,
-`AWS_ENDPOINT_URL`) or files; `AWS_NO_SIGN_REQUEST=true` is for public buckets. Addresses are the user's own: they are not
-held against the crawler's guard.
+A file is copied to disk, read and removed. An interrupted download is resumed, so only whole files are read. S3 takes its
+credentials, region and endpoint from the usual variables (`AWS_ACCESS_KEY_ID`, `AWS_REGION`, `AWS_ENDPOINT_URL`) or files;
+`AWS_NO_SIGN_REQUEST=true` is for public buckets. The crawler's guard against private addresses does not apply.
 """
 
 import os
@@ -26,13 +25,13 @@ from pyarrow import fs
 from tinyllama.errors import InputError
 from tinyllama.sources.read_inputs import SUFFIXES
 
-_PIECE_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 20
 _TRIES, _TIMEOUT_SECONDS = 5, 60.0
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file elsewhere: its URL, its size (-1 unknown), and what changes when it does (ETag or time)."""
+    """One remote file: its URL, its size (-1: unknown), and a version (ETag or time) that changes with it."""
 
     url: str
     size: int
@@ -40,18 +39,18 @@ class RemoteFile:
 
     @property
     def name(self) -> str:
-        """The last part of its path."""
+        """The last component of its path."""
         return unquote(urlsplit(self.url).path if self.url.startswith("http") else self.url).rpartition("/")[2]
 
 
 def remote_url(path: Path) -> str | None:
-    """The URL that `path` was made of (a Path folds two slashes into one); None for a path on disk."""
+    """The URL from which `path` was made (a Path folds two slashes into one); None for a path on disk."""
     match = re.fullmatch(r"(s3|https?):/+(.+)", str(path))
     return f"{match[1]}://{match[2]}" if match else None
 
 
 def remote_versions(path: Path) -> list[list[object]]:
-    """What identifies the files that `path` names elsewhere: URL, size and version of each."""
+    """What identifies the remote files that `path` names: URL, size and version of each."""
     return [[file.url, file.size, file.version] for file in find_remote(remote_url(path) or str(path), SUFFIXES)]
 
 
@@ -69,9 +68,9 @@ def find_remote(url: str, suffixes: tuple[str, ...]) -> list[RemoteFile]:
 
 @contextmanager
 def local_copy(file: RemoteFile, folder: Path) -> Iterator[Path]:
-    """A copy of the file below `folder`, under its own name, as long as the context lasts.
+    """A copy of the file below `folder`, under its own name, for the duration of the context.
 
-    Raises InputError when it cannot be had whole.
+    Raises InputError when it cannot be fetched whole.
     """
     temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".remote."))
     try:
@@ -90,29 +89,29 @@ def local_copy(file: RemoteFile, folder: Path) -> Iterator[Path]:
 
 
 def _fetch(file: RemoteFile, path: Path) -> None:
-    """Bytes to the end of `path`, from what it has already."""
+    """Append to `path` the bytes that it does not have yet."""
     there = path.stat().st_size if path.exists() else 0
     if file.url.startswith("s3://"):
         with _s3().open_input_file(file.url.removeprefix("s3://")) as source, path.open("ab") as target:
             source.seek(there)
-            shutil.copyfileobj(source, target, _PIECE_BYTES)
+            shutil.copyfileobj(source, target, _CHUNK_BYTES)
     else:
         request = urllib.request.Request(file.url, headers={"Range": f"bytes={there}-"} if there else {})
         with (
             urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as source,
             path.open("ab" if source.status == 206 else "wb") as target,
         ):
-            shutil.copyfileobj(source, target, _PIECE_BYTES)
+            shutil.copyfileobj(source, target, _CHUNK_BYTES)
     if file.size >= 0 and path.stat().st_size != file.size:
         raise OSError(f"{path.stat().st_size:,} of {file.size:,} bytes came")
 
 
 def _on_s3(url: str) -> list[RemoteFile]:
-    place = url.removeprefix("s3://").rstrip("/")
+    key = url.removeprefix("s3://").rstrip("/")
     try:
-        info = _s3().get_file_info(place)
+        info = _s3().get_file_info(key)
         if info.type == fs.FileType.Directory:
-            found = _s3().get_file_info(fs.FileSelector(place, recursive=True))
+            found = _s3().get_file_info(fs.FileSelector(key, recursive=True))
         else:
             found = [info]
     except OSError as error:

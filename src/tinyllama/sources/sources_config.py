@@ -17,19 +17,17 @@ class SourcesConfig(Config):
         False, "Serve the documentation of the installed Python packages on 127.0.0.1 and crawl it as one more seed."
     )
     documentation_port: int = setting(8642, "Port of that site. URLs, and so document ids, contain it.", ge=1, le=65535)
-    max_pages: int = setting(0, "Stop after so many stored pages; 0: no limit.", ge=0)
+    max_pages: int = setting(0, "Stop after this many stored pages; 0: no limit.", ge=0)
     min_page_chars: int = setting(200, "Pages with less visible text than this are left out.", ge=0)
-    max_page_bytes: int = setting(5_000_000, "Pages larger than this are left out, unread.", ge=1)
+    max_page_bytes: int = setting(5_000_000, "Pages larger than this are left out.", ge=1)
     allow_private: list[str] = setting(
         [], "HOST:PORT pairs of private addresses that may be fetched; all others are refused.", changes_result=False
     )
     user_agent: str = setting("tinyllama-crawler", "How the crawler names itself to servers and robots.txt.")
-    delay_seconds: float = setting(1.0, "Pause between two requests to one host.", changes_result=False, ge=0)
+    delay_seconds: float = setting(1.0, "Seconds between two requests to one host.", changes_result=False, ge=0)
     concurrency_per_host: int = setting(1, "Requests in flight to one host.", changes_result=False, ge=1)
-    timeout_seconds: float = setting(30.0, "A page that takes longer is given up.", changes_result=False, gt=0)
-    warc_bytes: int = setting(
-        1_000_000_000, "A new WARC file is begun after so many bytes.", changes_result=False, ge=1
-    )
+    timeout_seconds: float = setting(30.0, "Give up a page after this many seconds.", changes_result=False, gt=0)
+    warc_bytes: int = setting(1_000_000_000, "Start a new WARC file after this many bytes.", changes_result=False, ge=1)
 
     @model_validator(mode="after")
     def _seeds_are_urls(self) -> Self:

@@ -17,7 +17,7 @@ from tinyllama.errors import InputError
 HTML_TYPES = frozenset(("text/html", "application/xhtml+xml"))
 WARC_SUFFIXES = (".warc.gz", ".warc", ".warc.zst")
 _GZIP_MAGIC = b"\x1f\x8b"
-_PIECE_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +42,10 @@ def read_warc(
 
     Pages over `max_page_bytes` and unreadable ones are skipped and counted by reason in `skipped` (too_large, unreadable,
     no_url). Raises InputError that names file and offset where the file is cut off or damaged; when `tolerant`, a warning
-    is printed instead and the whole pages before that place are all there is.
+    is printed instead and only the whole pages before that point are read.
     """
     skipped = Counter() if skipped is None else skipped
-    held: WebPage | None = None  # the last page is given out only when its record is known to be whole
+    held: WebPage | None = None  # the last page is yielded only when its record is known to be whole
     last = 0
     fault = ""
     try:
@@ -92,7 +92,7 @@ def _charset(content_type: str) -> str:
     for part in content_type.split(";")[1:]:
         name, _, value = part.strip().partition("=")
         if name.lower() == "charset" and value.strip("\"' "):
-            # Only names of web encodings: Python knows codecs (`zlib`, `rot13`) that are none.
+            # Only names of web encodings: Python knows codecs (`zlib`, `rot13`) that are not.
             return map_encoding_to_html5(value.strip("\"' "), False) or ""
     return ""
 
@@ -134,7 +134,7 @@ def _page(record: Any, max_page_bytes: int, skipped: Counter[str]) -> WebPage | 
 def _cut_off_at(path: Path, last: int) -> int | None:
     """Byte offset of the record that the file's end cuts off; None for a whole file. `last`: offset of the last record.
 
-    FastWARC takes the end of the file for the end of the archive, wherever it comes.
+    FastWARC does not report a truncated file.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -146,7 +146,7 @@ def _cut_off_at(path: Path, last: int) -> int | None:
             return None if end == size else end
         if magic == b"WARC":
             file.seek(last)
-            head, found, _ = file.read(_PIECE_BYTES).partition(b"\r\n\r\n")
+            head, found, _ = file.read(_CHUNK_BYTES).partition(b"\r\n\r\n")
             length = re.search(rb"(?im)^content-length:[ \t]*(\d+)[ \t]*\r?$", head)
             whole = found and length and last + len(head) + 4 + int(length[1]) <= size
             return None if whole else last
@@ -159,12 +159,12 @@ def _end_of_members(file: Any, start: int) -> int:
     end, position, decoder, rest = start, start, zlib.decompressobj(31), b""
     while True:
         if not rest:
-            rest = file.read(_PIECE_BYTES)
+            rest = file.read(_CHUNK_BYTES)
             if not rest:
                 return end
             position += len(rest)
         try:
-            decoder.decompress(rest, _PIECE_BYTES)
+            decoder.decompress(rest, _CHUNK_BYTES)
         except zlib.error:
             return end
         if decoder.eof:

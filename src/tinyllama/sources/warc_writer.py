@@ -16,7 +16,7 @@ _CHANGED_HEADERS = frozenset(("content-encoding", "transfer-encoding", "content-
 class WarcFiles:
     """Appends records to the last WARC file of a folder; a new file is begun once one has `bytes_per_file`.
 
-    `committed` has the good length in bytes of each file from an earlier, perhaps killed, run: what lies beyond is cut off,
+    `committed` has the valid length in bytes of each file of an earlier, perhaps killed, run: files are truncated to it, and
     files without an entry are removed. Raises InputError when a file is missing or shorter than that.
     """
 
@@ -28,7 +28,7 @@ class WarcFiles:
             if path.name not in committed:
                 path.unlink()
         for name, length in committed.items():
-            _cut(folder / name, length)
+            _truncate(folder / name, length)
         self._next_number = len(committed)
         self._changed: dict[str, int] = {}
         last = max(committed, default="")
@@ -44,7 +44,7 @@ class WarcFiles:
         if self._file.tell() >= self._bytes_per_file:
             self._close_file()
             self._begin_file()
-        # As Common Crawl does: the stored payload is decoded, what the server said of its coding keeps an X-Crawl- name.
+        # As Common Crawl does: the stored payload is decoded, and headers about its coding get the prefix X-Crawl-.
         kept = [(f"X-Crawl-{name}" if name.lower() in _CHANGED_HEADERS else name, value) for name, value in headers]
         kept.append(("Content-Length", str(len(body))))
         http = StatusAndHeaders(f"{status} {responses.get(status, '')}".strip(), kept, protocol="HTTP/1.1")
@@ -85,11 +85,11 @@ class WarcFiles:
         self._file.close()
 
 
-def _cut(path: Path, length: int) -> None:
+def _truncate(path: Path, length: int) -> None:
     found = path.stat().st_size if path.exists() else -1
     if found < length:
         raise InputError(
-            f"{path}: {max(found, 0)} bytes, but the frontier notes {length}; remove the folder and crawl anew"
+            f"{path}: {max(found, 0)} bytes, but the frontier records {length}; remove the folder and crawl again"
         )
     if found > length:
         os.truncate(path, length)

@@ -1,5 +1,6 @@
-"""Supervised child processes for work that may hang or crash.
+"""Child processes for work that may hang or crash.
 
-worker_pool: distributes cleaning tasks over supervised worker processes with Daft
-worker_process: worker process that executes cleaning tasks, with JSON messages on stdin and stdout
+child_process: starts a child process, asks it to run functions and says how it ended
+worker_pool: distributes tasks over worker processes with Daft
+worker_process: the child's end: runs the functions and sets time limits
 """

@@ -1,8 +1,8 @@
-"""The process in which the tasks of cleaning run: requests on stdin, answers on stdout, a JSON object a line.
+"""The child's end of `child_process.py`: reads requests from stdin, calls the functions and writes their answers to stdout.
 
-A document may hang or crash the C code that looks at it, and Python can stop neither. So a step tells before each batch of
-documents where it is (`Progress.at`), and the kernel ends the process when the batch takes too long; the supervisor
-(`worker_pool.py`) learns from the last line which batch it was.
+A document may hang or crash the C code that processes it, and Python can stop neither. So a function sets a time limit
+before each batch of documents, and the kernel ends the process when the batch takes longer. Before that the function says
+which batch it is (`Progress.at`), so that the parent knows what the process died of.
 """
 
 import importlib
@@ -19,70 +19,74 @@ from typing import IO, Any
 
 from tinyllama.errors import TinyllamaError
 
-_WALL_FOR_CPU = 10  # a busy machine gives a process a small part of a core
+_WALL_FOR_CPU = 10  # on a busy machine a process gets only a fraction of a core
 
 
 class Progress:
-    """Tells the supervisor where a step is, and sets the limits of time for what comes."""
+    """Reports to the parent process how far a function is, and sets time limits."""
 
     def __init__(self, answers: IO[str]) -> None:
         self._answers = answers
 
     def at(self, row: int, *, singly: bool, cpu_seconds: float) -> None:
-        """The documents from `row` on are next; the process ends when they take more than so much processor time."""
+        """The documents from `row` on are next; the process ends when they take more than this much processor time."""
         self.say({"at": row, "singly": singly})
-        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
-        signal.setitimer(signal.ITIMER_REAL, cpu_seconds * _WALL_FOR_CPU)
+        self.limit(cpu_seconds, cpu_seconds * _WALL_FOR_CPU)
 
     def past(self) -> None:
-        """No limit from here on."""
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        """The batch is finished: no time limit applies."""
+        self.limit(0)
         self.say({})
 
+    def limit(self, cpu_seconds: float, wall_seconds: float = 0) -> None:
+        """The process ends once it has used this much more time; 0: no limit."""
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+        signal.setitimer(signal.ITIMER_REAL, wall_seconds)
+
     def say(self, answer: dict[str, Any]) -> None:
+        """Send a JSON object to the parent."""
         self._answers.write(json.dumps(answer) + "\n")
         self._answers.flush()
 
 
-def serve() -> None:
-    """A worker's life: until stdin ends, or the supervisor is gone."""
-    requests, answers = sys.stdin, os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints is no answer
+def serve(parent: int, memory_bytes: int) -> None:
+    """Answer requests until stdin ends, or the process `parent` is gone. `memory_bytes` of address space; 0: no limit."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # keeps what a library prints out of the answers
+    if memory_bytes:
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # these end the process, even inside C code
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     progress = Progress(answers)
-    for line in requests:
+    for line in sys.stdin:
         request = json.loads(line)
         try:
-            done = _function(request["function"])(request["task"], progress)
-            progress.past()
-            progress.say({"done": done})
+            answer = {"done": _function(request["function"])(request["task"], progress)}
         except TinyllamaError as error:
-            progress.past()
-            progress.say({"error": type(error).__name__, "message": str(error)})
+            answer = {"error": type(error).__name__, "message": str(error)}
         except BrokenPipeError:
             return
         except Exception:
-            progress.past()
             traceback.print_exc()
-            progress.say({"error": "TinyllamaError", "message": traceback.format_exc(limit=-1)[-500:]})
+            answer = {"error": "TinyllamaError", "message": traceback.format_exc(limit=-1)[-500:]}
+        progress.limit(0)
+        progress.say(answer)
 
 
-def _function(name: str) -> Callable[[dict[str, Any], Progress], dict[str, Any]]:
+def _function(name: str) -> Callable[[Any, Progress], Any]:
     module, _, function = name.partition(":")
     return getattr(importlib.import_module(f"tinyllama.{module}"), function)
 
 
 def _end_with(parent: int) -> None:
-    """End this process as soon as its supervisor is gone: what it would write now, a resumed run writes again."""
+    """End this process as soon as its parent is gone: what it would write now, a resumed run writes again."""
     while os.getppid() == parent:
         time.sleep(0.2)
     os._exit(1)
 
 
 if __name__ == "__main__":
-    serve()
+    serve(int(sys.argv[1]), int(sys.argv[2]))
