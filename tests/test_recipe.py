@@ -101,10 +101,10 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path):
     assert refused(name=str(tmp_path)) == f"{tmp_path}: cannot be read (Is a directory)"
     near = refused(name="quickstrat")
     assert near == (
-        "no recipe 'quickstrat'. Did you mean quickstart? Give a file, or a packaged one: article-1b, quickstart, "
+        "no recipe 'quickstrat': no such file. Did you mean quickstart? Packaged: article-1b, quickstart, "
         "small-120m, tinyllama-1b"
     )
-    assert refused(name="zzz").startswith("no recipe 'zzz'. Give a file, or a packaged one: article-1b, ")
+    assert refused(name="zzz").startswith("no recipe 'zzz': no such file. Packaged: article-1b, ")
     for content in (b"[train", b"\xff"):
         (tmp_path / "bad.toml").write_bytes(content)
         assert refused(name=str(tmp_path / "bad.toml")).startswith(f"{tmp_path / 'bad.toml'}: not valid TOML (")

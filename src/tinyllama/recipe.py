@@ -145,9 +145,7 @@ def _read(name: str | None) -> tuple[str, dict[str, Any]]:
             known = packaged_recipes()
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             meant = f" Did you mean {near[0]}?" if near else ""
-            raise RecipeError(
-                f"no recipe {name!r}.{meant} Give a file, or a packaged one: {', '.join(known)}"
-            ) from None
+            raise RecipeError(f"no recipe {name!r}: no such file.{meant} Packaged: {', '.join(known)}") from None
         except OSError as error:
             raise RecipeError(f"{name}: cannot be read ({error.strerror})") from None
     try:
