@@ -148,7 +148,7 @@ def test_exported_model_opens_in_transformers_with_equal_logits(finished):
     assert tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] == ids
     with torch.no_grad():
         tokens = torch.tensor([ids])
-        torch.testing.assert_close(opened.model(tokens), theirs(tokens).logits, rtol=2e-5, atol=2e-5)
+        torch.testing.assert_close(opened.network(tokens), theirs(tokens).logits, rtol=2e-5, atol=2e-5)
 
 
 def test_tokenizer_reads_and_writes_lines(finished):

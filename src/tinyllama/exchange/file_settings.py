@@ -27,7 +27,7 @@ class FileSettings(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            fault = error.errors(include_url=False)[0]
+            fault: Any = error.errors(include_url=False)[0]
         if fault["type"] == "value_error":  # of a model's own check, which names the key
             raise InputError(f"{path}: {fault['ctx']['error']}")
         key = ".".join([section] * bool(section) + [str(name) for name in fault["loc"]])

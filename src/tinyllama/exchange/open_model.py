@@ -183,11 +183,8 @@ def _load(
     return model.eval().requires_grad_(False)
 
 
-_CheckpointModel: Any = create_model(  # the fields of LlamaConfig, with strict types
-    "_CheckpointModel",
-    __base__=FileSettings,
-    **{field.name: (type(field.default), field.default) for field in fields(LlamaConfig)},
-)
+_FIELDS: Any = {field.name: (type(field.default), field.default) for field in fields(LlamaConfig)}
+_CheckpointModel = create_model("_CheckpointModel", __base__=FileSettings, **_FIELDS)  # LlamaConfig with strict types
 
 
 def _checkpoint_config(folder: Path, state: RunState) -> LlamaConfig:
