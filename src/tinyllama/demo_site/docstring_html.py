@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from html import escape
+from typing import Any
 
 from docutils import nodes
 from docutils.utils import Reporter
@@ -137,7 +138,7 @@ def _replacement(node: nodes.Element, link: Link, targets: dict[str, str]) -> Se
         case nodes.definition_list():
             return _definition_list(node)
         case nodes.field_list():
-            fields = [(nodes.term("", "", *name), nodes.definition("", *body)) for name, body in node]
+            fields = [(nodes.term("", "", *name), nodes.definition("", *body)) for name, body in _elements(node)]
             return [nodes.definition_list("", *(nodes.definition_list_item("", *field) for field in fields))]
         case nodes.title() if not isinstance(node.parent, nodes.section):
             return [nodes.paragraph("", "", nodes.strong("", "", *node.children))]
@@ -181,8 +182,9 @@ def _footnote(node: nodes.Element) -> Sequence[nodes.Node]:
 
 
 def _definition_list(node: nodes.Element) -> Sequence[nodes.Node] | None:
-    terms = [item[0].astext() for item in node]
-    for item in node:
+    items = _elements(node)
+    terms = [item[0].astext() for item in items]
+    for item in items:
         term, *classifiers, _ = item.children
         for classifier in classifiers:
             term += [nodes.Text(" : "), *classifier.children]
@@ -190,7 +192,12 @@ def _definition_list(node: nodes.Element) -> Sequence[nodes.Node] | None:
     if all(len(term.split()) <= _LONGEST_TERM_WORDS or " : " in term for term in terms):
         return None
     # Sentences with a hanging indent, which docutils takes for terms and definitions.
-    return [block for item in node for block in _hanging_paragraph(*item.children)]
+    return [block for item in items for block in _hanging_paragraph(*item.children)]
+
+
+def _elements(node: nodes.Element) -> list[Any]:
+    """The children of a list, which are elements, each with children of its own; docutils' types do not say so."""
+    return [*node.children]
 
 
 def _hanging_paragraph(term: nodes.Element, definition: nodes.Element) -> list[nodes.Node]:

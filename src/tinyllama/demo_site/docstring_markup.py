@@ -113,7 +113,7 @@ def _register() -> None:
     for role, known in ((_name_role, _NAME_ROLES), (_words_role, _WORDS_ROLES)):
         for name in known.split():
             for full in (name, *(f"{domain}:{name}" for domain in _DOMAINS)):
-                roles.register_local_role(full, role)
+                roles.register_local_role(full, role)  # pyright: ignore[reportArgumentType] (its type forbids plain text)
 
 
 _register()
