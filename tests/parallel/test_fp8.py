@@ -44,9 +44,9 @@ def test_slices_take_the_place_of_each_product_with_its_weight():
     pytest.importorskip("torchao")
     from torchao.float8.float8_linear import Float8Linear
 
-    from tinyllama.parallel.fp8_slices import CUT_BY_ROWS, Fp8Slice
+    from tinyllama.parallel.fp8_slices import SLICED_BY_ROWS, Fp8Slice
 
-    assert CUT_BY_ROWS == {"qkv": True, "o": False, "gate_up": True, "down": False}
+    assert SLICED_BY_ROWS == {"qkv": True, "o": False, "gate_up": True, "down": False}
     config = tiny_config(dim=64, n_heads=4, n_kv_heads=4, ffn_dim=64)
     for sizes, kind in (({"tensor": 2}, Fp8Slice), ({"shard": 2}, Float8Linear)):
         with _fake_ranks(ParallelConfig.model_validate(sizes), 0) as ranks:
@@ -56,10 +56,10 @@ def test_slices_take_the_place_of_each_product_with_its_weight():
             )  # fmt: skip
             leaves = {parameter.path: parameter.leaf for parameter in network.packed}
             for number, layer in enumerate(network.layers):
-                for name, is_cut_by_rows in CUT_BY_ROWS.items():
+                for name, is_row_sliced in SLICED_BY_ROWS.items():
                     product: Any = getattr(layer, name)
                     assert isinstance(product, kind)
                     if isinstance(product, Fp8Slice):
-                        assert product._is_cut_by_rows == is_cut_by_rows
+                        assert product._is_row_sliced == is_row_sliced
                         assert product.weight is leaves[f"layers.{number}.{name}.weight"]
                         assert product._group == ranks.mesh.group("tensor").group_name

@@ -23,7 +23,7 @@ FORBIDDEN = {
     r"\bCut(?:State|Step|Gradients)\b": "the one engine",
     r"\bwhereabouts\b": "progress",
     r"\bstand-ins?\b": "fake",
-    r"\bfates?\b": "drop reason",
+    r"(?<![\"`])\bfates?\b(?![\"`])": "drop reason; explain's JSON field keeps its name",
     r"\bleavings\b": "partial output",
 }
 

@@ -46,7 +46,7 @@ _KEYS = {
 
 
 def explain_document(run_dir: Path, document_id: str) -> dict[str, Any]:
-    """id, fate (`train`, `validation` or `dropped`) and file; then reason, detail and the recipe key that decided, or the
+    """id, `fate` (`train`, `validation` or `dropped`) and file; then reason, detail and the recipe key that decided, or the
     document's source and scores.
 
     Duplicates share an id: then the kept document is described, else the last drop in the order of files.

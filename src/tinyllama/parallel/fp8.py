@@ -1,4 +1,4 @@
-"""The layers' products in fp8 with one scale a tensor (Micikevicius et al. 2022), by torchao."""
+"""The layers' matmuls in fp8 with one scale per tensor (Micikevicius et al. 2022), by torchao."""
 
 import os
 from typing import Any
@@ -9,21 +9,21 @@ from tinyllama.parallel.tensor_parallel import TensorCollectives
 
 
 def to_fp8(network: PackedLlama, emulate: bool = False) -> None:
-    """Let the layers' products compute in fp8; before they are compiled or sharded. Raises RecipeError without torchao.
+    """Convert the layers' matmuls to fp8; before they are compiled or sharded. Raises RecipeError without torchao.
 
-    Slices of a layer on several ranks get the scales that it would have in one piece. `emulate` rounds to fp8 and
+    Slices of a layer on several ranks get the scales of the unsliced layer. `emulate` rounds to fp8 and
     multiplies in fp32, on any device: for tests.
     """
     float8 = load_float8()
     float8.convert_to_float8_training(network.layers, config=float8.Float8LinearConfig(emulate=emulate))
     if isinstance(network.partition.collectives, TensorCollectives):
-        from tinyllama.parallel.fp8_slices import slice_products
+        from tinyllama.parallel.fp8_slices import slice_matmuls
 
-        slice_products(network, network.partition.collectives)
+        slice_matmuls(network, network.partition.collectives)
 
 
 def load_float8() -> Any:
-    """torchao's module. Its compiled kernels, which training does not use, are not loaded: each wants one torch only."""
+    """torchao's module, without its compiled kernels: training does not use them, and each supports one torch version only."""
     os.environ.setdefault("TORCHAO_FORCE_SKIP_LOADING_SO_FILES", "1")
     try:
         from torchao import float8

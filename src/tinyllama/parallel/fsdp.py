@@ -15,17 +15,19 @@ def shard(network: PackedLlama, mesh: RankMesh) -> None:
     stay unsharded.
     """
     norms = {leaf for name, leaf in network.named_parameters() if name.endswith("norm")}
-    exact = network.packed[0].master.dtype
-    short = MixedPrecisionPolicy(param_dtype=network.compute_dtype, reduce_dtype=exact, cast_forward_inputs=False)
-    whole = MixedPrecisionPolicy(param_dtype=exact, reduce_dtype=exact, cast_forward_inputs=False)
-    again = not mesh.parallel.gathers_once
+    master_dtype = network.packed[0].master.dtype
+    compute_policy = MixedPrecisionPolicy(
+        param_dtype=network.compute_dtype, reduce_dtype=master_dtype, cast_forward_inputs=False
+    )
+    master_policy = MixedPrecisionPolicy(param_dtype=master_dtype, reduce_dtype=master_dtype, cast_forward_inputs=False)
+    reshards = not mesh.parallel.gathers_once
     common: Any = {"mesh": mesh.data, "ignored_params": norms}
     for projection in (network.embedding_projection, network.head_projection):
         if projection is not None:
-            fully_shard(projection, mp_policy=short, reshard_after_forward=again, **common)
+            fully_shard(projection, mp_policy=compute_policy, reshard_after_forward=reshards, **common)
     for layer in network.layers:
-        fully_shard(layer, mp_policy=short, reshard_after_forward=again, **common)
-    fully_shard(network, mp_policy=whole, reshard_after_forward=False, **common)  # the loss needs the head
+        fully_shard(layer, mp_policy=compute_policy, reshard_after_forward=reshards, **common)
+    fully_shard(network, mp_policy=master_policy, reshard_after_forward=False, **common)  # the loss needs the head
     for module in network.modules():
         if isinstance(module, FSDPModule):
             module.set_force_sum_reduction_for_comms(True)

@@ -130,25 +130,25 @@ class FullTensors:
         parameter, source = self._packed[number], sources[number]
         if is_sharded(parameter.leaf):
             source = self._gather_rows(source, sum(parameter.rows))
-        return {name: self._gather_slices(name, part) for name, part in parameter.canonical(source).items()}
+        return {name: self._gather_slices(name, value) for name, value in parameter.canonical(source).items()}
 
     def _gather_rows(self, own: Tensor, total: int) -> Tensor:
         shards = self.mesh.size("shard")
         chunk = -(-total // shards)
         padded = own.new_zeros(chunk, *own.shape[1:])
         padded[: len(own)] = own
-        pieces = [torch.empty_like(padded) for _ in range(shards)]
-        dist.all_gather(pieces, padded, group=self.mesh.group("shard"))
-        return torch.cat(pieces)[:total]
+        chunks = [torch.empty_like(padded) for _ in range(shards)]
+        dist.all_gather(chunks, padded, group=self.mesh.group("shard"))
+        return torch.cat(chunks)[:total]
 
     def _gather_slices(self, name: str, own: Tensor) -> Tensor:
         dimension = slice_style(name)
         if dimension is None or self.mesh.size("tensor") == 1:
             return own
         own = own.contiguous()
-        pieces = [torch.empty_like(own) for _ in range(self.mesh.size("tensor"))]
-        dist.all_gather(pieces, own, group=self.mesh.group("tensor"))
-        return torch.cat(pieces, dimension)
+        chunks = [torch.empty_like(own) for _ in range(self.mesh.size("tensor"))]
+        dist.all_gather(chunks, own, group=self.mesh.group("tensor"))
+        return torch.cat(chunks, dimension)
 
     def _to_first(self, name: str, value: Tensor | None, like: Tensor, stage: int) -> Tensor | None:
         """A whole tensor from its stage to rank 0."""

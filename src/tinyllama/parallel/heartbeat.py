@@ -23,7 +23,7 @@ SILENT_BEATS = 3  # a rank without a new heartbeat for so long counts as lost
 STORE_SECONDS = 10.0  # a store that takes longer for an answer counts as lost
 GRACE_SECONDS = 5.0  # in which the main thread may leave by itself
 STOPPED = "stopped"
-NO_STORE = "rank 0 is lost, or torchrun: whoever keeps the ranks' common store"
+NO_STORE = "the ranks' common store does not answer: rank 0, or torchrun, is lost"
 
 
 class Failure(NamedTuple):
@@ -145,8 +145,8 @@ class Heartbeat:
         found: dict[int, Beat] = {}
         for rank in range(self._size):
             if self._store.check([f"beat/{rank}"]):
-                number, step, place = json.loads(self._store.get(f"beat/{rank}"))
-                found[rank] = Beat(number, ActivityAt(step, Activity(place)))
+                number, step, activity = json.loads(self._store.get(f"beat/{rank}"))
+                found[rank] = Beat(number, ActivityAt(step, Activity(activity)))
         return found
 
     def _describe(self, waited_for: str) -> str:
@@ -174,11 +174,11 @@ def describe(before: dict[int, Beat], after: dict[int, Beat], rank: int, size: i
     suspects = silent or [other for other in range(size) if after[other].mark < furthest]
     if not suspects:
         return f"no rank makes progress; all are in {furthest.words}: the ranks' connection is broken"
-    places = ", ".join(sorted({after[other].mark.words for other in suspects}))
+    activities = ", ".join(sorted({after[other].mark.words for other in suspects}))
     state = "is lost, last seen in" if silent else "hangs in"
     if rank in suspects and len(suspects) == 1:
-        return f"rank {rank} {state} {places}"
-    return f"{_names(suspects)} {state} {places}; rank {rank} waited in {waited_for}"
+        return f"rank {rank} {state} {activities}"
+    return f"{_names(suspects)} {state} {activities}; rank {rank} waited in {waited_for}"
 
 
 def _names(ranks: list[int]) -> str:

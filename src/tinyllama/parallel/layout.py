@@ -97,7 +97,7 @@ class ParallelConfig(Config):
         return self.pipeline > 1 or self.gather == "step"
 
     def coordinates(self, rank: int) -> dict[str, int]:
-        """A rank's place along each axis of `sizes`."""
+        """A rank's coordinate along each axis of `sizes`."""
         found: dict[str, int] = {}
         for axis, size in reversed(self.sizes.items()):
             rank, found[axis] = divmod(rank, size)

@@ -49,10 +49,10 @@ def layer_cost(model: LlamaConfig, recompute: str = "none") -> int:
     of all, or of gate and up."""
     counts = model.parameter_counts()
     feed_forward = counts["feed_forward"] // model.n_layers
-    products = counts["attention"] // model.n_layers + feed_forward
+    matmuls = counts["attention"] // model.n_layers + feed_forward
     attention = ATTENTION_COST * model.n_heads * model.head_dim * model.seq_len
-    again = {"none": 0, "selective": 2 * feed_forward * 2 // 3, "full": 2 * (products + attention)}[recompute]
-    return 6 * (products + attention) + again
+    again = {"none": 0, "selective": 2 * feed_forward * 2 // 3, "full": 2 * (matmuls + attention)}[recompute]
+    return 6 * (matmuls + attention) + again
 
 
 def costs_outside_layers(model: LlamaConfig) -> tuple[int, int]:

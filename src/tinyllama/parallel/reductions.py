@@ -98,7 +98,7 @@ def flat_views(tensors: list[Tensor], ranks: int) -> tuple[Tensor, list[Tensor]]
 
 @torch.no_grad()
 def tree_sum(tensors: list[Tensor], ranks: int) -> None:
-    """Sum tensors of one format over the ranks by the balanced tree, in their place.
+    """Sum tensors of one format over the ranks by the balanced tree, in place.
 
     Each rank receives every rank's chunk of a bucket, adds the chunks, and sends the result to all.
     """
@@ -107,11 +107,11 @@ def tree_sum(tensors: list[Tensor], ranks: int) -> None:
         chosen = [tensors[number] for number in numbers]
         flat, views = flat_views(chosen, ranks)
         torch._foreach_copy_(views, chosen)  # pyright: ignore[reportPrivateImportUsage]
-        pieces = torch.empty_like(flat)
-        dist.all_to_all_single(pieces, flat)
+        chunks = torch.empty_like(flat)
+        dist.all_to_all_single(chunks, flat)
         tree = LaneTree()
-        for piece in pieces.chunk(ranks):
-            tree.push([piece])
+        for chunk in chunks.chunk(ranks):
+            tree.push([chunk])
         _all_gather(flat, tree.result()[0])
         torch._foreach_copy_(chosen, views)  # pyright: ignore[reportPrivateImportUsage]
 

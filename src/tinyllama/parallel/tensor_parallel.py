@@ -124,22 +124,22 @@ def _loss_in_place(
     slices: TensorCollectives, logits: Tensor, targets: Tensor, z_loss: float, scale: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss, squared log-partition and correctness of each token, (n,) each; logits (n, V) become their gradient."""
-    exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    in_fp32 = logits.to(torch.promote_types(logits.dtype, torch.float32))
     counted = targets != IGNORED
     inside, index = slices.own_tokens(torch.where(counted, targets, -1), logits.shape[1])
-    largest = slices.reduce(exact.amax(dim=-1), dist.ReduceOp.MAX)  # (n,)
-    wanted = exact.gather(1, index[:, None])[:, 0] * inside
-    exact.sub_(largest[:, None]).exp_()
-    total, wanted = slices.reduce(torch.stack([exact.sum(dim=-1), wanted]))
+    largest = slices.reduce(in_fp32.amax(dim=-1), dist.ReduceOp.MAX)  # (n,)
+    wanted = in_fp32.gather(1, index[:, None])[:, 0] * inside
+    in_fp32.sub_(largest[:, None]).exp_()
+    total, wanted = slices.reduce(torch.stack([in_fp32.sum(dim=-1), wanted]))
     log_partition = largest + total.log()
     correct = (wanted >= largest) & counted
     loss = (log_partition - wanted) * counted
     z = log_partition.square() * counted
-    exact.div_(total[:, None])  # probabilities
+    in_fp32.div_(total[:, None])  # probabilities
     if z_loss:
-        exact.mul_((1 + 2 * z_loss * log_partition)[:, None])
-    exact.scatter_add_(1, index[:, None], -inside[:, None].to(exact.dtype))
-    exact.mul_(counted[:, None] if scale is None else counted[:, None] * scale)
-    if exact is not logits:
-        logits.copy_(exact)
+        in_fp32.mul_((1 + 2 * z_loss * log_partition)[:, None])
+    in_fp32.scatter_add_(1, index[:, None], -inside[:, None].to(in_fp32.dtype))
+    in_fp32.mul_(counted[:, None] if scale is None else counted[:, None] * scale)
+    if in_fp32 is not logits:
+        logits.copy_(in_fp32)
     return loss, z, correct

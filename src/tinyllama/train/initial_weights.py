@@ -46,5 +46,5 @@ def _check_vocabulary(ours: Tokenizer, theirs: Tokenizer, init_from: str) -> Non
         )
     for token_id in range(ours.vocab_size):
         if ours.token(token_id) != theirs.token(token_id):
-            pieces = f"{theirs.token(token_id)!r} in {init_from}, {ours.token(token_id)!r} in the run's tokenizer"
-            raise RecipeError(f"train.init_from: id {token_id} is {pieces}; {mend}")
+            tokens = f"{theirs.token(token_id)!r} in {init_from}, {ours.token(token_id)!r} in the run's tokenizer"
+            raise RecipeError(f"train.init_from: id {token_id} is {tokens}; {mend}")

@@ -74,12 +74,12 @@ class AdamW:
             for parameter, pair, gradient, rates in rows:
                 optimizer_kernel.update(parameter.master, parameter.copy, gradient, pair, state, lr, rates)
             return
-        exact = [
+        in_fp32 = [
             gradient.to(parameter.master.dtype) for parameter, gradient in zip(self._packed, gradients, strict=True)
         ]
         for decay in {rates.weight_decay for rates in self._rates}:
             numbers = [number for number, rates in enumerate(self._rates) if rates.weight_decay == decay]
-            self._step_group(numbers, exact, lr, scale, is_skipped)
+            self._step_group(numbers, in_fp32, lr, scale, is_skipped)
         for parameter in self._packed:
             if parameter.copy is not None:
                 parameter.copy.copy_(parameter.master)
@@ -97,8 +97,8 @@ class AdamW:
             fused=True, grad_scale=(1 / scale).float(), found_inf=is_skipped, amsgrad=False, beta1=rates.beta1,
             beta2=rates.beta2, lr=lr, weight_decay=rates.weight_decay, eps=rates.eps, maximize=False,
         )  # fmt: skip
-        for pair, *exact in zip(moments, first, second, strict=True):
-            for kept, new in zip(pair, exact, strict=True):
+        for pair, *updated in zip(moments, first, second, strict=True):
+            for kept, new in zip(pair, updated, strict=True):
                 if kept is not new:
                     kept.copy_(new)
 

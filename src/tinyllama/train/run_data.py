@@ -30,7 +30,7 @@ FINGERPRINTED = {  # name in a checkpoint's state: what it is the sha256 of, in 
     "validation_fingerprint": f"shards/validation/{INDEX_FILE}",
 }
 VERIFIED = "verified.json"
-HASHING_THREADS = 8  # hashing lets go of Python's lock; more do not make a disk faster
+HASHING_THREADS = 8  # hashing releases Python's lock; more do not make a disk faster
 
 
 @dataclass(frozen=True)

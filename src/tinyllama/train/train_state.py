@@ -110,7 +110,7 @@ class TrainState:
             for value in model.parameters() if model is not None else ():
                 value.untyped_storage().resize_(
                     0
-                )  # the next step needs the memory, whoever still refers to the network
+                )  # the next step needs the memory, even while the network is still referred to
 
     def batch_losses(self) -> BatchLosses:
         """How validation computes the losses of a batch; call `reshard` after it."""

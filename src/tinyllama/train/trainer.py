@@ -206,8 +206,8 @@ class Trainer:
                 clock = StepClock(self.device)
                 while self.step < total and stop is None:
                     result = self._update(batches)
-                    figures = (result.loss, result.accuracy, result.grad_norm, result.is_skipped)
-                    lap = clock.lap([*figures, *result.requests])
+                    metrics = (result.loss, result.accuracy, result.grad_norm, result.is_skipped)
+                    lap = clock.lap([*metrics, *result.requests])
                     if pending is not None:
                         self._record(pending, line)
                     pending = PendingStep(self.step, lap, self.data_wait_seconds)
