@@ -23,7 +23,7 @@ def to_fp8(network: PackedLlama, emulate: bool = False) -> None:
 
 
 def load_float8() -> Any:
-    """torchao's module, without its compiled kernels: training does not use them, and each supports one torch version only."""
+    """torchao's module, without its compiled kernels: training needs none, and each supports one torch version only."""
     os.environ.setdefault("TORCHAO_FORCE_SKIP_LOADING_SO_FILES", "1")
     try:
         from torchao import float8
