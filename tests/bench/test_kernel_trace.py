@@ -74,7 +74,7 @@ def test_gpu_way_with_a_made_up_trace(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(
         FakeProfile, "export_chrome_trace", lambda self, path: Path(path).write_text('{"traceEvents": []}')
     )
-    with pytest.raises(RuntimeError, match="saw no kernel"):
+    with pytest.raises(RuntimeError, match="recorded no kernel"):
         profile_steps(lambda: None, 2, torch.device("cuda"))
 
 

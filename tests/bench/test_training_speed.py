@@ -100,7 +100,7 @@ def test_the_steps_that_are_made_and_profiled(
     assert all(batches is updates.batches[0] for batches in updates.batches)
     said = " ".join(capsys.readouterr().err.split()).split("bench: ")[1:]
     assert said[0].startswith("precision bf16, not compiled, ")
-    assert said[1:] == ["the first step ", "3 more steps to warm up, then 3 timed ones ", "profiling 2 steps"]
+    assert said[1:] == ["first step ", "3 more warm-up steps, then 3 timed steps ", "profiling 2 steps"]
 
 
 def test_a_step_is_read_while_the_next_is_in_flight(monkeypatch: pytest.MonkeyPatch):

@@ -231,7 +231,7 @@ def test_a_drill_with_a_difference_ends_with_code_1(stand_in: StandIn, data: Pat
         (("--world-sizes", "0"), "--world-sizes 0: write numbers"),
         (("--world-sizes", "2,x"), "--world-sizes 2,x: write numbers"),
         (("--world-sizes", ""), "--world-sizes : write numbers"),
-        (("--world-sizes", "1,2"), "--world-sizes 1,2: the bits are the same on all of them only with train.determini"),
+        (("--world-sizes", "1,2"), "--world-sizes 1,2: results are bit-for-bit equal on all of them only with train.determini"),
         (("--world-sizes", "1,3", *DETERMINISTIC), "command line: parallel.replicate: 3 ranks"),
         (("--world-sizes", "3"), "command line: parallel.replicate: 3 ranks"),
     ],
@@ -248,7 +248,7 @@ def test_a_drill_needs_shards_and_tokenizer(data: Path):
     for name in ("tokenizer", "shards"):
         (data / name).rmdir()
         done = tinyllama("drill", "small-120m", *SETTINGS, "--run-dir", data)
-        assert str(done.exception) == f"{data / name}: no such folder; `tinyllama {name}` makes it"
+        assert str(done.exception) == f"{data / name}: no such folder; `tinyllama {name}` creates it"
     done = tinyllama("drill", "small-120m", *SETTINGS)
     assert "runs/small-120m/shards" in str(done.exception)
 

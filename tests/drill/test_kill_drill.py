@@ -106,7 +106,7 @@ def test_an_interrupted_drill_reports_its_kills_and_leaves_no_rank(
     assert not multiprocessing.active_children()
     assert signal.getsignal(signal.SIGTERM) is handler
     if kills is None:
-        assert str(done.exception) == "drill: interrupted in its undisturbed run"
+        assert str(done.exception) == "drill: interrupted during the undisturbed run"
         return
     assert f"interrupted after {kills} of 3 kills" in str(done.exception)
     result = files.read_json(run_dir / "drill" / "drill.json")
@@ -138,7 +138,7 @@ def test_where_kills_fell_by_hand():
     [
         (["--world-sizes", "1,x"], "--world-sizes 1,x: write numbers of ranks"),
         (["--world-sizes", "1,3"], "parallel.replicate: 3 ranks cannot share train.reduction_lanes = 8 evenly"),
-        (["--world-sizes", "1,2", "train.deterministic_reduction=false"], "--world-sizes 1,2: the bits are the same"),
+        (["--world-sizes", "1,2", "train.deterministic_reduction=false"], "--world-sizes 1,2: results are bit-for-bit equal"),
         (["--run-dir", "nowhere"], "nowhere/shards: no such folder"),
     ],
 )

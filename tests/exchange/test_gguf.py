@@ -169,7 +169,7 @@ def test_what_does_not_agree_inside_a_gguf_is_named(
         ({"rows": 5}, "the tokenizer has 517 tokens, the network's vocabulary 512"),
         ({"llama__embedding_length": 64}, r"tensor token_embd\.weight has shape \(512, 32\), the configuration says"),
         ({"llama__block_count": 3}, "the weights have 2 layers, its configuration says 3"),
-        ({"llama__block_count": "two"}, "llama.block_count: two is not a whole number"),
+        ({"llama__block_count": "two"}, "llama.block_count: 'two' must be a valid integer"),
         ({"llama__rope__dimension_count": 4}, "llama.rope.dimension_count: 4 is not the heads' width 8"),
         ({"llama__rope__scaling__type": "yarn"}, "llama.rope.scaling.type: 'yarn' is not supported"),
         ({"llama__expert_count": 8}, "a mixture of experts is not supported"),

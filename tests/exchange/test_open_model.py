@@ -221,7 +221,7 @@ def test_an_index_cannot_point_outside(folder: Path, name: str):
     ("make", "message"),
     [
         (lambda path: None, "no such file or folder"),
-        (lambda path: path.write_text("x"), "not a GGUF file, nor a folder"),
+        (lambda path: path.write_text("x"), "neither a GGUF file nor a folder"),
         (lambda path: path.mkdir(), "neither checkpoints/"),
         (lambda path: (path / "checkpoints").mkdir(parents=True), "no valid checkpoint"),
     ],
@@ -251,7 +251,7 @@ def rewrite_state(checkpoint: Path, change: Callable[[dict[str, Any]], Any]) -> 
     ("change", "message"),
     [
         (lambda state: state["model"].update(dim="wide"), "model"),
-        (lambda state: state["model"].update(dim=32.0), r"model\.dim: 32\.0 is not int"),
+        (lambda state: state["model"].update(dim=32.0), r"model\.dim: 32\.0 must be a valid integer"),
         (lambda state: state["model"].update(legs=4), "legs"),
         (lambda state: state.update(model=7), "model"),
         (lambda state: state["model"].update(n_layers=10**9), "layers"),

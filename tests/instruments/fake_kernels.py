@@ -34,7 +34,7 @@ def on_loss(loss_gradient: ModuleType) -> Iterator[None]:
     """The loss makes its gradient in the logits' place, and adds the head's in fp32."""
     with (
         mock.patch.object(loss_gradient, "_loss_in_place", _loss_in_place),
-        mock.patch.object(loss_gradient, "_add_product", _add_product),
+        mock.patch.object(loss_gradient, "_add_matmul", _add_matmul),
     ):
         yield
 
@@ -57,7 +57,7 @@ def _loss_in_place(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor, Ten
     return row, torch.empty_like(row), torch.empty_like(row, dtype=torch.bool)
 
 
-def _add_product(total: Tensor | None, logits: Tensor, hidden: Tensor) -> Tensor:
+def _add_matmul(total: Tensor | None, logits: Tensor, hidden: Tensor) -> Tensor:
     return logits.new_empty(logits.shape[1], hidden.shape[1], dtype=torch.float32) if total is None else total
 
 

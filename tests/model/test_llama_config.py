@@ -42,7 +42,7 @@ def test_tied_head_counts_as_a_product_but_once_as_a_parameter():
         ({"dim": 30, "n_heads": 4}, "n_heads"),
         ({"dim": 30, "n_heads": 4, "head_dim": 5}, "head_dim"),
         ({"dropout": 1.0}, "dropout"),
-        ({"rope_scaling": "yarn"}, "rope_scaling: 'yarn' is none of none, linear, llama3"),
+        ({"rope_scaling": "yarn"}, "rope_scaling: 'yarn' must be one of none, linear, llama3"),
         ({"rope_factor": 0.5}, "rope_factor"),
         ({"rope_low_freq_factor": 4.0}, "rope_low_freq_factor"),
         ({"rope_original_seq_len": 0}, "rope_original_seq_len"),

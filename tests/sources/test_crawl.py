@@ -193,7 +193,7 @@ def test_a_warc_file_that_lost_bytes_is_reported(tmp_path: Path):
         crawl(config_for(web), tmp_path)
         path = tmp_path / "00000.warc.gz"
         path.write_bytes(path.read_bytes()[:-10])
-        with pytest.raises(InputError, match=r"00000.warc.gz: \d+ bytes, but the frontier notes"):
+        with pytest.raises(InputError, match=r"00000.warc.gz: \d+ bytes, but the frontier records"):
             crawl(config_for(web), tmp_path)
 
 

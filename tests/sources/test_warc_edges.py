@@ -189,7 +189,7 @@ def test_a_crawl_goes_on_in_its_last_file_until_that_has_enough(tmp_path: Path) 
 @pytest.mark.parametrize(("name", "length", "found"), [("00000.warc.gz", 11, 10), ("00001.warc.gz", 1, 0)])
 def test_a_file_that_lost_bytes_is_named(tmp_path: Path, name: str, length: int, found: int) -> None:
     (tmp_path / "00000.warc.gz").write_bytes(b"x" * 10)
-    with pytest.raises(InputError, match=rf"{name}: {found} bytes, but the frontier notes {length}"):
+    with pytest.raises(InputError, match=rf"{name}: {found} bytes, but the frontier records {length}"):
         WarcFiles(tmp_path, {"00000.warc.gz": 10, name: length}, 1, "a-bot")
 
 

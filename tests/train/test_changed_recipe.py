@@ -100,9 +100,9 @@ def test_other_shards_are_refused_whatever_is_allowed(run_dir: Path):
     [
         ("train.peek_lr", "did you mean train.peak_lr"),
         ("lr", "write section.key"),
-        ("train.device", "no key that changes"),
-        ("train.tokens_per_step", "the place in the data"),
-        ("train.seq_len", "the place in the data"),
+        ("train.device", "not a key that changes"),
+        ("train.tokens_per_step", "position in the data"),
+        ("train.seq_len", "position in the data"),
     ],
 )
 def test_keys_that_cannot_be_allowed(run_dir: Path, key: str, message: str):

@@ -54,7 +54,7 @@ def test_go_on(run_dir: Path, full_at_the_second: None, capfd: pytest.CaptureFix
     api.pretrain("small-120m", run_dir, overrides(train__on_full_disk="go_on", train__keep_checkpoints=9))
     assert left_in(run_dir / "checkpoints") == ["step_00000003", "step_00000009", "step_00000012"]
     assert [row["step"] for row in events(run_dir, "full_disk")] == [6]
-    assert "tries again at the next one" in " ".join(capfd.readouterr().err.split())
+    assert "tries again at the next checkpoint" in " ".join(capfd.readouterr().err.split())
 
 
 def test_rows_that_found_no_room_are_written_when_there_is_some(tmp_path: Path):

@@ -301,7 +301,7 @@ def test_the_run_does_not_go_back_for_ever(prepared_run: Path, tmp_path: Path, a
         assert "robust z" in events(run_dir, "stop")[0]["reason"]
     else:
         assert api.pretrain("small-120m", run_dir, words).step == 70
-        assert "training goes on" in events(run_dir, "spike")[-1]["answer"]
+        assert "training continues" in events(run_dir, "spike")[-1]["answer"]
     assert len(events(run_dir, "roll_back")) == 1
 
 
