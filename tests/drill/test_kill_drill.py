@@ -138,7 +138,10 @@ def test_where_kills_fell_by_hand():
     [
         (["--world-sizes", "1,x"], "--world-sizes 1,x: write numbers of ranks"),
         (["--world-sizes", "1,3"], "parallel.replicate: 3 ranks cannot share train.reduction_lanes = 8 evenly"),
-        (["--world-sizes", "1,2", "train.deterministic_reduction=false"], "--world-sizes 1,2: results are bit-for-bit equal"),
+        (
+            ["--world-sizes", "1,2", "train.deterministic_reduction=false"],
+            "--world-sizes 1,2: results are bit-for-bit equal",
+        ),
         (["--run-dir", "nowhere"], "nowhere/shards: no such folder"),
     ],
 )

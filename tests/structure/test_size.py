@@ -19,7 +19,7 @@ MAX_LINES = {
     "generate": 1290,
     "harness": 2130,
     "model": 1390,
-    "parallel": 2150,
+    "parallel": 2190,
     "planning": 1470,
     "report": 1030,
     "shards": 1110,

@@ -1,6 +1,8 @@
 """A rank's state and one step of it: what is made from the recipe, said, shared, marked, and chosen for the device."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -353,3 +355,18 @@ def test_threads_are_set_where_asked_for_or_where_sums_depend_on_them(
     monkeypatch.setattr(precision.torch, "set_num_threads", lambda count: number.__setitem__(0, count))
     monkeypatch.setattr(precision.torch, "get_num_threads", lambda: number[0])
     assert choose_threads(threads, device, is_deterministic) == (wanted or 16) == number[0]
+
+
+def test_one_process_loads_nothing_of_other_layouts():
+    """FSDP, pipelining, and PyTorch's symbolic shapes take seconds to load."""
+    code = f"""
+import sys, torch
+from tests.tiny_model import tiny_config
+from tests.train.test_train_state import NETWORK, TrainState, batch, config, parts, train_step
+state = TrainState(tiny_config(**{NETWORK!r}), config(precision="bf16"), torch.device("cpu"))
+state.init_weights(1)
+train_step(state, parts(batch(8), 2), config(precision="bf16"), step=0, lr=0.1)
+print(*sys.modules)
+"""
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True).split()
+    assert not {"torch.distributed.fsdp", "torch.distributed.pipelining", "torch._dynamo", "sympy"} & {*loaded}

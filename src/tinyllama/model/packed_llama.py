@@ -73,8 +73,9 @@ def pack(linears: list[nn.Linear]) -> Tensor:
     offsets = [weight.storage_offset() - weights[0].storage_offset() for weight in weights]
     if len(storages) == 1 and offsets == [sum(sizes[:n]) * width for n in range(len(sizes))]:
         return weights[0].detach().as_strided((sum(sizes), width), (width, 1))
-    packed = torch.cat([weight.detach() for weight in weights])
+    packed = weights[0].new_empty(sum(sizes), width)  # not `cat`: on the meta device that loads torch.compile, for 2 s
     for linear, rows in zip(linears, packed.split(sizes), strict=True):
+        rows.copy_(linear.weight)
         linear.weight = nn.Parameter(rows, requires_grad=linear.weight.requires_grad)
     return packed
 

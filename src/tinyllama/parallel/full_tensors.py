@@ -11,12 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
 from tinyllama.model.packed_llama import PackedLlama, PackedParameter
 from tinyllama.model.partition import Collectives
 from tinyllama.parallel.mesh import RankMesh
-from tinyllama.parallel.parallelize import partition_config, slice_style, stage_partition
+from tinyllama.parallel.parallelize import meta_llama, partition_config, slice_style, stage_partition
 from tinyllama.parallel.reductions import is_sharded
 
 
@@ -27,9 +26,8 @@ class FullTensors:
         """`layers`: of each stage."""
         self.mesh, self._packed = mesh, packed
         self.ties_stages = config.tied_head and mesh.size("pipeline") > 1  # the head, on the last one, is the embedding
-        with torch.device("meta"):
-            self.shapes = {name: value.shape for name, value in Llama(config).named_parameters()}
-            self._stages = [_entries(config, mesh.size("tensor"), of_stage) for of_stage in layers]
+        self.shapes = {name: value.shape for name, value in meta_llama(config).named_parameters()}
+        self._stages = [_entries(config, mesh.size("tensor"), of_stage) for of_stage in layers]
 
     def is_counted(self, parameter: PackedParameter) -> bool:
         """Whether this rank counts its values of a parameter, of which other ranks may hold the same ones."""
@@ -168,5 +166,8 @@ class FullTensors:
 
 def _entries(config: LlamaConfig, tensor: int, layers: range) -> list[tuple[str, ...]]:
     """Canonical names of each packed parameter of a stage with these layers."""
-    llama, partition = Llama(partition_config(config, tensor, layers)), stage_partition(config, layers, Collectives())
+    llama, partition = (
+        meta_llama(partition_config(config, tensor, layers)),
+        stage_partition(config, layers, Collectives()),
+    )
     return [parameter.names for parameter in PackedLlama(llama, partition=partition).packed]

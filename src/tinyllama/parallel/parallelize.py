@@ -4,10 +4,13 @@ There is one valid order, the order of the code: slices first, because they deci
 matmuls, inside what is compiled; then the compiler, inside what gathers weights; sharding last.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from tinyllama.model.llama import Llama
 from tinyllama.model.llama_config import LlamaConfig
@@ -16,7 +19,7 @@ from tinyllama.model.partition import Collectives, Partition
 from tinyllama.parallel.fp8 import to_fp8
 from tinyllama.parallel.mesh import RankMesh
 from tinyllama.parallel.pipeline_split import stage_layers
-from tinyllama.parallel.reductions import local
+from tinyllama.parallel.reductions import is_sharded, local
 from tinyllama.parallel.tensor_parallel import TensorCollectives
 
 ROWS, COLUMNS, WHOLE = 0, 1, None  # the dimension of a matrix (out, in) that is split over tensor ranks
@@ -66,6 +69,27 @@ def stage_partition(
     return Partition(slices, layers.start, layers.start == 0, is_last, seq_len, keeps_masters=is_sharded)
 
 
+@contextmanager
+def without_initial_values() -> Iterator[None]:
+    """Linear and Embedding are made undefined. On the meta device alone PyTorch's initial values would load its symbolic
+    shapes, which takes two seconds."""
+    kinds: list[Any] = [nn.Linear, nn.Embedding]
+    kept = [kind.reset_parameters for kind in kinds]
+    for kind in kinds:
+        kind.reset_parameters = lambda module: None
+    try:
+        yield
+    finally:
+        for kind, reset in zip(kinds, kept, strict=True):
+            kind.reset_parameters = reset
+
+
+def meta_llama(config: LlamaConfig) -> Llama:
+    """A network on the meta device, without memory."""
+    with torch.device("meta"), without_initial_values():
+        return Llama(config)
+
+
 def parallelize(
     config: LlamaConfig,
     mesh: RankMesh,
@@ -89,8 +113,7 @@ def parallelize(
         at = mesh.at("tensor")
         slices = TensorCollectives(mesh.group("tensor"), at, tensor, first_head=at * sizes.n_heads)
     partition = stage_partition(config, layers, slices, seq_len, is_sharded=mesh.size("shard") > 1)
-    with torch.device("meta"):
-        network = PackedLlama(Llama(sizes).to(dtype), *formats, recompute, partition)
+    network = PackedLlama(meta_llama(sizes).to(dtype), *formats, recompute, partition)
     if is_fp8:
         to_fp8(network)
     if compiled:
@@ -105,7 +128,14 @@ def parallelize(
 def materialize(network: PackedLlama, device: torch.device) -> None:
     """Allocate memory on the device for what `parallelize` built; values are undefined."""
     dtype = network.packed[0].master.dtype
-    network.to_empty(device=device)
+
+    def allocate(value: torch.Tensor) -> torch.Tensor:
+        """As `to_empty`; `empty_like` of the meta device loads PyTorch's symbolic shapes, which takes a second."""
+        if is_sharded(value):
+            return torch.empty_like(value, device=device)
+        return torch.empty(value.shape, dtype=value.dtype, device=device)
+
+    network._apply(allocate)
     network.packed = [_with_memory(parameter, network, dtype) for parameter in network.packed]
 
 

@@ -19,7 +19,7 @@ from tinyllama.model.packed_llama import PackedLlama
 from tinyllama.parallel.full_tensors import FullTensors
 from tinyllama.parallel.gradient_reduction import gradient_reduction
 from tinyllama.parallel.mesh import RankMesh
-from tinyllama.parallel.parallelize import materialize, parallelize
+from tinyllama.parallel.parallelize import materialize, meta_llama, parallelize
 from tinyllama.parallel.pipeline_split import stage_layers
 from tinyllama.parallel.ranks import Ranks
 from tinyllama.train.forward_backward import ForwardBackward
@@ -80,8 +80,7 @@ class TrainState:
         Call `network.refresh` after a change of its weights.
         """
         assert not self.ranks.parallel.is_model_parallel
-        with torch.device("meta"):
-            model = Llama(self.config)
+        model = meta_llama(self.config)
         values = (parameter.canonical(parameter.master) for parameter in self.network.packed)
         model.load_state_dict({name: value for each in values for name, value in each.items()}, assign=True)
         return model
