@@ -172,10 +172,10 @@ def test_what_does_not_agree_inside_a_gguf_is_named(
         ({"llama__block_count": "two"}, "llama.block_count: 'two' must be a valid integer"),
         ({"llama__rope__dimension_count": 4}, "llama.rope.dimension_count: 4 must be the heads' width 8"),
         ({"llama__rope__scaling__type": "yarn"}, "llama.rope.scaling.type: 'yarn' must be 'none' or 'linear'"),
-        ({"llama__expert_count": 8}, "a mixture of experts is not supported"),
-        ({"split__count": 2}, "one of several files"),
-        ({"tokenizer__ggml__model": "bert"}, "tokenizer.ggml.model: 'bert'; only 'llama' and 'gpt2' are read"),
-        ({"tokenizer__ggml__eos_token_id": 512}, "eos_token_id: 512 is no id of 512 tokens"),
+        ({"llama__expert_count": 8}, "mixtures of experts are not supported"),
+        ({"split__count": 2}, "split.count: 2 must be 1; join the files"),
+        ({"tokenizer__ggml__model": "bert"}, "tokenizer.ggml.model: 'bert' must be 'llama' or 'gpt2'"),
+        ({"tokenizer__ggml__eos_token_id": 512}, "eos_token_id: 512 is not the id of one of the 512 tokens"),
         ({"tokenizer__ggml__scores": [0.0]}, "tokenizer.ggml.scores: missing, or not 512 numbers"),
     ):
         with pytest.raises(InputError, match=message):
