@@ -23,7 +23,7 @@ SILENT_BEATS = 3  # a rank without a new heartbeat for so long counts as lost
 STORE_SECONDS = 10.0  # a store that takes longer for an answer counts as lost
 GRACE_SECONDS = 5.0  # in which the main thread may leave by itself
 STOPPED = "stopped"
-NO_STORE = "the ranks' common store does not answer: rank 0, or torchrun, is lost"
+NO_STORE = "rank 0 is lost, or torchrun: the host of the ranks' common store"
 
 
 class Failure(NamedTuple):
