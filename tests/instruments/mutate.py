@@ -224,7 +224,6 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "mutations", help="where the work is kept")
     options = parser.parse_args()
     options.work = options.work.resolve()  # workers change their folder
-    options.work = options.work.resolve()
     options.work.mkdir(parents=True, exist_ok=True)
     faults = [f for f in read_faults(options.list) if options.part in ("", f.part) and options.name in f.name]
     if options.what != "table" and not options.tests:
